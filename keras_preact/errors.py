@@ -1,0 +1,45 @@
+"""One wording for every refused argument: its name, what is allowed, what was received, the nearest choice."""
+
+import difflib
+import math
+import numbers
+
+
+def argument_error(argument, expected, received, hint=""):
+    """Returns the `ValueError` that names `argument`, what it must be, what was received, and a way out."""
+    hint = f" {hint}" if hint else ""
+    return ValueError(f"`{argument}` must be {expected}. Received: {argument}={received!r}.{hint}")
+
+
+def nearest(word, choices):
+    """Returns the entry of `choices` (strings) that is spelled most like `word`."""
+    plain = {choice.lower(): choice for choice in choices}
+    return plain[difflib.get_close_matches(str(word).lower(), plain, n=1, cutoff=0.0)[0]]
+
+
+def check_choice(argument, value, choices):
+    """Returns `value` if it is one of the strings in `choices`; raises a `ValueError` with the nearest if not."""
+    choices = list(choices)
+    if isinstance(value, str) and value in choices:
+        return value
+    listed = ", ".join(f'"{choice}"' for choice in choices)
+    raise argument_error(argument, f"one of {listed}", value, f'Nearest: "{nearest(value, choices)}".')
+
+
+def check_integer(argument, value, minimum=1):
+    """Returns `value` as an `int`; raises a `ValueError` if it is no whole number or below `minimum`."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= minimum:
+        return int(value)
+    near = minimum
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
+        near = max(minimum, round(value))
+    raise argument_error(argument, f"a whole number of at least {minimum}", value, f"Nearest: {near}.")
+
+
+def check_number(argument, value, low=-math.inf, high=math.inf, below_high=False):
+    """Returns `value` as a finite `float` in [low, high], or in [low, high) if `below_high`; raises a `ValueError`."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
+        if low <= value <= high and not (below_high and value == high):
+            return float(value)
+    bounds = "" if math.isinf(low) and math.isinf(high) else f" in [{low:g}, {high:g}{')' if below_high else ']'}"
+    raise argument_error(argument, f"a finite number{bounds}", value)

@@ -1,0 +1,1 @@
+"""Registered Keras layers: what the networks need and Keras' own layers do not offer."""

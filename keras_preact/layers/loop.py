@@ -1,0 +1,134 @@
+"""One loop over stacked arrays, for each backend, and the random draws inside it.
+
+`keras.ops.scan` does not serve on TensorFlow: it stacks only outputs of the carry's shape, and gives no bound on the
+number of steps, which XLA needs for the gradient.
+"""
+
+import itertools
+
+import keras
+
+
+def scan(step, carry, stacked, outputs, unroll=1, remat=0):
+    """Calls `step(carry, slices) -> (carry, outputs)` once per index of the leading axis and stacks the outputs.
+
+    Args:
+        step: A function of a tensor and a dict of slices, without side effects.
+        carry: A tensor whose shape `step` keeps.
+        stacked: A dict of tensors with one common leading axis of static length.
+        outputs: A dict from the name of each output to (shape of one step, dtype); None in a shape is unknown.
+        unroll: Steps in one turn of the loop; all of them make straight code. Steps left over stand behind the loop.
+        remat: If positive, the backward pass computes anew what is inside every `remat` steps, and keeps their carry.
+
+    Returns:
+        The last carry, and a dict of outputs with the leading axis.
+    """
+    length = next(iter(stacked.values())).shape[0]
+    loop = {"tensorflow": _loop_tensorflow, "jax": _loop_jax}.get(keras.backend.backend())
+    block = max(remat, 1)
+    turn = block * -(-min(unroll, length) // block)
+    turns = length // turn if loop else 0
+    chunks = []
+    if turns > 1:
+        many = lambda carry, slices: _steps(step, carry, slices, turn, block, remat)  # noqa: E731
+        carry, stacks = loop(many, carry, stacked, outputs, turn, turns)
+        chunks.append(stacks)
+    else:
+        turns = 0
+    if turns * turn < length:
+        rest = {name: array[turns * turn :] for name, array in stacked.items()}
+        carry, stacks = _steps(step, carry, rest, length - turns * turn, block, remat)
+        chunks.append(stacks)
+    return carry, {name: _joined([chunk[name] for chunk in chunks]) for name in outputs}
+
+
+def _joined(parts):
+    return parts[0] if len(parts) == 1 else keras.ops.concatenate(parts, axis=0)
+
+
+def _steps(step, carry, slices, count, block, remat):
+    """Takes `count` steps one after the other, recomputed in blocks of `block` if `remat`; stacks their outputs."""
+
+    def some(carry, slices, length):
+        ys = []
+        for index in range(length):
+            carry, y = step(carry, {name: array[index] for name, array in slices.items()})
+            ys.append(y)
+        return carry, {name: keras.ops.stack([y[name] for y in ys]) for name in ys[0]}
+
+    chunks = []
+    for start in range(0, count, block if remat else count):
+        part = {name: array[start : start + block] if remat else array for name, array in slices.items()}
+        length = min(block, count - start) if remat else count
+        run = _recomputed(some, length) if remat else lambda carry, part, n=length: some(carry, part, n)
+        carry, ys = run(carry, part)
+        chunks.append(ys)
+    return carry, {name: _joined([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _recomputed(function, length):
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.checkpoint(lambda carry, slices: function(carry, slices, length))
+    if backend == "tensorflow":
+        return lambda carry, slices: _recomputed_tensorflow(function, carry, slices, length)
+    import torch
+
+    return lambda carry, slices: torch.utils.checkpoint.checkpoint(
+        function, carry, slices, length, use_reentrant=False
+    )
+
+
+def _recomputed_tensorflow(function, carry, slices, length):
+    import tensorflow as tf
+
+    names, arrays = zip(*slices.items())
+    out_names = []
+
+    @tf.recompute_grad
+    def flat(carry, *arrays):
+        carry, ys = function(carry, dict(zip(names, arrays)), length)
+        out_names[:] = ys
+        return (carry, *ys.values())
+
+    carry, *ys = flat(carry, *arrays)
+    return carry, dict(zip(out_names, ys))
+
+
+def _loop_tensorflow(many, carry, stacked, outputs, turn, turns):
+    import tensorflow as tf
+
+    def array(shape, dtype, infer=True):
+        return tf.TensorArray(dtype, size=turns, element_shape=(turn, *shape), infer_shape=infer)
+
+    def split(value):
+        return tf.reshape(value[: turn * turns], (turns, turn, *value.shape[1:]))
+
+    reads = {name: array(value.shape[1:], value.dtype).unstack(split(value)) for name, value in stacked.items()}
+    writes = {name: array(shape, dtype) for name, (shape, dtype) in outputs.items()}
+    shape = carry.shape
+
+    def body(turn_index, carry, writes):
+        carry, ys = many(carry, {name: ta.read(turn_index) for name, ta in reads.items()})
+        carry = tf.ensure_shape(carry, shape)
+        return turn_index + 1, carry, {name: ta.write(turn_index, ys[name]) for name, ta in writes.items()}
+
+    _, carry, writes = tf.while_loop(
+        lambda turn_index, *_: turn_index < turns,
+        body,
+        (tf.constant(0), carry, writes),
+        maximum_iterations=turns,
+        parallel_iterations=1,
+    )
+    stacks = {name: ta.stack() for name, ta in writes.items()}
+    return carry, {name: tf.reshape(s, (-1, *tf.unstack(tf.shape(s))[2:])) for name, s in stacks.items()}
+
+
+def _loop_jax(many, carry, stacked, outputs, turn, turns):
+    import jax
+
+    split = {n: a[: turn * turns].reshape((turns, turn, *a.shape[1:])) for n, a in stacked.items()}
+    carry, stacks = jax.lax.scan(many, carry, split)
+    return carry, {name: s.reshape((-1, *s.shape[2:])) for name, s in stacks.items()}

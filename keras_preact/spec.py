@@ -1,0 +1,418 @@
+"""What a network is, as frozen data: orderings (Fig. 4), shortcuts (Fig. 2), units, stages, networks. Imports no Keras.
+
+A figure or equation number refers to *Identity Mappings in Deep Residual Networks* (He et al. 2016, arXiv 1603.05027);
+"[1]" is *Deep Residual Learning for Image Recognition* (arXiv 1512.03385).
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from keras_preact.errors import argument_error, check_choice, check_integer, check_number
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """Says where the one movable BN (B) and the one movable ReLU (R) of a unit stand (Fig. 4).
+
+    Every ordering keeps BN-ReLU between two convolutions. `lead` stands before the first convolution, `tail` after
+    the last, `after_addition` after the sum: it is the f of eq. (1).
+    """
+
+    lead: str
+    tail: str
+    after_addition: str
+
+    def __post_init__(self):
+        if sorted(self.lead + self.tail + self.after_addition) != ["B", "R"]:
+            raise argument_error("ordering", "a row with exactly one B and one R", self)
+
+    @property
+    def is_preactivation(self):
+        """True if the shortcut carries a signal that no activation has touched (Fig. 4(d) and (e))."""
+        return bool(self.lead)
+
+
+ORDERINGS = {  # lead  tail  after_addition
+    "original": Ordering("", "B", "R"),  # Fig. 4(a)
+    "bn_after_addition": Ordering("", "", "BR"),  # Fig. 4(b)
+    "relu_before_addition": Ordering("", "BR", ""),  # Fig. 4(c)
+    "relu_only_preactivation": Ordering("R", "B", ""),  # Fig. 4(d)
+    "preactivation": Ordering("BR", "", ""),  # Fig. 4(e)
+}
+
+# The parameters each shortcut takes, at the paper's value (Table 1).
+SHORTCUT_PARAMETERS = {
+    "identity": {},  # Fig. 2(a)
+    "constant_scaling": {"scale": 0.5, "branch_scale": 0.5},  # Fig. 2(b)
+    "exclusive_gating": {"gate_bias": -6.0},  # Fig. 2(c)
+    "shortcut_only_gating": {"gate_bias": -6.0},  # Fig. 2(d)
+    "conv1x1": {},  # Fig. 2(e)
+    "dropout": {"rate": 0.5},  # Fig. 2(f)
+    "none": {},  # a plain network, for the degradation problem of [1]
+}
+
+
+@dataclass(frozen=True)
+class ShortcutSpec:
+    """Describes h, the shortcut of every unit (Fig. 2), with its parameters; those left out get the paper's value.
+
+    Args:
+        name: A key of `SHORTCUT_PARAMETERS`. `"none"` is a plain network: F alone.
+        scale: `constant_scaling` only: lambda, the factor on the shortcut (eq. 6).
+        branch_scale: `constant_scaling` only: the factor on F.
+        gate_bias: Gating only: b_g, the initial bias of g(x) = sigmoid(W_g x + b_g).
+        rate: `dropout` only: the share of shortcut elements set to zero in training. This is inverted dropout: the
+            elements that stay are multiplied by 1 / (1 - rate), so the mean factor is 1 and inference is the identity.
+            The paper speaks of an expected factor of 1 - rate, that is, of dropout without this rescaling.
+
+    Raises:
+        ValueError: If `name` is unknown, a parameter does not belong to it, or a value is not finite or out of range.
+    """
+
+    name: str = "identity"
+    scale: float | None = None
+    branch_scale: float | None = None
+    gate_bias: float | None = None
+    rate: float | None = None
+
+    def __post_init__(self):
+        takes = SHORTCUT_PARAMETERS[check_choice("shortcut", self.name, SHORTCUT_PARAMETERS)]
+        for parameter in ("scale", "branch_scale", "gate_bias", "rate"):
+            value = getattr(self, parameter)
+            if parameter not in takes:
+                if value is not None:
+                    allowed = f"left out: the shortcut {self.name!r} takes {', '.join(takes) or 'no parameters'}"
+                    raise argument_error(parameter, allowed, value)
+                continue
+            bounds = {"low": 0.0, "high": 1.0, "below_high": True} if parameter == "rate" else {}
+            value = takes[parameter] if value is None else check_number(parameter, value, **bounds)
+            object.__setattr__(self, parameter, value)
+
+    @classmethod
+    def of(cls, value):
+        """Returns the `ShortcutSpec` that `value` means: itself, a name, or a dict of its fields."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, dict):
+            return from_fields(cls, value)
+        return cls(value)
+
+
+@dataclass(frozen=True)
+class ConvSpec:
+    """Describes one convolution: output channels, square kernel side, stride, and the bias's start (None: no bias)."""
+
+    filters: int
+    kernel: int
+    strides: int = 1
+    bias: float | None = None
+
+
+# The kernel sides of a unit's convolutions, and the last one's channels over those of the others.
+UNIT_KINDS = {
+    "basic": ((3, 3), 1),  # [3x3, 3x3] of [1]
+    "bottleneck": ((1, 3, 1), 4),  # [1x1, 3x3, 1x1] of [1]
+    "single": ((3,), 1),  # "1 layer per shortcut" of Table 3
+}
+
+
+@dataclass(frozen=True)
+class UnitSpec:
+    """Describes one Residual Unit. Units of one stage that are equal can share one definition and be stacked.
+
+    `drop_rate` (stochastic depth) and `name` differ from unit to unit and take no part in the comparison.
+    """
+
+    name: str = field(compare=False)
+    kind: str
+    in_width: int
+    width: int
+    strides: int
+    ordering: str
+    shortcut: ShortcutSpec
+    widening: str
+    stride_on: str
+    widening_reads: str
+    projects: bool
+    shortcut_norm: bool
+    drops_lead: bool
+    conv_bias: tuple[str, ...]
+    has_stochastic_depth: bool
+    drop_rate: float = field(default=0.0, compare=False)
+
+    @property
+    def out_width(self):
+        """Channels of x_{l+1}."""
+        return self.width * UNIT_KINDS[self.kind][1]
+
+    @property
+    def places(self):
+        """The row of Fig. 4: an `Ordering`."""
+        return ORDERINGS[self.ordering]
+
+    @property
+    def changes_shape(self):
+        """True if x_{l+1} has not the shape of x_l."""
+        return self.strides != 1 or self.in_width != self.out_width
+
+    @property
+    def activates_before_split(self):
+        """True if the shortcut, too, reads the activated signal (appendix of the paper; fb.resnet.torch)."""
+        reshapes = self.changes_shape or self.projects
+        return reshapes and self.widening_reads == "activated" and self.shortcut.name != "none"
+
+    @property
+    def convs(self):
+        """The `ConvSpec`s of F, first to last."""
+        kernels, _ = UNIT_KINDS[self.kind]
+        strided = 1 if self.kind == "bottleneck" and self.stride_on == "3x3" else 0
+        last = len(kernels) - 1
+        return tuple(
+            ConvSpec(
+                filters=self.out_width if k == last else self.width,
+                kernel=kernel,
+                strides=self.strides if k == strided else 1,
+                bias=0.0 if ("last" if k == last else "branch") in self.conv_bias else None,
+            )
+            for k, kernel in enumerate(kernels)
+        )
+
+    @property
+    def projection(self):
+        """The `ConvSpec` of a 1x1 convolution on the shortcut."""
+        return ConvSpec(self.out_width, 1, self.strides, 0.0 if "shortcut" in self.conv_bias else None)
+
+
+POOLS = ("none", "negative_infinity", "zero", "same")
+INPUT_NORMS = ("none", "center", "plain")
+CONV_PLACES = ("stem", "branch", "last", "shortcut")
+
+
+@dataclass(frozen=True)
+class StemSpec:
+    """Describes what stands before the first unit.
+
+    Args:
+        width: Channels of conv1.
+        kernel: Side of conv1's kernel; the input is padded by half of it on every side.
+        strides: Stride of conv1.
+        activates: Whether conv1 is followed by BN and ReLU.
+        pool: What the 3x3 max-pooling with stride 2 is padded with: one pixel of `"negative_infinity"` or `"zero"` on
+            every side, `"same"` as TensorFlow pads (on even sizes only below and to the right), or `"none"`: no pool.
+        input_norm: Batch normalisation of the input: `"none"`, `"center"` (beta, no gamma) or `"plain"` (neither).
+    """
+
+    width: int = 16
+    kernel: int = 3
+    strides: int = 1
+    activates: bool = True
+    pool: str = "none"
+    input_norm: str = "none"
+
+    def __post_init__(self):
+        for name in ("width", "kernel", "strides"):
+            object.__setattr__(self, name, check_integer(f"stem.{name}", getattr(self, name)))
+        if self.kernel % 2 == 0:
+            raise argument_error("stem.kernel", "odd", self.kernel, f"Nearest: {self.kernel + 1}.")
+        check_choice("stem.pool", self.pool, POOLS)
+        check_choice("stem.input_norm", self.input_norm, INPUT_NORMS)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Describes a whole network without its head.
+
+    Args:
+        units: Units of each stage.
+        widths: Channels of each stage's inner convolutions; a bottleneck unit puts out four times as many.
+        unit: `"basic"`, `"bottleneck"` or `"single"` (one 3x3 convolution per shortcut, Table 3).
+        strides: Stride of the first unit of each stage; 1, 2, 2, ... if left out.
+        stem: A `StemSpec` or a dict of its fields.
+        ordering: A key of `ORDERINGS` (Fig. 4).
+        shortcut: A key of `SHORTCUT_PARAMETERS` (Fig. 2), or a `ShortcutSpec`.
+        widening: How a shortcut changes shape: `"projection"` (1x1 convolution, option B of [1]) or `"zero_pad"`
+            (subsampling, then zero channels behind, option A of [1]; no parameters).
+        stride_on: Which convolution of a bottleneck unit takes the stride, `"1x1"` (the first) or `"3x3"`. Units
+            without a 1x1 convolution take it on their first.
+        widening_reads: What the shortcut of a unit that changes shape reads: the `"activated"` signal, which F reads
+            too, or the `"raw"` one.
+        project_first_units: Whether the first unit of every stage has a projection even if its shape stays.
+        shortcut_norm: Whether a 1x1 convolution on the shortcut is followed by BN; if None, where F ends in a BN.
+        first_unit_activates: Whether the network's first unit keeps its own leading activation although the stem has
+            one (MXNet, Gluon). It always does if the stem has none.
+        conv_bias: The convolutions that have a bias: any of `"stem"`, `"shortcut"`, `"last"` (the last of F),
+            `"branch"` (the others of F).
+        bn_momentum: Share of the old moving statistics that a training step keeps.
+        bn_epsilon: Added to the variance.
+        bn_synchronized: Whether batch statistics are taken over all replicas of a `tf.distribute` strategy.
+        stochastic_depth: Probability that a training sample skips F in a unit: one per unit, or one number p for the
+            last unit with unit l of L getting p * l / L (Huang et al. 2016, arXiv 1603.09382). F is divided by the
+            probability of being kept, so inference needs no factor.
+
+    Raises:
+        ValueError: If a value is not allowed, or values contradict each other.
+    """
+
+    units: tuple[int, ...]
+    widths: tuple[int, ...]
+    unit: str = "bottleneck"
+    strides: tuple[int, ...] | None = None
+    stem: StemSpec = StemSpec()
+    ordering: str = "preactivation"
+    shortcut: ShortcutSpec = ShortcutSpec()
+    widening: str = "projection"
+    stride_on: str = "1x1"
+    widening_reads: str = "activated"
+    project_first_units: bool = False
+    shortcut_norm: bool | None = None
+    first_unit_activates: bool = False
+    conv_bias: tuple[str, ...] = ()
+    bn_momentum: float = 0.9
+    bn_epsilon: float = 1e-5
+    bn_synchronized: bool = False
+    stochastic_depth: float | tuple[float, ...] = 0.0
+
+    def __post_init__(self):
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        put("units", _integers("units", self.units))
+        put("widths", _integers("widths", self.widths))
+        strides = (1,) + (2,) * (len(self.units) - 1) if self.strides is None else self.strides
+        put("strides", _integers("strides", strides))
+        for name in ("widths", "strides"):
+            if len(getattr(self, name)) != len(self.units):
+                expected = f"one number per stage, {len(self.units)} as in `units`"
+                raise argument_error(name, expected, getattr(self, name))
+        put("stem", from_fields(StemSpec, self.stem) if isinstance(self.stem, dict) else self.stem)
+        put("shortcut", ShortcutSpec.of(self.shortcut))
+        check_choice("unit", self.unit, UNIT_KINDS)
+        check_choice("ordering", self.ordering, ORDERINGS)
+        check_choice("widening", self.widening, ("projection", "zero_pad"))
+        check_choice("stride_on", self.stride_on, ("1x1", "3x3"))
+        check_choice("widening_reads", self.widening_reads, ("activated", "raw"))
+        put("conv_bias", tuple(check_choice("conv_bias", place, CONV_PLACES) for place in self.conv_bias))
+        put("bn_momentum", check_number("bn_momentum", self.bn_momentum, 0.0, 1.0, below_high=True))
+        put("bn_epsilon", check_number("bn_epsilon", self.bn_epsilon, 0.0, 1.0))
+        put("stochastic_depth", self._check_stochastic_depth())
+        self._check_widening()
+        if any(self.drop_rates) and self.shortcut.name == "none":
+            raise argument_error("stochastic_depth", "0 in a plain network (no shortcut)", self.stochastic_depth)
+        if not self.stem.activates and not ORDERINGS[self.ordering].is_preactivation:
+            raise argument_error("stem.activates", f"True with ordering={self.ordering!r}", False)
+
+    def _check_stochastic_depth(self):
+        rates = self.stochastic_depth
+        if not isinstance(rates, (tuple, list)):
+            return check_number("stochastic_depth", rates, 0.0, 1.0, below_high=True)
+        if len(rates) != sum(self.units):
+            expected = f"one number, or one per unit ({sum(self.units)})"
+            raise argument_error("stochastic_depth", expected, f"{len(rates)} numbers")
+        return tuple(check_number("stochastic_depth", rate, 0.0, 1.0, below_high=True) for rate in rates)
+
+    def _check_widening(self):
+        widths = (self.stem.width, *(width * UNIT_KINDS[self.unit][1] for width in self.widths))
+        narrows = any(after < before for before, after in zip(widths, widths[1:]))
+        pads = self.widening == "zero_pad" and self.shortcut.name not in ("none", "conv1x1")
+        if pads and narrows:
+            hint = 'Use widening="projection" to make a signal narrower.'
+            raise argument_error("widths", 'growing from stage to stage with widening="zero_pad"', self.widths, hint)
+
+    @property
+    def depth(self):
+        """The number of weight layers on the longest path: conv1, those of F, and the classifier."""
+        return sum(self.units) * len(UNIT_KINDS[self.unit][0]) + 2
+
+    @property
+    def total_stride(self):
+        """Input pixels per output pixel, along one side."""
+        total = self.stem.strides * (1 if self.stem.pool == "none" else 2)
+        for strides in self.strides:
+            total *= strides
+        return total
+
+    @property
+    def minimum_size(self):
+        """The smallest input side, in pixels, that the network takes."""
+        return max(8, self.total_stride)
+
+    @property
+    def out_width(self):
+        """Channels that the last stage puts out."""
+        return self.widths[-1] * UNIT_KINDS[self.unit][1]
+
+    @property
+    def drop_rates(self):
+        """The probability of skipping F, for every unit in order."""
+        count = sum(self.units)
+        if isinstance(self.stochastic_depth, tuple):
+            return self.stochastic_depth
+        return tuple(self.stochastic_depth * unit / count for unit in range(1, count + 1))
+
+    @property
+    def stages(self):
+        """The `UnitSpec`s of the network: a tuple of stages, each a tuple of units."""
+        stages, in_width, rates = [], self.stem.width, iter(self.drop_rates)
+        drops_lead = self.stem.activates and not self.first_unit_activates
+        for stage, (count, width, strides) in enumerate(zip(self.units, self.widths, self.strides), start=1):
+            units, digits = [], max(2, len(str(count)))
+            for number in range(1, count + 1):
+                unit = self._unit(f"stage{stage}_unit{number:0{digits}}", in_width, width, strides, number == 1)
+                units.append(dataclasses.replace(unit, drops_lead=drops_lead, drop_rate=next(rates)))
+                in_width, strides, drops_lead = unit.out_width, 1, False
+            stages.append(tuple(units))
+        return tuple(stages)
+
+    def _unit(self, name, in_width, width, strides, is_first):
+        unit = UnitSpec(
+            name=name,
+            kind=self.unit,
+            in_width=in_width,
+            width=width,
+            strides=strides,
+            ordering=self.ordering,
+            shortcut=self.shortcut,
+            widening=self.widening,
+            stride_on=self.stride_on,
+            widening_reads=self.widening_reads,
+            projects=is_first and self.project_first_units,
+            shortcut_norm="B" in ORDERINGS[self.ordering].tail if self.shortcut_norm is None else self.shortcut_norm,
+            drops_lead=False,
+            conv_bias=self.conv_bias,
+            has_stochastic_depth=any(self.drop_rates),
+        )
+        convolves = self.widening == "projection" or self.shortcut.name == "conv1x1"
+        return dataclasses.replace(unit, projects=unit.projects or (unit.changes_shape and convolves))
+
+    def to_dict(self):
+        """Returns the fields as plain data that JSON can hold; `NetworkSpec.from_dict` is its inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields):
+        """Returns the spec whose `to_dict` gave `fields`."""
+        return from_fields(cls, fields)
+
+    def replace(self, **fields):
+        """Returns a copy with some fields changed; an unknown one is a `ValueError` that lists those that exist."""
+        check_fields(type(self), fields)
+        return dataclasses.replace(self, **fields)
+
+
+def check_fields(kind, fields):
+    """Raises a `ValueError` if a key of `fields` is no field of the dataclass `kind`."""
+    for name in fields:
+        check_choice(f"{kind.__name__} field", name, [known.name for known in dataclasses.fields(kind)])
+
+
+def from_fields(kind, fields):
+    """Returns `kind(**fields)` with lists as tuples; an unknown field is a `ValueError` that lists those that exist."""
+    check_fields(kind, fields)
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+def _integers(argument, values):
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        raise argument_error(argument, "a sequence of whole numbers, one per stage", values)
+    values = tuple(check_integer(argument, value) for value in values)
+    if not values:
+        raise argument_error(argument, "a sequence of at least one stage", values)
+    return values
