@@ -1,16 +1,16 @@
-"""Stem, stages and head: a `NetworkSpec` becomes a `keras.Model`."""
+"""Stem, stages and head: a `NetworkSpec` becomes a graph of Keras layers."""
 
 import itertools
 
 import keras
 from keras import layers
 
+from keras_preact.layers.batch_norm import BatchNormalization
 from keras_preact.layers.padding import StemPool, ZeroPadShortcut
 from keras_preact.layers.residual_units import ResidualUnits
-from keras_preact.spec import ORDERINGS, ConvSpec, NetworkSpec
+from keras_preact.shapes import Weight
+from keras_preact.spec import ORDERINGS, ConvSpec
 from keras_preact.units import activate, residual_unit
-
-LAYOUTS = ("layers",)
 
 
 def residual_network(env, x, spec):
@@ -33,11 +33,6 @@ def stem(env, x, spec):
     return x if parts.pool == "none" else env.max_pool(x, "pool", parts.pool)
 
 
-def he_normal():
-    """Returns the convolutions' initialiser: normal, deviation sqrt(2 / (k k C_out)), as fb.resnet.torch has it."""
-    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
-
-
 def torch_uniform():
     """Returns the classifier's initialiser: uniform in +-1 / sqrt(C_in), Torch's default, which fb.resnet.torch keeps."""
     return keras.initializers.VarianceScaling(1.0 / 3.0, "fan_in", "uniform")
@@ -51,7 +46,12 @@ class KerasLayers:
 
     def within(self, name):
         """Returns this environment with `name` before every layer's name."""
-        return type(self)(self.spec, self.dtype, f"{self.prefix}{name}_")
+        return KerasLayers(self.spec, self.dtype, f"{self.prefix}{name}_")
+
+    @property
+    def bn_synchronized(self):
+        """Whether to ask for it: only TensorFlow has statistics per replica, and JAX refuses the word."""
+        return self.spec.bn_synchronized and keras.backend.backend() == "tensorflow"
 
     def units(self, x, run):
         """Applies a run of units that are equal but for their names and drop rates."""
@@ -73,19 +73,18 @@ class KerasLayers:
             padding=padding,
             use_bias=conv.bias is not None,
             bias_initializer=keras.initializers.Constant(conv.bias or 0.0),
-            kernel_initializer=he_normal(),
+            kernel_initializer=Weight((conv.kernel, conv.kernel, x.shape[-1], conv.filters), "he").initializer(),
         )(x)
 
     def batch_norm(self, x, name, center=True, scale=True):
         return self._layer(
-            layers.BatchNormalization,
+            BatchNormalization,
             name,
             momentum=self.spec.bn_momentum,
             epsilon=self.spec.bn_epsilon,
             center=center,
             scale=scale,
-            # Only TensorFlow keeps statistics per replica; JAX takes them over the whole batch, and refuses the word.
-            synchronized=self.spec.bn_synchronized and keras.backend.backend() == "tensorflow",
+            synchronized=self.bn_synchronized,
         )(x)
 
     def relu(self, x, name):
@@ -120,9 +119,31 @@ class KerasLayers:
 
 
 class StackedLayers(KerasLayers):
+    """An environment that makes one `ResidualUnits` layer of every run of equal units, and Keras layers of the rest."""
+
+    def __init__(self, spec, dtype, prefix="", unroll=1, remat=0):
+        super().__init__(spec, dtype, prefix)
+        self.unroll, self.remat = unroll, remat
+
     def units(self, x, run):
-        name = run[0].name if len(run) == 1 else f"{run[0].name.replace('unit', 'units')}_{run[-1].name[-2:]}"
-        return self._layer(ResidualUnits, name, units=run, bn_momentum=self.spec.bn_momentum, bn_epsilon=self.spec.bn_epsilon)(x)
+        return self._layer(
+            ResidualUnits,
+            run_name(run),
+            units=run,
+            bn_momentum=self.spec.bn_momentum,
+            bn_epsilon=self.spec.bn_epsilon,
+            bn_synchronized=self.bn_synchronized,
+            unroll=self.unroll,
+            remat=self.remat,
+        )(x)
+
+
+def run_name(run):
+    """Returns the name of a run's stacked layer: `stage1_unit01` for one unit, `stage1_units02_18` for many."""
+    if len(run) == 1:
+        return run[0].name
+    stage, first = run[0].name.split("_unit")
+    return f"{stage}_units{first}_{run[-1].name.split('_unit')[1]}"
 
 
 def head(x, dtype, include_top, pooling, num_classes, classifier_activation):
@@ -139,56 +160,3 @@ def head(x, dtype, include_top, pooling, num_classes, classifier_activation):
     dtype = dtype.variable_dtype  # float32 under mixed precision: a softmax of many classes needs it
     x = layers.Dense(num_classes, name="logits", dtype=dtype, kernel_initializer=torch_uniform())(x)
     return layers.Activation(classifier_activation, name="predictions", dtype=dtype)(x)
-
-
-@keras.saving.register_keras_serializable(package="keras_preact")
-class ResidualNetwork(keras.Model):
-    """Builds the `keras.Model` of a `NetworkSpec`; the functions of `zoo` check their arguments and call it.
-
-    Attributes:
-        spec: The `NetworkSpec`.
-        layout: How the units are laid out; see `zoo.build_network`.
-    """
-
-    def __init__(
-        self,
-        spec,
-        input_shape,
-        include_top=True,
-        pooling=None,
-        num_classes=10,
-        classifier_activation="softmax",
-        layout="layers",
-        dtype=None,
-        name=None,
-        input_tensor=None,
-        trainable=True,
-    ):
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-        top = dict(
-            include_top=include_top,
-            pooling=pooling,
-            num_classes=num_classes,
-            classifier_activation=classifier_activation,
-        )
-        inputs = input_tensor
-        if inputs is None:
-            inputs = keras.Input(input_shape, dtype=policy.variable_dtype, name="images")
-        outputs = head(residual_network((StackedLayers if layout=="stacked" else KerasLayers)(spec, policy), inputs, spec), policy, **top)
-        super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
-        self.spec, self.layout = spec, layout
-        self._arguments = {
-            "spec": spec.to_dict(),
-            "input_shape": tuple(input_shape),
-            **top,
-            "layout": layout,
-            "dtype": policy.name,
-        }
-
-    def get_config(self):
-        return {**self._arguments, "name": self.name, "trainable": self.trainable}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        return cls(NetworkSpec.from_dict(config.pop("spec")), tuple(config.pop("input_shape")), **config)

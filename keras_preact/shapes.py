@@ -3,10 +3,12 @@
 import math
 from dataclasses import dataclass, field
 
+import keras
+
 
 @dataclass(frozen=True)
 class Weight:
-    """Describes one weight: its shape, its start (`"he"`: see `networks.he_normal`, or a constant), who changes it."""
+    """Describes one weight: its shape, its start (`"he"` or a constant), and whether the optimizer moves it."""
 
     shape: tuple[int, ...]
     start: str | float
@@ -16,6 +18,17 @@ class Weight:
     def size(self):
         """The number of elements."""
         return math.prod(self.shape)
+
+    def initializer(self):
+        """Returns the Keras initialiser of this weight, of any number of them on a leading axis.
+
+        The convolutions' is normal with deviation sqrt(2 / (k k C_out)): He's for the backward pass, as
+        fb.resnet.torch has it. The paper cites He et al. 2015 (arXiv 1502.01852) without naming the direction.
+        """
+        if self.start == "he":
+            kernel, _, _, filters = self.shape
+            return keras.initializers.RandomNormal(0.0, math.sqrt(2.0 / (kernel * kernel * filters)))
+        return keras.initializers.Constant(self.start)
 
 
 @dataclass

@@ -1,14 +1,71 @@
+"""Batch normalisation: one function, used by Keras' layer below and by the stacked units."""
+
 import keras
 from keras import ops
 
 
-def batch_norm(x, gamma, beta, moving_mean, moving_variance, epsilon, training):
-    if not training:
-        return ops.batch_normalization(x, ops.cast(moving_mean,x.dtype), ops.cast(moving_variance,x.dtype), -1, beta, gamma, epsilon), None, None
-    if keras.backend.backend() == "tensorflow" and keras.backend.standardize_dtype(x.dtype) != "float64":
-        import tensorflow as tf
-        y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, tf.cast(gamma,"float32"), tf.cast(beta,"float32"), epsilon=epsilon, is_training=True)
-        n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
-        return y, mean, variance * ((n - 1) / n)
-    mean, variance = ops.moments(x, axes=[0, 1, 2])
-    return ops.batch_normalization(x, mean, variance, -1, beta, gamma, epsilon), mean, variance
+def batch_norm(x, weights, epsilon, training, synchronized=False):
+    """Normalises x over all axes but the last, and returns it with the batch's mean and (biased) variance.
+
+    Args:
+        x: Tensor (batch, height, width, channels).
+        weights: Dict with `moving_mean` and `moving_variance`, and `gamma` and `beta` unless left out or None; each
+            (channels,), float32 or float64.
+        epsilon: Added to the variance.
+        training: Whether to use the batch's statistics; if not, the moving ones, and None is returned for the batch's.
+        synchronized: Whether to take the statistics over all replicas of a `tf.distribute` strategy.
+    """
+    gamma, beta = weights.get("gamma"), weights.get("beta")
+    if training and not synchronized and keras.backend.backend() == "tensorflow" and x.dtype.name != "float64":
+        return _fused(x, gamma, beta, epsilon)
+    dtype = keras.backend.result_type(x.dtype, "float32")  # statistics of half precision need more digits
+    wide = ops.cast(x, dtype)
+    mean, variance = weights["moving_mean"], weights["moving_variance"]
+    if training:
+        mean, variance = ops.moments(wide, axes=[0, 1, 2], synchronized=synchronized)
+    cast = lambda value: None if value is None else ops.cast(value, dtype)  # noqa: E731
+    y = ops.batch_normalization(wide, cast(mean), cast(variance), -1, cast(beta), cast(gamma), epsilon)
+    return ops.cast(y, x.dtype), *((mean, variance) if training else (None, None))
+
+
+def _fused(x, gamma, beta, epsilon):
+    """Runs TensorFlow's one kernel for all of it, which Keras does not use; it returns N / (N - 1) of the variance."""
+    import tensorflow as tf
+
+    channels = x.shape[-1]
+    gamma = tf.ones(channels) if gamma is None else gamma
+    beta = tf.zeros(channels) if beta is None else beta
+    y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=epsilon, is_training=True)
+    count = tf.cast(tf.size(x) // channels, variance.dtype)
+    return y, mean, variance * ((count - 1.0) / count)
+
+
+def moved(old, new, momentum):
+    """Returns the moving average after one step: the share `momentum` of the old value and the rest of the new."""
+    return old * momentum + ops.cast(new, old.dtype) * (1.0 - momentum)
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Normalises as `keras.layers.BatchNormalization` does, with two differences.
+
+    On TensorFlow it runs the fused kernel for images. Under a `tf.distribute` strategy the replicas' moving statistics are
+    averaged at each step; Keras leaves each replica its own, so that a reloaded model differs from the trained one.
+    """
+
+    def add_weight(self, *args, trainable=True, **kwargs):
+        return super().add_weight(*args, trainable=trainable, aggregation="none" if trainable else "mean", **kwargs)
+
+    def call(self, inputs, training=None, mask=None):
+        if mask is not None or self.renorm or self.axis not in (-1, 3) or len(inputs.shape) != 4:
+            return super().call(inputs, training=training, mask=mask)
+        training = bool(training) and self.trainable
+        weights = {
+            name: getattr(self, name) if getattr(self, name) is None else ops.convert_to_tensor(getattr(self, name))
+            for name in ("gamma", "beta", "moving_mean", "moving_variance")
+        }
+        y, mean, variance = batch_norm(inputs, weights, self.epsilon, training, self.synchronized)
+        if training:
+            self.moving_mean.assign(moved(weights["moving_mean"], mean, self.momentum))
+            self.moving_variance.assign(moved(weights["moving_variance"], variance, self.momentum))
+        return y

@@ -4,8 +4,6 @@
 number of steps, which XLA needs for the gradient.
 """
 
-import itertools
-
 import keras
 
 
@@ -76,9 +74,7 @@ def _recomputed(function, length):
         return lambda carry, slices: _recomputed_tensorflow(function, carry, slices, length)
     import torch
 
-    return lambda carry, slices: torch.utils.checkpoint.checkpoint(
-        function, carry, slices, length, use_reentrant=False
-    )
+    return lambda carry, slices: torch.utils.checkpoint.checkpoint(function, carry, slices, length, use_reentrant=False)
 
 
 def _recomputed_tensorflow(function, carry, slices, length):
@@ -132,3 +128,18 @@ def _loop_jax(many, carry, stacked, outputs, turn, turns):
     split = {n: a[: turn * turns].reshape((turns, turn, *a.shape[1:])) for n, a in stacked.items()}
     carry, stacks = jax.lax.scan(many, carry, split)
     return carry, {name: s.reshape((-1, *s.shape[2:])) for name, s in stacks.items()}
+
+
+def uniform(shape, draw, index):
+    """Returns float32 numbers in [0, 1) that are a function of `draw`, a `SeedGenerator`'s next state, and `index`."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.random.stateless_uniform(shape, tf.random.fold_in(tf.cast(draw, tf.int32), index))
+    if backend == "jax":
+        import jax
+
+        return jax.random.uniform(jax.random.fold_in(draw, index), shape)
+    first, second = (int(number) for number in draw)
+    return keras.random.uniform(shape, seed=(first * 2654435761 + second * 65536 + int(index)) % (1 << 31))

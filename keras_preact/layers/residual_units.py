@@ -1,10 +1,12 @@
 """A run of equal Residual Units as one layer: their weights stacked on a leading axis, applied in a loop."""
 
+import dataclasses
+
 import keras
 from keras import ops
 
-from keras_preact.layers.batch_norm import batch_norm
-from keras_preact.layers.loop import scan
+from keras_preact.layers.batch_norm import batch_norm, moved
+from keras_preact.layers.loop import scan, uniform
 from keras_preact.shapes import Shapes
 from keras_preact.spec import ShortcutSpec, UnitSpec, from_fields
 from keras_preact.units import residual_unit
@@ -12,90 +14,127 @@ from keras_preact.units import residual_unit
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class ResidualUnits(keras.layers.Layer):
-    def __init__(self, units, bn_momentum, bn_epsilon, unroll=1, remat=0, **kwargs):
+    """Applies units that are equal but for their names and drop rates, one after the other.
+
+    Each weight of a unit is one variable of shape (units, *shape), named as the unit's own Keras layer would be:
+    `conv2_kernel` holds what `layout="layers"` keeps in `stage1_unit02_conv2/kernel` and its successors.
+
+    Args:
+        units: The `UnitSpec`s. A unit that changes the shape stands alone.
+        bn_momentum: Share of the old moving statistics that a training step keeps.
+        bn_epsilon: Added to the variance.
+        bn_synchronized: Whether batch statistics are taken over all replicas; the units then stand in straight code.
+        unroll: Units in one turn of the loop, or `"all"`. Weights and files do not depend on it.
+        remat: If positive, the backward pass computes every `remat` units anew and keeps only the signal between them.
+
+    Input shape (batch, height, width, units[0].in_width), output shape (batch, height / strides, width / strides,
+    units[0].out_width), both of the layer's compute dtype. With `return_units=True`, `call` returns the x_{l+1} of
+    every unit as well, stacked as (units, batch, height, width, channels).
+    """
+
+    def __init__(self, units, bn_momentum, bn_epsilon, bn_synchronized=False, unroll=1, remat=0, **kwargs):
         super().__init__(**kwargs)
         self.units = tuple(units)
-        self.bn_momentum, self.bn_epsilon = bn_momentum, bn_epsilon
-        self.unroll, self.remat = unroll, remat
         self.unit = self.units[0]
-        self.draws = self.unit.shortcut.name == "dropout" or self.unit.has_stochastic_depth
-        if self.draws:
+        assert all(unit == self.unit for unit in self.units)
+        assert len(self.units) == 1 or not self.unit.changes_shape
+        self.bn_momentum, self.bn_epsilon, self.bn_synchronized = bn_momentum, bn_epsilon, bn_synchronized
+        self.unroll, self.remat = unroll, remat
+        self.seed_generator = None
+        if self.unit.shortcut.name == "dropout" or self.unit.has_stochastic_depth:
             self.seed_generator = keras.random.SeedGenerator()
 
     def build(self, input_shape):
         shapes = Shapes()
         residual_unit(shapes, (1, 1, input_shape[-1]), self.unit)
-        self.stacks = {}
-        for name, weight in shapes.weights.items():
-            if weight.start == "he":
-                deviation = (2.0 / (weight.shape[0] * weight.shape[1] * weight.shape[3])) ** 0.5
-                start = keras.initializers.RandomNormal(0.0, deviation)
-            else:
-                start = keras.initializers.Constant(weight.start)
-            self.stacks[name] = self.add_weight(
+        self.stacks = {
+            name: self.add_weight(
                 name=name.replace("/", "_"),
                 shape=(len(self.units), *weight.shape),
-                initializer=start,
+                initializer=weight.initializer(),
                 trainable=weight.trainable,
-                autocast=weight.trainable,
+                # BN stays in float32 under mixed precision; its statistics are averaged over replicas.
+                autocast="conv" in name,
+                aggregation="none" if weight.trainable else "mean",
             )
+            for name, weight in shapes.weights.items()
+        }
         self.built = True
 
-    def call(self, x, training=False):
-        moving = [name for name in self.stacks if "/moving_" in name]
+    def call(self, x, training=False, return_units=False):
+        training = bool(training) and self.trainable
         stacked = {name: ops.convert_to_tensor(variable) for name, variable in self.stacks.items()}
-        seed = None
-        if self.draws:
-            stacked["index"] = ops.arange(len(self.units))
+        draw = None
+        if self.seed_generator is not None and training:
+            draw = self.seed_generator.next()
+            stacked["index"] = ops.arange(len(self.units), dtype="int32")
             stacked["drop_rate"] = ops.convert_to_tensor([unit.drop_rate for unit in self.units], "float32")
-            seed = self.seed_generator.next() if training else None
-        names = moving if training else []
-        outputs = {name: (self.stacks[name].shape[1:], self.stacks[name].dtype) for name in names}
+        moving = [name for name in self.stacks if "/moving_" in name] if training else []
+        outputs = {name: (self.stacks[name].shape[1:], self.stacks[name].dtype) for name in moving}
+        if return_units:
+            outputs["units"] = ((None, *self.compute_output_shape(x.shape)[1:]), self.compute_dtype)
 
         def step(x, slices):
-            env = Slices(self, slices, training, seed)
+            env = Slices(self, slices, training, draw)
             x = residual_unit(env, x, self.unit)
-            return x, {name: env.updates[name] for name in names}
+            return x, {name: x if name == "units" else env.moving[name] for name in outputs}
 
-        if self.unit.changes_shape or len(self.units) == 1:
-            x, updates = step(x, {name: value[0] for name, value in stacked.items()})
-            updates = {name: update[None] for name, update in updates.items()}
-        else:
-            x, updates = scan(step, x, stacked, outputs, self.unroll, self.remat)
-        for name, update in updates.items():
-            self.stacks[name].assign(update)
-        return x
+        unroll = len(self.units) if self.unroll == "all" or self.bn_synchronized else self.unroll
+        x, stacks = scan(step, x, stacked, outputs, unroll, self.remat if training else 0)
+        for name in moving:
+            self.stacks[name].assign(stacks[name])
+        return (x, stacks["units"]) if return_units else x
 
     def compute_output_shape(self, input_shape):
-        batch = input_shape[0]
-        return (batch, *residual_unit(Shapes(), tuple(input_shape[1:]), self.unit))
+        return (input_shape[0], *residual_unit(Shapes(), tuple(input_shape[1:]), self.unit))
+
+    def compute_output_spec(self, x, training=False, return_units=False):
+        shape = self.compute_output_shape(x.shape)
+        spec = keras.KerasTensor(shape, self.compute_dtype)
+        return (spec, keras.KerasTensor((len(self.units), *shape), self.compute_dtype)) if return_units else spec
+
+    def get_config(self):
+        own = ("bn_momentum", "bn_epsilon", "bn_synchronized", "unroll", "remat")
+        units = [dataclasses.asdict(unit) for unit in self.units]
+        return {**super().get_config(), "units": units, **{name: getattr(self, name) for name in own}}
+
+    @classmethod
+    def from_config(cls, config):
+        units = [{**unit, "shortcut": ShortcutSpec.of(unit["shortcut"])} for unit in config["units"]]
+        return cls(**{**config, "units": [from_fields(UnitSpec, unit) for unit in units]})
 
 
 class Slices:
-    def __init__(self, layer, slices, training, seed):
-        self.layer, self.slices, self.training, self.seed = layer, slices, training, seed
-        self.updates = {}
+    """An environment (see `units`) that computes with one unit's slice of the stacked weights.
+
+    Attributes:
+        moving: The unit's moving statistics after this step, by name; filled in training.
+    """
+
+    def __init__(self, layer, slices, training, draw):
+        self.layer, self.slices, self.training, self.draw = layer, slices, training, draw
+        self.moving = {}
 
     def conv(self, x, name, conv):
         kernel = self.slices[f"{name}/kernel"]
-        if conv.kernel == 1:
+        if conv.kernel == 1:  # a matrix product, which is faster everywhere
             x = x[:, :: conv.strides, :: conv.strides, :] if conv.strides > 1 else x
             x = ops.matmul(x, kernel[0, 0])
         elif conv.strides > 1:
-            pad = conv.kernel // 2
-            x = ops.pad(x, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
+            pad = [conv.kernel // 2] * 2
+            x = ops.pad(x, [[0, 0], pad, pad, [0, 0]])
             x = ops.conv(x, kernel, conv.strides, "valid", data_format="channels_last")
         else:
             x = ops.conv(x, kernel, 1, "same", data_format="channels_last")
         return x if conv.bias is None else x + self.slices[f"{name}/bias"]
 
     def batch_norm(self, x, name):
-        parts = {part: self.slices[f"{name}/{part}"] for part in ("gamma", "beta", "moving_mean", "moving_variance")}
-        x, mean, variance = batch_norm(x, **parts, epsilon=self.layer.bn_epsilon, training=self.training)
+        weights = {part: self.slices[f"{name}/{part}"] for part in ("gamma", "beta", "moving_mean", "moving_variance")}
+        layer = self.layer
+        x, *statistics = batch_norm(x, weights, layer.bn_epsilon, self.training, layer.bn_synchronized)
         if self.training:
-            keep = self.layer.bn_momentum
-            for part, value in (("moving_mean", mean), ("moving_variance", variance)):
-                self.updates[f"{name}/{part}"] = parts[part] * keep + ops.cast(value, parts[part].dtype) * (1 - keep)
+            for part, new in zip(("moving_mean", "moving_variance"), statistics):
+                self.moving[f"{name}/{part}"] = moved(weights[part], new, layer.bn_momentum)
         return x
 
     def relu(self, x, name):
@@ -112,3 +151,21 @@ class Slices:
 
     def affine(self, x, name, scale, offset):
         return x * scale + offset
+
+    def dropout(self, x, name, rate):
+        return self._drop(x, ops.shape(x), rate, draw=0)
+
+    def stochastic_depth(self, x, name, rate):
+        return self._drop(x, (ops.shape(x)[0], 1, 1, 1), self.slices.get("drop_rate"), draw=1)
+
+    def zero_pad(self, x, name, filters, strides):
+        x = x[:, ::strides, ::strides, :]
+        return ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, filters - x.shape[-1]]])
+
+    def _drop(self, x, shape, rate, draw):
+        """Sets elements of x to zero with probability `rate` in training, and divides the others by 1 - rate."""
+        if not self.training:
+            return x
+        noise = uniform(shape, self.draw, 2 * self.slices["index"] + draw)
+        kept = ops.cast(x, "float32") / (1.0 - rate) if self.layer.compute_dtype != "float64" else x / (1.0 - rate)
+        return ops.where(noise >= rate, ops.cast(kept, x.dtype), ops.zeros_like(x))

@@ -1,0 +1,239 @@
+"""`ResidualNetwork`: the `keras.Model` of a `NetworkSpec`, its weights files, and the change of layout."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_preact.errors import argument_error
+from keras_preact.files import written_aside
+from keras_preact.layers.residual_units import ResidualUnits
+from keras_preact.networks import KerasLayers, StackedLayers, head, residual_network
+from keras_preact.spec import NetworkSpec
+
+LAYOUTS = ("stacked", "layers")
+FINGERPRINT = "keras_preact_network"
+
+# Fields that change how a network is computed or trained, but not what a weight means.
+FREE_FIELDS = ("bn_momentum", "bn_synchronized", "stochastic_depth")
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class ResidualNetwork(keras.Model):
+    """A network of Residual Units. `zoo.build_network` checks its arguments, and describes them.
+
+    Attributes:
+        spec: The `NetworkSpec`.
+        layout: `"stacked"` or `"layers"`.
+    """
+
+    def __init__(
+        self,
+        spec,
+        input_shape,
+        include_top=True,
+        pooling=None,
+        num_classes=10,
+        classifier_activation="softmax",
+        layout="stacked",
+        unroll=1,
+        remat=0,
+        dtype=None,
+        name=None,
+        trainable=True,
+        input_tensor=None,
+    ):
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        top = dict(
+            include_top=include_top,
+            pooling=pooling,
+            num_classes=num_classes,
+            classifier_activation=classifier_activation,
+        )
+        execution = dict(unroll=unroll, remat=remat)
+        inputs = input_tensor
+        if inputs is None:
+            inputs = keras.Input(input_shape, dtype=policy.variable_dtype, name="images")
+        env = KerasLayers(spec, policy) if layout == "layers" else StackedLayers(spec, policy, **execution)
+        outputs = head(residual_network(env, inputs, spec), policy, **top)
+        super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
+        self.spec, self.layout = spec, layout
+        self._arguments = {
+            "spec": spec.to_dict(),
+            "input_shape": tuple(input_shape),
+            **top,
+            "layout": layout,
+            **execution,
+            "dtype": policy.name,
+        }
+
+    def get_config(self):
+        return {**self._arguments, "name": self.name, "trainable": self.trainable}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        return cls(NetworkSpec.from_dict(config.pop("spec")), tuple(config.pop("input_shape")), **config)
+
+    @property
+    def fingerprint(self):
+        """What a weights file must agree on: the spec without `FREE_FIELDS`, the channels read, and the head."""
+        spec = {name: value for name, value in self.spec.to_dict().items() if name not in FREE_FIELDS}
+        arguments = self._arguments
+        classes = arguments["num_classes"] if arguments["include_top"] else None
+        plain = {**spec, "channels": arguments["input_shape"][-1], "num_classes": classes}
+        return json.loads(json.dumps(plain))
+
+    def save_weights(self, filepath, overwrite=True, **options):
+        """Writes a `.weights.h5` file, aside and then renamed. Both layouts write, and read, the stacked one's file.
+
+        Args:
+            filepath: Where to; the name must end in `.weights.h5`.
+            overwrite: Whether an existing file may be replaced.
+            **options: Passed on to `keras.Model.save_weights`.
+
+        Raises:
+            ValueError: If the name ends otherwise, or the file exists and `overwrite` is False.
+        """
+        path = _weights_path(filepath)
+        if path.exists() and not overwrite:
+            raise argument_error("filepath", "new unless overwrite=True", str(filepath))
+        import h5py
+
+        with written_aside(path) as aside:
+            keras.Model.save_weights(relayout(self, "stacked"), aside, overwrite=True, **options)
+            with h5py.File(aside, "r+") as file:
+                file.attrs[FINGERPRINT] = json.dumps(self.fingerprint)
+
+    def load_weights(self, filepath, skip_mismatch=False, **options):
+        """Reads a `.weights.h5` file of either layout; on any error the model keeps the weights it has.
+
+        Args:
+            filepath: A file that `save_weights` wrote.
+            skip_mismatch: Passed on to `keras.Model.load_weights`, as are `options`.
+
+        Raises:
+            ValueError: If the file is missing, damaged, or belongs to another network; the difference is named.
+        """
+        path = _weights_path(filepath)
+        if not path.is_file():
+            raise argument_error("filepath", "an existing .weights.h5 file", str(filepath))
+        if not skip_mismatch:
+            self._check_fingerprint(path)
+        before = [np.array(variable) for variable in self.variables]
+        target = relayout(self, "stacked")
+        try:
+            keras.Model.load_weights(target, path, skip_mismatch=skip_mismatch, **options)
+        except Exception as error:  # Keras has assigned some arrays by now
+            for variable, value in zip(self.variables, before):
+                variable.assign(value)
+            raise argument_error(
+                "filepath", "a whole weights file of this network", str(filepath), str(error)
+            ) from error
+        if target is not self:
+            _copy_model(target, self)
+
+    def _check_fingerprint(self, path):
+        import h5py
+
+        try:
+            with h5py.File(path, "r") as file:
+                theirs = json.loads(file.attrs.get(FINGERPRINT, "null"))
+        except (OSError, ValueError) as error:
+            raise argument_error("filepath", "a whole .weights.h5 file", str(path), f"h5py says: {error}") from error
+        ours = self.fingerprint
+        if theirs is None or theirs == ours:
+            return
+        differ = [name for name in ours if ours[name] != theirs.get(name)]
+        sides = "; ".join(f"{name}: file {theirs.get(name)!r}, model {ours[name]!r}" for name in differ)
+        raise argument_error("filepath", "a weights file of this network", str(path), f"They differ in {sides}.")
+
+
+def _weights_path(filepath):
+    path = pathlib.Path(filepath)
+    if not path.name.endswith(".weights.h5"):
+        raise argument_error("filepath", "a name that ends in .weights.h5", str(filepath))
+    return path
+
+
+def relayout(model, layout, **execution):
+    """Returns the same network in another layout, with the same weights and, if compiled, optimizer state.
+
+    Args:
+        model: A `ResidualNetwork`.
+        layout: `"stacked"` or `"layers"`.
+        **execution: `unroll` and `remat` of the new model; those of `model` if left out.
+
+    Returns:
+        `model` itself if nothing changes, else a new `ResidualNetwork`, compiled as `model` is.
+
+    Raises:
+        ValueError: If `model` is no network of this package or an argument is not allowed.
+    """
+    if not isinstance(model, ResidualNetwork):
+        raise argument_error("model", "a network that keras_preact built", type(model).__name__)
+    config = {**model.get_config(), "layout": layout, **execution}
+    if config == model.get_config():
+        return model
+    other = ResidualNetwork.from_config(config)
+    for mine, theirs in zip(other.layers, model.layers):
+        if type(mine) is type(theirs):
+            mine.trainable = theirs.trainable
+    if model.compiled:
+        other.compile_from_config(model.get_compile_config())
+    _copy_model(model, other)
+    return other
+
+
+def _copy_model(source, target):
+    """Copies all variables, and the optimizer's if both are compiled, between models of any layouts."""
+    _copy(_unit_weights(source), _unit_weights(target), lambda variable: variable)
+    if not (source.compiled and target.compiled and source.optimizer and source.optimizer.built):
+        return
+    if not target.optimizer.built:
+        target.optimizer.build(target.trainable_variables)
+    for name, slots in vars(source.optimizer).items():
+        if name == "_trainable_variables" or not isinstance(slots, list):
+            continue
+        if len(slots) == len(source.trainable_variables) and all(isinstance(v, keras.Variable) for v in slots):
+            mine = {id(v): slot for v, slot in zip(source.trainable_variables, slots)}
+            theirs = {id(v): slot for v, slot in zip(target.trainable_variables, getattr(target.optimizer, name))}
+            read = {key: place for key, place in _unit_weights(source).items() if id(place[0]) in mine}
+            write = {key: place for key, place in _unit_weights(target).items() if id(place[0]) in theirs}
+            _copy(read, write, lambda variable: mine.get(id(variable), theirs.get(id(variable))))
+    target.optimizer.iterations.assign(source.optimizer.iterations)
+    if isinstance(getattr(target.optimizer, "_learning_rate", None), keras.Variable):
+        target.optimizer.learning_rate = float(source.optimizer.learning_rate)
+
+
+def _unit_weights(model):
+    """Returns every weight by the name it has in the layout of layers: a variable, and an index if it is stacked."""
+    places = {}
+    for layer in model.layers:
+        if isinstance(layer, ResidualUnits):
+            for index, unit in enumerate(layer.units):
+                for name, variable in layer.stacks.items():
+                    places[f"{unit.name}_{name}"] = (variable, index)
+        else:
+            for variable in layer.variables:
+                places[f"{layer.name}/{variable.name}"] = (variable, None)
+    return places
+
+
+def _copy(source, target, of):
+    """Copies values by name; `of` gives the variable to read or write in a named one's stead."""
+    arrays, parts = {}, {}
+
+    def read(place):
+        variable, index = place
+        if id(variable) not in arrays:
+            arrays[id(variable)] = np.asarray(keras.ops.convert_to_numpy(of(variable)))
+        return arrays[id(variable)] if index is None else arrays[id(variable)][index]
+
+    for name, (variable, index) in target.items():
+        if name in source:
+            parts.setdefault(id(variable), (variable, []))[1].append((index, read(source[name])))
+    for variable, values in parts.values():
+        single = values[0][0] is None
+        of(variable).assign(values[0][1] if single else np.stack([value for _, value in values]))

@@ -1,0 +1,361 @@
+"""The networks of the paper and their families, as functions with Keras' arguments, and a registry of them."""
+
+import pathlib
+
+import keras
+
+from keras_preact.errors import argument_error, check_choice, check_integer
+from keras_preact.model import LAYOUTS, ResidualNetwork
+from keras_preact.spec import UNIT_KINDS, NetworkSpec, StemSpec, check_fields
+
+CIFAR_WIDTHS = (16, 32, 64)
+IMAGENET_WIDTHS = (64, 128, 256, 512)
+IMAGENET_STEM = StemSpec(width=64, kernel=7, strides=2, pool="negative_infinity")
+
+# Units per stage of the ImageNet depths in use; 18 and 34 are of basic units.
+IMAGENET_UNITS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+
+# How other codebases' graphs differ from ours, as fields of `NetworkSpec`. TF-slim and keras.applications put the
+# stride into the 3x3 of a stage's *last* unit, which in inference is exactly the stride on the next unit's first 1x1.
+_BARE_STEM = {"activates": False}
+_SLIM_BIASES = ("stem", "shortcut", "last")
+IMPLEMENTATIONS = {
+    "fb_resnet_torch": {},  # HEAD; the released resnet-200.t7 is the next
+    "fb_resnet_torch_released": dict(
+        first_unit_activates=True,
+        widening_reads="raw",
+        shortcut_norm=True,
+        conv_bias=("stem", "branch", "last", "shortcut"),
+    ),
+    "slim": dict(stem={**_BARE_STEM, "pool": "same"}, stride_on="1x1", conv_bias=_SLIM_BIASES, bn_momentum=0.997),
+    "keras_applications": dict(
+        stem={**_BARE_STEM, "pool": "zero"},
+        stride_on="1x1",
+        conv_bias=_SLIM_BIASES,
+        bn_momentum=0.99,
+        bn_epsilon=1.001e-5,
+    ),
+    "tf_official": dict(stem={**_BARE_STEM, "pool": "same"}, project_first_units=True, bn_momentum=0.997),
+    "mxnet": dict(stem={"input_norm": "center"}, first_unit_activates=True, project_first_units=True, bn_epsilon=2e-5),
+    "gluon": dict(stem={"input_norm": "plain"}, first_unit_activates=True),
+    "gluon_cifar": dict(stem={**_BARE_STEM, "input_norm": "plain"}, widening="projection", widening_reads="raw"),
+    "timm": dict(stem=_BARE_STEM),
+    "keras_hub": dict(stem=_BARE_STEM),
+    "osmr": dict(first_unit_activates=True, stride_on="1x1"),
+    "osmr_b": dict(first_unit_activates=True),
+    "osmr_cifar": dict(stem=_BARE_STEM, widening="projection", stride_on="3x3"),
+}
+
+
+def cifar_spec(depth, unit=None, **fields):
+    """Returns the `NetworkSpec` of a CIFAR network: three stages of 16, 32 and 64 inner channels, 32x32 to 8x8.
+
+    Args:
+        depth: 6n + 2 of basic units, 9n + 2 of bottleneck units, or 3n + 2 of single ones.
+        unit: The kind of unit. If None, basic up to depth 110 where 6n + 2 fits, else bottleneck where 9n + 2 fits.
+        **fields: Other fields of `NetworkSpec`; `stem` may be a dict of the fields that differ.
+
+    Raises:
+        ValueError: If no such network exists; the nearest depths are named.
+    """
+    depth = check_integer("depth", depth)
+    kinds = {kind: 3 * len(kernels) for kind, (kernels, _) in UNIT_KINDS.items()}
+    if unit is None:
+        order = ("basic", "bottleneck") if depth <= 110 else ("bottleneck", "basic")
+    else:
+        order = (check_choice("unit", unit, kinds),)
+    for kind in order:
+        count, rest = divmod(depth - 2, kinds[kind])
+        if count >= 1 and rest == 0:
+            defaults = {"widening": "projection" if kind == "bottleneck" else "zero_pad"}
+            return _spec((count,) * 3, CIFAR_WIDTHS, kind, StemSpec(), {**defaults, **fields})
+    rules = " or ".join(f"{kinds[kind]}n + 2 ({kind} units)" for kind in sorted(order, key=kinds.get))
+    raise argument_error("depth", rules, depth, f"Nearest: {_nearest_depths(depth, [kinds[k] for k in order])}.")
+
+
+def imagenet_spec(depth=None, units=None, unit=None, **fields):
+    """Returns the `NetworkSpec` of an ImageNet network: four stages of 64 to 512 inner channels, from a 7x7 stem.
+
+    Args:
+        depth: A key of `IMAGENET_UNITS`; may be left out if `units` is given.
+        units: Units of the four stages. A network of bottleneck units is 3 * sum(units) + 2 deep, of basic 2 * sum + 2.
+        unit: The kind of unit; basic at depths 18 and 34, else bottleneck, if None.
+        **fields: Other fields of `NetworkSpec`; `stem` may be a dict of the fields that differ.
+
+    Raises:
+        ValueError: If no such network exists, or `depth` and `units` contradict each other.
+    """
+    if units is None:
+        if depth not in IMAGENET_UNITS:
+            near = min(IMAGENET_UNITS, key=lambda known: abs(known - check_integer("depth", depth)))
+            listed = ", ".join(map(str, IMAGENET_UNITS))
+            hint = f"Nearest: {near}. For another, pass units=(a, b, c, d): it is 3 * (a + b + c + d) + 2 deep."
+            raise argument_error("depth", f"one of {listed}", depth, hint)
+        units = IMAGENET_UNITS[depth]
+    unit = unit or ("basic" if depth in (18, 34) else "bottleneck")
+    spec = _spec(units, IMAGENET_WIDTHS, unit, IMAGENET_STEM, {"stride_on": "3x3", **fields})
+    if depth is not None and spec.depth != depth:
+        raise argument_error("depth", f"{spec.depth} with units={spec.units} of kind {unit!r}", depth)
+    return spec
+
+
+def _spec(units, widths, unit, stem, fields):
+    stem_fields = fields.pop("stem", {})
+    if isinstance(stem_fields, dict):
+        check_fields(StemSpec, stem_fields)
+        stem_fields = StemSpec(**{**vars(stem), **stem_fields})
+    check_fields(NetworkSpec, fields)
+    return NetworkSpec(**{"units": units, "widths": widths, "unit": unit, "stem": stem_fields, **fields})
+
+
+def _nearest_depths(depth, steps):
+    below = max((2 + step * ((depth - 2) // step) for step in steps), default=0)
+    above = min(2 + step * max(1, -(-(depth - 2) // step)) for step in steps)
+    return ", ".join(str(near) for near in sorted({below, above}) if near > 2)
+
+
+FAMILIES = {"cifar": (cifar_spec, 32, 10), "imagenet": (imagenet_spec, 224, 1000)}  # spec, input side, classes
+
+
+def build_network(
+    spec,
+    include_top=True,
+    weights=None,
+    input_tensor=None,
+    input_shape=None,
+    pooling=None,
+    num_classes=10,
+    classifier_activation="softmax",
+    name=None,
+    *,
+    layout="stacked",
+    unroll=1,
+    remat=False,
+    dtype=None,
+):
+    """Builds the `keras.Model` of a `NetworkSpec`.
+
+    Args:
+        spec: A `NetworkSpec`.
+        include_top: Whether the network ends in global average pooling and a classifier.
+        weights: None, or the path of a `.weights.h5` file of this network.
+        input_tensor: A Keras tensor (batch, height, width, channels) to read instead of a new input.
+        input_shape: (height, width, channels); a side may be None. (32, 32, 3) if left out.
+        pooling: Without the top: `"avg"` or `"max"` for global pooling, None for the last stage's
+            (batch, height, width, channels).
+        num_classes: Outputs of the classifier.
+        classifier_activation: Activation of the classifier; None for logits.
+        name: The model's name.
+        layout: `"stacked"`: equal units of a stage are one layer, their weights stacked and looped over; what is built,
+            traced and saved does not grow with depth. `"layers"`: every operation is a Keras layer with a name such as
+            `stage2_unit07_conv1`. Both hold the same network, and read each other's weights files.
+        unroll: Units in one turn of the loop, or `"all"`: more is faster on a GPU and slower to compile.
+        remat: Whether the backward pass computes units anew instead of keeping their inner signals: memory for about a
+            quarter more time. A number k keeps the signal between every k units only.
+        dtype: A Keras dtype policy or its name. Logits and probabilities are float32 at least.
+
+    Returns:
+        A `ResidualNetwork`, a functional `keras.Model`. Its output is (batch, num_classes) with the top.
+
+    Raises:
+        ValueError: If an argument is not allowed; it is named, with what was received and what is near.
+    """
+    _check_weights(weights)
+    if not isinstance(spec, NetworkSpec):
+        raise argument_error("spec", "a NetworkSpec", spec)
+    if keras.config.image_data_format() != "channels_last":
+        hint = "Call keras.config.set_image_data_format('channels_last') and feed (batch, height, width, channels)."
+        raise argument_error("image_data_format", '"channels_last"', keras.config.image_data_format(), hint)
+    check_choice("layout", layout, LAYOUTS)
+    unroll = unroll if unroll == "all" else check_integer("unroll", unroll)
+    remat = int(remat) if isinstance(remat, bool) else check_integer("remat", remat, minimum=0)
+    if include_top:
+        num_classes = check_integer("num_classes", num_classes)
+    if pooling is not None:
+        check_choice("pooling", pooling, ("avg", "max"))
+    classifier_activation = _check_activation(classifier_activation)
+    shape = _check_input(spec, input_shape, input_tensor)
+    is_input = input_tensor is None or isinstance(input_tensor._keras_history.operation, keras.layers.InputLayer)
+    model = ResidualNetwork(
+        spec,
+        shape,
+        include_top=bool(include_top),
+        pooling=pooling,
+        num_classes=num_classes,
+        classifier_activation=classifier_activation,
+        layout=layout,
+        unroll=unroll,
+        remat=remat,
+        dtype=dtype,
+        name=name or f"resnet{spec.depth}",
+        input_tensor=input_tensor if is_input else None,
+    )
+    if weights is not None:
+        model.load_weights(weights)
+    if is_input:
+        return model
+    return keras.Model(keras.utils.get_source_inputs(input_tensor), model(input_tensor), name=model.name)
+
+
+def _check_weights(weights):
+    if weights is not None and not (isinstance(weights, (str, pathlib.Path)) and pathlib.Path(weights).is_file()):
+        raise argument_error("weights", "None or the path of an existing .weights.h5 file", weights)
+
+
+def _check_activation(activation):
+    try:
+        found = keras.activations.get(activation)
+    except ValueError as error:
+        raise argument_error("classifier_activation", "None or an activation Keras knows", activation) from error
+    return keras.activations.serialize(found)
+
+
+def _check_input(spec, shape, tensor):
+    if tensor is not None:
+        if not keras.utils.is_keras_tensor(tensor):
+            raise argument_error("input_tensor", "a Keras tensor", type(tensor).__name__, "Make one with keras.Input.")
+        if shape is not None and tuple(shape) != tuple(tensor.shape[1:]):
+            raise argument_error("input_shape", f"left out or {tuple(tensor.shape[1:])} as in `input_tensor`", shape)
+        shape = tensor.shape[1:]
+    if shape is None:
+        shape = (32, 32, 3)
+    try:
+        height, width, channels = shape
+    except (TypeError, ValueError):
+        raise argument_error("input_shape", "(height, width, channels)", shape) from None
+    if channels is None:
+        raise argument_error("input_shape", "(height, width, channels) with known channels", shape)
+    channels = check_integer("input_shape[2] (channels)", channels)
+    low = spec.minimum_size
+    for side in (height, width):
+        if side is not None and check_integer("input_shape (height, width)", side) < low:
+            hint = f"Nearest: ({max(low, height or low)}, {max(low, width or low)}, {channels})."
+            raise argument_error("input_shape", f"at least {low}x{low} pixels for this network", shape, hint)
+    return height, width, channels
+
+
+def _builder(family, about="", **which):
+    """Returns the public function of one network, with Keras' arguments first and this package's keyword-only.
+
+    `which` are the arguments of the family's function that choose the network: `depth`, `unit`, `units`.
+    """
+    make_spec, side, classes = FAMILIES[family]
+    base = make_spec(**which)
+    function_name = f"ResNet{base.depth}"
+
+    def builder(
+        include_top=True,
+        weights=None,
+        input_tensor=None,
+        input_shape=None,
+        pooling=None,
+        num_classes=classes,
+        classifier_activation="softmax",
+        name=function_name.lower(),
+        *,
+        ordering=base.ordering,
+        shortcut=base.shortcut.name,
+        widening=base.widening,
+        stride_on=base.stride_on,
+        layout="stacked",
+        unroll=1,
+        remat=False,
+        dtype=None,
+        **spec_fields,
+    ):
+        _check_weights(weights)
+        variants = dict(ordering=ordering, shortcut=shortcut, widening=widening, stride_on=stride_on)
+        spec = make_spec(**which, **variants, **spec_fields)
+        if input_shape is None and input_tensor is None:
+            input_shape = (side, side, 3)
+        return build_network(
+            spec,
+            include_top,
+            weights,
+            input_tensor,
+            input_shape,
+            pooling,
+            num_classes,
+            classifier_activation,
+            name,
+            layout=layout,
+            unroll=unroll,
+            remat=remat,
+            dtype=dtype,
+        )
+
+    builder.__name__ = builder.__qualname__ = function_name
+    builder.__doc__ = _DOC.format(name=function_name, units=base.units, kind=base.unit, side=side, about=about)
+    return builder
+
+
+_DOC = """Builds {name}: {about}, {units} {kind} units, {side}x{side} images unless `input_shape` says else.
+
+Args:
+    ordering: Where BN and ReLU stand in a unit, a key of `ORDERINGS` (Fig. 4).
+    shortcut: What stands on the shortcut, a key of `SHORTCUT_PARAMETERS` (Fig. 2), or a `ShortcutSpec`.
+    widening: `"projection"` or `"zero_pad"`: how a shortcut changes shape.
+    stride_on: `"1x1"` or `"3x3"`: which convolution of a bottleneck unit takes the stride.
+    **spec_fields: Any other field of `NetworkSpec`.
+
+The other arguments, the result and the errors are those of `build_network`.
+"""
+
+ResNet110 = _builder("cifar", "for CIFAR, Tables 1 and 2", depth=110, unit="basic")
+ResNet164 = _builder("cifar", "for CIFAR, Tables 2 and 3", depth=164, unit="bottleneck")
+ResNet1001 = _builder("cifar", "for CIFAR, Tables 3 and 4", depth=1001, unit="bottleneck")
+ResNet50 = _builder("imagenet", "for ImageNet", depth=50)
+ResNet101 = _builder("imagenet", "for ImageNet", depth=101)
+ResNet152 = _builder("imagenet", "for ImageNet, Table 5", depth=152)
+ResNet200 = _builder("imagenet", "for ImageNet, Table 5", depth=200)
+
+_MODELS = {
+    function.__name__.lower(): function
+    for function in (ResNet110, ResNet164, ResNet1001, ResNet50, ResNet101, ResNet152, ResNet200)
+}
+
+
+def ResNet(depth=None, *arguments, family="cifar", unit=None, units=None, **keywords):
+    """Builds any depth of a family: `ResNet(29)`, `ResNet(56, unit="bottleneck")`, `ResNet(50, family="imagenet")`.
+
+    Args:
+        depth: Weight layers: 6n + 2 of basic or 9n + 2 of bottleneck units for `"cifar"`; a key of `IMAGENET_UNITS`
+            for `"imagenet"`.
+        *arguments: As in `ResNet164`.
+        family: `"cifar"` or `"imagenet"`.
+        unit: `"basic"`, `"bottleneck"` or `"single"`; chosen by the depth if None.
+        units: `"imagenet"` only: units of the four stages, for any depth 3 * sum(units) + 2 (2 * sum + 2 if basic).
+        **keywords: As in `ResNet164`.
+
+    Raises:
+        ValueError: If an argument is not allowed; the nearest depths are named.
+    """
+    check_choice("family", family, FAMILIES)
+    which = {"depth": depth, "unit": unit}
+    if units is not None:
+        if family != "imagenet":
+            raise argument_error("units", 'left out unless family="imagenet"', units, "Use NetworkSpec for others.")
+        which["units"] = units
+    return _builder(family, **which)(*arguments, **keywords)
+
+
+def list_models():
+    """Returns the names that `get_model` takes: the functions' names in lower case, in order of family and depth."""
+    return list(_MODELS)
+
+
+def get_model(name, **keywords):
+    """Builds the network called `name`, one of `list_models()`, with the keywords of its function.
+
+    Raises:
+        ValueError: If there is none of that name; the nearest is named.
+    """
+    key = name.lower() if isinstance(name, str) else name
+    return _MODELS[check_choice("name", key, _MODELS)](**keywords)

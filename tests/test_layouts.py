@@ -1,0 +1,74 @@
+"""Stacked and looped units against the same units as Keras layers: outputs, one training step, statistics, files."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_preact
+from keras_preact.model import _unit_weights
+from keras_preact.spec import NetworkSpec
+
+SHORTCUTS = ("identity", "constant_scaling", "exclusive_gating", "shortcut_only_gating", "conv1x1", "none")
+EXECUTIONS = [
+    {"unroll": 1, "remat": 0},
+    {"unroll": 2, "remat": 0},
+    {"unroll": "all", "remat": 0},
+    {"unroll": 1, "remat": 1},
+    {"unroll": 1, "remat": 2},
+]
+
+
+def small_spec(**fields):
+    """A network of 29 bottleneck layers, 3 units a stage, or 20 basic ones, narrow enough for a test."""
+    return NetworkSpec(**{"units": (3, 3, 3), "widths": (4, 6, 8), "stem": {"width": 4}, **fields})
+
+
+def build(spec, **arguments):
+    return keras_preact.build_network(spec, input_shape=(8, 8, 3), num_classes=5, dtype="float64", **arguments)
+
+
+def batch(seed=0, count=6):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(count, 8, 8, 3)), rng.integers(5, size=count)
+
+
+def values(model):
+    out = {}
+    for name, (variable, index) in _unit_weights(model).items():
+        array = keras.ops.convert_to_numpy(variable)
+        out[name] = array if index is None else array[index]
+    return out
+
+
+def randomized(model, seed=1):
+    """Gives every weight a random value that no symmetry hides, and returns the model."""
+    rng = np.random.default_rng(seed)
+    for name, (variable, index) in _unit_weights(model).items():
+        assert index is None
+        noise = rng.normal(size=variable.shape) * (0.05 if len(variable.shape) == 1 else 0.3)
+        variable.assign(np.abs(1 + noise) if name.endswith(("gamma", "variance")) else noise)
+    return model
+
+
+def step(model, **compiling):
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy", **compiling)
+    return float(model.train_on_batch(*batch()))
+
+
+def assert_same(ours, theirs, bound=1e-10):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=bound, err_msg=name)
+
+
+@pytest.mark.parametrize("unit", ["basic", "bottleneck"])
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+@pytest.mark.parametrize("ordering", keras_preact.ORDERINGS)
+def test_one_step_is_the_same_for_every_variant(ordering, shortcut, unit):
+    spec = small_spec(ordering=ordering, shortcut=shortcut, unit=unit)
+    layered = randomized(build(spec, layout="layers"))
+    stacked = keras_preact.relayout(layered, "stacked")
+    images, _ = batch(3)
+    np.testing.assert_allclose(layered(images), stacked(images), rtol=1e-10, atol=1e-12)
+    assert abs(step(layered, run_eagerly=True) - step(stacked, run_eagerly=True)) < 1e-12
+    assert_same(values(stacked), values(layered))
