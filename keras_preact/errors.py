@@ -38,8 +38,8 @@ def check_integer(argument, value, minimum=1):
 
 def check_number(argument, value, low=-math.inf, high=math.inf, below_high=False):
     """Returns `value` as a finite `float` in [low, high], or in [low, high) if `below_high`; raises a `ValueError`."""
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
-        if low <= value <= high and not (below_high and value == high):
-            return float(value)
+    is_finite = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if is_finite and low <= value <= high and not (below_high and value == high):
+        return float(value)
     bounds = "" if math.isinf(low) and math.isinf(high) else f" in [{low:g}, {high:g}{')' if below_high else ']'}"
     raise argument_error(argument, f"a finite number{bounds}", value)

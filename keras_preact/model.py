@@ -4,11 +4,10 @@ import json
 import pathlib
 
 import keras
-import numpy as np
 
+from keras_preact.copying import copy_model
 from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
-from keras_preact.layers.residual_units import ResidualUnits
 from keras_preact.networks import KerasLayers, StackedLayers, head, residual_network
 from keras_preact.spec import NetworkSpec
 
@@ -121,7 +120,7 @@ class ResidualNetwork(keras.Model):
             raise argument_error("filepath", "an existing .weights.h5 file", str(filepath))
         if not skip_mismatch:
             self._check_fingerprint(path)
-        before = [np.array(variable) for variable in self.variables]
+        before = [keras.ops.convert_to_numpy(variable.value) for variable in self.variables]
         target = relayout(self, "stacked")
         try:
             keras.Model.load_weights(target, path, skip_mismatch=skip_mismatch, **options)
@@ -132,7 +131,7 @@ class ResidualNetwork(keras.Model):
                 "filepath", "a whole weights file of this network", str(filepath), str(error)
             ) from error
         if target is not self:
-            _copy_model(target, self)
+            copy_model(target, self)
 
     def _check_fingerprint(self, path):
         import h5py
@@ -182,58 +181,5 @@ def relayout(model, layout, **execution):
             mine.trainable = theirs.trainable
     if model.compiled:
         other.compile_from_config(model.get_compile_config())
-    _copy_model(model, other)
+    copy_model(model, other)
     return other
-
-
-def _copy_model(source, target):
-    """Copies all variables, and the optimizer's if both are compiled, between models of any layouts."""
-    _copy(_unit_weights(source), _unit_weights(target), lambda variable: variable)
-    if not (source.compiled and target.compiled and source.optimizer and source.optimizer.built):
-        return
-    if not target.optimizer.built:
-        target.optimizer.build(target.trainable_variables)
-    for name, slots in vars(source.optimizer).items():
-        if name == "_trainable_variables" or not isinstance(slots, list):
-            continue
-        if len(slots) == len(source.trainable_variables) and all(isinstance(v, keras.Variable) for v in slots):
-            mine = {id(v): slot for v, slot in zip(source.trainable_variables, slots)}
-            theirs = {id(v): slot for v, slot in zip(target.trainable_variables, getattr(target.optimizer, name))}
-            read = {key: place for key, place in _unit_weights(source).items() if id(place[0]) in mine}
-            write = {key: place for key, place in _unit_weights(target).items() if id(place[0]) in theirs}
-            _copy(read, write, lambda variable: mine.get(id(variable), theirs.get(id(variable))))
-    target.optimizer.iterations.assign(source.optimizer.iterations)
-    if isinstance(getattr(target.optimizer, "_learning_rate", None), keras.Variable):
-        target.optimizer.learning_rate = float(source.optimizer.learning_rate)
-
-
-def _unit_weights(model):
-    """Returns every weight by the name it has in the layout of layers: a variable, and an index if it is stacked."""
-    places = {}
-    for layer in model.layers:
-        if isinstance(layer, ResidualUnits):
-            for index, unit in enumerate(layer.units):
-                for name, variable in layer.stacks.items():
-                    places[f"{unit.name}_{name}"] = (variable, index)
-        else:
-            for variable in layer.variables:
-                places[f"{layer.name}/{variable.name}"] = (variable, None)
-    return places
-
-
-def _copy(source, target, of):
-    """Copies values by name; `of` gives the variable to read or write in a named one's stead."""
-    arrays, parts = {}, {}
-
-    def read(place):
-        variable, index = place
-        if id(variable) not in arrays:
-            arrays[id(variable)] = np.asarray(keras.ops.convert_to_numpy(of(variable)))
-        return arrays[id(variable)] if index is None else arrays[id(variable)][index]
-
-    for name, (variable, index) in target.items():
-        if name in source:
-            parts.setdefault(id(variable), (variable, []))[1].append((index, read(source[name])))
-    for variable, values in parts.values():
-        single = values[0][0] is None
-        of(variable).assign(values[0][1] if single else np.stack([value for _, value in values]))

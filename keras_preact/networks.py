@@ -34,7 +34,7 @@ def stem(env, x, spec):
 
 
 def torch_uniform():
-    """Returns the classifier's initialiser: uniform in +-1 / sqrt(C_in), Torch's default, which fb.resnet.torch keeps."""
+    """Returns the classifier's initialiser: uniform in +-1 / sqrt(C_in), as Torch and fb.resnet.torch have it."""
     return keras.initializers.VarianceScaling(1.0 / 3.0, "fan_in", "uniform")
 
 

@@ -1,7 +1,7 @@
 """h, the shortcut: how it is brought to the shape of F, and one function a panel of Fig. 2.
 
-A panel maps (shortcut, branch) to (shortcut, branch); both come in with the same shape. The gates read it as it comes, C_out -> C_out channels; the paper
-does not say what they read where the shape changes.
+A panel maps (shortcut, branch) to (shortcut, branch); both come in with the same shape. The gates read the shortcut
+as it comes, C_out -> C_out channels; the paper does not say what they read where the shape changes.
 """
 
 from keras_preact.spec import ConvSpec

@@ -5,6 +5,7 @@ A figure or equation number refers to *Identity Mappings in Deep Residual Networ
 """
 
 import dataclasses
+import itertools
 from dataclasses import dataclass, field
 
 from keras_preact.errors import argument_error, check_choice, check_integer, check_number
@@ -310,7 +311,7 @@ class NetworkSpec:
 
     def _check_widening(self):
         widths = (self.stem.width, *(width * UNIT_KINDS[self.unit][1] for width in self.widths))
-        narrows = any(after < before for before, after in zip(widths, widths[1:]))
+        narrows = any(after < before for before, after in itertools.pairwise(widths))
         pads = self.widening == "zero_pad" and self.shortcut.name not in ("none", "conv1x1")
         if pads and narrows:
             hint = 'Use widening="projection" to make a signal narrower.'

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact.model import _unit_weights
+from keras_preact.copying import named_weights
 from keras_preact.spec import NetworkSpec
 
 SHORTCUTS = ("identity", "constant_scaling", "exclusive_gating", "shortcut_only_gating", "conv1x1", "none")
@@ -18,13 +18,21 @@ EXECUTIONS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def float64():
+    """Keras casts images and losses to `floatx`, which would hide what float64 shows."""
+    keras.config.set_floatx("float64")
+    yield
+    keras.config.set_floatx("float32")
+
+
 def small_spec(**fields):
     """A network of 29 bottleneck layers, 3 units a stage, or 20 basic ones, narrow enough for a test."""
     return NetworkSpec(**{"units": (3, 3, 3), "widths": (4, 6, 8), "stem": {"width": 4}, **fields})
 
 
 def build(spec, **arguments):
-    return keras_preact.build_network(spec, input_shape=(8, 8, 3), num_classes=5, dtype="float64", **arguments)
+    return keras_preact.build_network(spec, input_shape=(8, 8, 3), num_classes=5, **arguments)
 
 
 def batch(seed=0, count=6):
@@ -34,8 +42,8 @@ def batch(seed=0, count=6):
 
 def values(model):
     out = {}
-    for name, (variable, index) in _unit_weights(model).items():
-        array = keras.ops.convert_to_numpy(variable)
+    for name, (variable, index) in named_weights(model).items():
+        array = keras.ops.convert_to_numpy(variable.value)
         out[name] = array if index is None else array[index]
     return out
 
@@ -43,7 +51,7 @@ def values(model):
 def randomized(model, seed=1):
     """Gives every weight a random value that no symmetry hides, and returns the model."""
     rng = np.random.default_rng(seed)
-    for name, (variable, index) in _unit_weights(model).items():
+    for name, (variable, index) in named_weights(model).items():
         assert index is None
         noise = rng.normal(size=variable.shape) * (0.05 if len(variable.shape) == 1 else 0.3)
         variable.assign(np.abs(1 + noise) if name.endswith(("gamma", "variance")) else noise)
@@ -72,3 +80,14 @@ def test_one_step_is_the_same_for_every_variant(ordering, shortcut, unit):
     np.testing.assert_allclose(layered(images), stacked(images), rtol=1e-10, atol=1e-12)
     assert abs(step(layered, run_eagerly=True) - step(stacked, run_eagerly=True)) < 1e-12
     assert_same(values(stacked), values(layered))
+
+
+@pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
+def test_the_compiled_loop_is_the_same_however_it_is_run(execution):
+    spec = NetworkSpec(units=(6, 5), widths=(4, 6), stem={"width": 4})
+    layered = randomized(build(spec, layout="layers"))
+    stacked = keras_preact.relayout(layered, "stacked", **execution)
+    assert abs(step(layered, run_eagerly=True) - step(stacked)) < 1e-12
+    assert_same(values(stacked), values(layered))
+    images, _ = batch(4)
+    np.testing.assert_allclose(layered(images), stacked.predict(images, verbose=0), rtol=1e-10, atol=1e-12)

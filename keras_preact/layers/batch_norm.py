@@ -49,8 +49,8 @@ def moved(old, new, momentum):
 class BatchNormalization(keras.layers.BatchNormalization):
     """Normalises as `keras.layers.BatchNormalization` does, with two differences.
 
-    On TensorFlow it runs the fused kernel for images. Under a `tf.distribute` strategy the replicas' moving statistics are
-    averaged at each step; Keras leaves each replica its own, so that a reloaded model differs from the trained one.
+    On TensorFlow it runs the fused kernel for images. Under a `tf.distribute` strategy the replicas' moving statistics
+    are averaged at each step; Keras leaves each replica its own, so that a reloaded model differs from the trained one.
     """
 
     def add_weight(self, *args, trainable=True, **kwargs):

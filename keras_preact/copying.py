@@ -1,0 +1,75 @@
+"""Weights by name, whatever the layout, and copies of them from one model to another."""
+
+import keras
+import numpy as np
+
+from keras_preact.layers.residual_units import ResidualUnits
+
+
+def named_weights(model):
+    """Returns every weight by the name it has in the layout of layers, e.g. `stage1_unit02_conv1/kernel`.
+
+    A value is a Keras variable and None, or a variable with a leading axis and the index in it.
+    """
+    places = {}
+    for layer in model.layers:
+        if isinstance(layer, ResidualUnits):
+            for index, unit in enumerate(layer.units):
+                for name, variable in layer.stacks.items():
+                    places[f"{unit.name}_{name}"] = (variable, index)
+        else:
+            for variable in layer.weights:
+                places[f"{layer.name}/{variable.name}"] = (variable, None)
+    return places
+
+
+def copy_model(source, target):
+    """Copies all weights, and the optimizer's state if both are compiled, between models of any layouts."""
+    read, write = named_weights(source), named_weights(target)
+    _copy(read, write)
+    ours, theirs = getattr(source, "optimizer", None), getattr(target, "optimizer", None)
+    if ours is None or theirs is None or not ours.built:
+        return
+    theirs.build(target.trainable_variables)
+    for name in _slots(ours, len(source.trainable_variables)):
+        # A slot stands where its variable stands, with the same index.
+        _copy(
+            *(
+                {
+                    key: (slot_of[id(variable)], index)
+                    for key, (variable, index) in places.items()
+                    if id(variable) in slot_of
+                }
+                for model, places in ((source, read), (target, write))
+                for slot_of in [dict(zip(map(id, model.trainable_variables), getattr(model.optimizer, name)))]
+            )
+        )
+    theirs.iterations.assign(ours.iterations)
+    if isinstance(ours._learning_rate, keras.Variable):
+        theirs.learning_rate = float(ours.learning_rate)
+
+
+def _slots(optimizer, count):
+    """Returns the names of the optimizer's attributes that hold one variable per trainable variable."""
+    return [
+        name
+        for name, slots in vars(optimizer).items()
+        if name != "_trainable_variables"
+        and isinstance(slots, (list, tuple))
+        and len(slots) == count
+        and all(isinstance(slot, keras.Variable) for slot in slots)
+    ]
+
+
+def _copy(source, target):
+    """Copies values by name between two dicts as `named_weights` returns."""
+    arrays, parts = {}, {}
+    for name, (variable, index) in target.items():
+        origin, place = source[name]
+        if id(origin) not in arrays:
+            arrays[id(origin)] = keras.ops.convert_to_numpy(origin.value)
+        value = arrays[id(origin)] if place is None else arrays[id(origin)][place]
+        parts.setdefault(id(variable), (variable, []))[1].append((index, value))
+    for variable, values in parts.values():
+        index, value = values[0]
+        variable.assign(value if index is None else np.stack([value for _, value in values]))
