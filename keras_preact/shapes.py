@@ -1,9 +1,11 @@
 """A network run on shapes alone: the weights each operation holds, its multiply-adds, the elements it puts out."""
 
 import math
+import random
 from dataclasses import dataclass, field
 
 import keras
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -20,15 +22,25 @@ class Weight:
         return math.prod(self.shape)
 
     def initializer(self):
-        """Returns the Keras initialiser of this weight, of any number of them on a leading axis.
+        """Returns the Keras initialiser of this weight, and of any number of them on a leading axis."""
+        return HeNormal() if self.start == "he" else keras.initializers.Constant(self.start)
 
-        The convolutions' is normal with deviation sqrt(2 / (k k C_out)): He's for the backward pass, as
-        fb.resnet.torch has it. The paper cites He et al. 2015 (arXiv 1502.01852) without naming the direction.
-        """
-        if self.start == "he":
-            kernel, _, _, filters = self.shape
-            return keras.initializers.RandomNormal(0.0, math.sqrt(2.0 / (kernel * kernel * filters)))
-        return keras.initializers.Constant(self.start)
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class HeNormal(keras.initializers.Initializer):
+    """Draws convolution kernels: normal with deviation sqrt(2 / (k k C_out)), He's for the backward pass.
+
+    So has fb.resnet.torch; the paper cites He et al. 2015 (arXiv 1502.01852) without naming the direction. Unlike
+    Keras' `VarianceScaling`, it takes no notice of a leading axis of stacked units in (..., k, k, C_in, C_out), and it
+    draws with NumPy: on JAX, Keras' own compiles a program for each new shape, 8 s for ResNet-164.
+    `keras.utils.set_random_seed` seeds it.
+    """
+
+    def __call__(self, shape, dtype=None):
+        deviation = math.sqrt(2.0 / (shape[-4] * shape[-3] * shape[-1]))
+        generator = np.random.default_rng(random.getrandbits(64))
+        values = generator.standard_normal(shape, dtype="float64" if dtype == "float64" else "float32")
+        return keras.ops.convert_to_tensor(values * values.dtype.type(deviation), dtype)
 
 
 @dataclass

@@ -214,7 +214,7 @@ def _check_activation(activation):
         found = keras.activations.get(activation)
     except ValueError as error:
         raise argument_error("classifier_activation", "None or an activation Keras knows", activation) from error
-    return keras.activations.serialize(found)
+    return activation if isinstance(activation, str) else keras.activations.serialize(found)
 
 
 def _check_input(spec, shape, tensor):

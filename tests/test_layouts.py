@@ -37,7 +37,7 @@ def build(spec, **arguments):
 
 def batch(seed=0, count=6):
     rng = np.random.default_rng(seed)
-    return rng.normal(size=(count, 8, 8, 3)), rng.integers(5, size=count)
+    return rng.normal(size=(count, 8, 8, 3)), rng.uniform(size=(count, 5))
 
 
 def values(model):
@@ -59,7 +59,7 @@ def randomized(model, seed=1):
 
 
 def step(model, **compiling):
-    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy", **compiling)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mean_squared_error", **compiling)
     return float(model.train_on_batch(*batch()))
 
 
