@@ -76,11 +76,27 @@ class ResidualNetwork(keras.Model):
         return cls(NetworkSpec.from_dict(config.pop("spec")), tuple(config.pop("input_shape")), **config)
 
     @property
+    def has_top(self):
+        """Whether the network ends in a classifier."""
+        return self._arguments["include_top"]
+
+    def compile(self, *args, jit_compile="auto", **kwargs):
+        """Compiles as `keras.Model.compile` does, except that on TensorFlow without a GPU `"auto"` means no XLA.
+
+        There XLA takes several times as long to compile, and its convolution gradients are slower inside loops.
+        """
+        if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            jit_compile = "auto" if tf.config.list_physical_devices("GPU") else False
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+
+    @property
     def fingerprint(self):
         """What a weights file must agree on: the spec without `FREE_FIELDS`, the channels read, and the head."""
         spec = {name: value for name, value in self.spec.to_dict().items() if name not in FREE_FIELDS}
         arguments = self._arguments
-        classes = arguments["num_classes"] if arguments["include_top"] else None
+        classes = arguments["num_classes"] if self.has_top else None
         plain = {**spec, "channels": arguments["input_shape"][-1], "num_classes": classes}
         return json.loads(json.dumps(plain))
 

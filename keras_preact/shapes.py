@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
+from keras_preact.units import residual_unit
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -45,12 +47,17 @@ class HeNormal(keras.initializers.Initializer):
 
 @dataclass
 class Operation:
-    """Describes what one operation costs: `weights` by name, `multiply_adds` and `elements` put out, per image."""
+    """Describes what one operation costs: `weights` by name, `multiply_adds` and the `shape` put out, per image."""
 
     name: str
     weights: dict[str, Weight] = field(default_factory=dict)
     multiply_adds: int = 0
-    elements: int = 0
+    shape: tuple[int, ...] = ()
+
+    @property
+    def elements(self):
+        """The number of elements put out."""
+        return math.prod(self.shape)
 
 
 class Shapes:
@@ -68,18 +75,24 @@ class Shapes:
         """Returns this environment with `name` before every operation's name."""
         return Shapes(f"{self.prefix}{name}_", self.operations)
 
+    def units(self, x, run):
+        """Applies a run of units that are equal but for their names and drop rates."""
+        for unit in run:
+            x = residual_unit(self.within(unit.name), x, unit)
+        return x
+
     @property
     def weights(self):
         """All weights by `<operation>/<weight>`, in the order of their operations."""
         return {f"{op.name}/{name}": weight for op in self.operations for name, weight in op.weights.items()}
 
     def conv(self, x, name, conv):
-        height, width, channels = subsampled(x[0], conv.strides), subsampled(x[1], conv.strides), conv.filters
-        weights = {"kernel": Weight((conv.kernel, conv.kernel, x[2], channels), "he")}
-        multiply_adds = height * width * weights["kernel"].size
+        shape = (subsampled(x[0], conv.strides), subsampled(x[1], conv.strides), conv.filters)
+        weights = {"kernel": Weight((conv.kernel, conv.kernel, x[2], conv.filters), "he")}
+        multiply_adds = 0 if None in shape else shape[0] * shape[1] * weights["kernel"].size
         if conv.bias is not None:
-            weights["bias"] = Weight((channels,), conv.bias)
-        return self._record(name, (height, width, channels), weights, multiply_adds)
+            weights["bias"] = Weight((conv.filters,), conv.bias)
+        return self._record(name, shape, weights, multiply_adds)
 
     def batch_norm(self, x, name, center=True, scale=True):
         weights = {"gamma": Weight((x[2],), 1.0)} if scale else {}
@@ -118,7 +131,7 @@ class Shapes:
         return self._record(name, (subsampled(x[0], 2), subsampled(x[1], 2), x[2]))
 
     def _record(self, name, shape, weights=None, multiply_adds=0):
-        self.operations.append(Operation(self.prefix + name, weights or {}, multiply_adds, math.prod(shape)))
+        self.operations.append(Operation(self.prefix + name, weights or {}, multiply_adds, shape))
         return shape
 
 

@@ -11,6 +11,9 @@ from keras_preact.shapes import Shapes
 from keras_preact.spec import ShortcutSpec, UnitSpec, from_fields
 from keras_preact.units import residual_unit
 
+# Runs up to this length stand in straight code: a loop would take longer to trace than it saves.
+SHORT_RUN = 8
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class ResidualUnits(keras.layers.Layer):
@@ -79,7 +82,8 @@ class ResidualUnits(keras.layers.Layer):
             x = residual_unit(env, x, self.unit)
             return x, {name: x if name == "units" else env.moving[name] for name in outputs}
 
-        unroll = len(self.units) if self.unroll == "all" or self.bn_synchronized else self.unroll
+        straight = self.unroll == "all" or self.bn_synchronized or len(self.units) <= SHORT_RUN
+        unroll = len(self.units) if straight else self.unroll
         x, stacks = scan(step, x, stacked, outputs, unroll, self.remat if training else 0)
         for name in moving:
             self.stacks[name].assign(stacks[name])
