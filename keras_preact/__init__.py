@@ -1,5 +1,14 @@
 """Pre-activation ResNets (*Identity Mappings in Deep Residual Networks*, He et al. 2016) for Keras 3."""
 
+import importlib
+import os
+import pathlib
+import sys
+
+if pathlib.Path(sys.argv[0]).name == "keras-preact":  # as a command, leave TensorFlow's start-up notes out
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from keras_preact.costs import summary
 from keras_preact.model import ResidualNetwork, relayout
 from keras_preact.spec import (
     ORDERINGS,
@@ -26,3 +35,22 @@ from keras_preact.zoo import (
     imagenet_spec,
     list_models,
 )
+
+# Public names whose modules bring more than Keras with them; they are imported when first asked for.
+_LAZY = {
+    "RECIPES": "keras_preact.training.recipes",
+    "Recipe": "keras_preact.training.recipe",
+    "evaluate": "keras_preact.training.trainer",
+    "predict": "keras_preact.training.predictor",
+    "train": "keras_preact.training.trainer",
+}
+
+
+def __getattr__(name):
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'keras_preact' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_LAZY})

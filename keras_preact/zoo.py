@@ -351,11 +351,15 @@ def list_models():
     return list(_MODELS)
 
 
+def model_key(name):
+    """Returns `name`, a function's name in any case, as `list_models()` has it; raises a `ValueError` otherwise."""
+    return check_choice("model", name.lower() if isinstance(name, str) else name, _MODELS)
+
+
 def get_model(name, **keywords):
     """Builds the network called `name`, one of `list_models()`, with the keywords of its function.
 
     Raises:
         ValueError: If there is none of that name; the nearest is named.
     """
-    key = name.lower() if isinstance(name, str) else name
-    return _MODELS[check_choice("name", key, _MODELS)](**keywords)
+    return _MODELS[model_key(name)](**keywords)

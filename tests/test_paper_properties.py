@@ -1,12 +1,12 @@
 """What the paper's equations say of a network, measured on networks that `build_network` built.
 
-The headings bear the numbers of the table in docs/paper.md, section 4. A network is cut at its additions into models of
-its own layers, so that F can be stopped or replaced between two units. Where a property holds for some orderings only,
-the others are tested to break it.
+A network is cut at its additions into models of its own layers, so that F can be stopped, zeroed or replaced. Where a
+property holds for some orderings only, the others are tested to break it.
 """
 
 import collections
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -33,9 +33,9 @@ def float64():
 
 
 def build(layout="layers", **fields):
-    """Two stages of four basic units on 8x8 images, unless `fields` of the spec say else; the same at every call."""
+    """A network on 8x8 images, with two stages of basic units unless `fields` of its spec say else; seeded."""
     keras.utils.set_random_seed(0)
-    spec = NetworkSpec(**{"units": (4, 4), "widths": (4, 8), "stem": {"width": 4}, "unit": "basic", **fields})
+    spec = NetworkSpec(**{"units": (2, 4), "widths": (4, 8), "stem": {"width": 4}, "unit": "basic", **fields})
     return keras_preact.build_network(spec, input_shape=(8, 8, 3), num_classes=5, layout=layout)
 
 
@@ -68,9 +68,14 @@ def randomized(model, seed=1):
     return change_weights(model, ("gamma", "variance"), np.exp)
 
 
+def last_convolution(model):
+    """How the name of the kernel ends that is the last of a unit's F."""
+    return f"_conv{len(model.spec.stages[0][0].convs)}/kernel"
+
+
 def without_branches(model):
-    """Zeroes the last convolution of every basic unit: F and its derivative vanish, the activations stay."""
-    return change_weights(model, "_conv2/kernel", np.zeros_like)
+    """Zeroes the last convolution of every unit, and with it F and its derivative; returns the model."""
+    return change_weights(model, last_convolution(model), np.zeros_like)
 
 
 def unit_names(model):
@@ -79,7 +84,7 @@ def unit_names(model):
 
 def unit_outputs(model):
     """The x_{l+1} of every unit: what the last of the layers that bear its name puts out."""
-    last = {layer.name.rsplit("_", layer.name.count("_") - 1)[0]: layer.output for layer in model.layers}
+    last = {"_".join(layer.name.split("_")[:2]): layer.output for layer in model.layers}
     return [last[name] for name in unit_names(model)]
 
 
@@ -87,7 +92,7 @@ def unit_outputs(model):
 class Unit:
     """A unit of a built network in two models of its layers: x_l -> h, F and h, F -> y_l, x_{l+1}.
 
-    Keras wants an output to be there once and not to be an input, so h is left out if it is x_l, and x_{l+1} if it is y_l.
+    Keras takes no output that is an input or comes twice, so h is left out if it is x_l, and x_{l+1} if it is y_l.
     """
 
     name: str
@@ -145,6 +150,12 @@ class Cut:
         return [array(gradient) for gradient in tape.gradient(loss, [x, end])]
 
 
+@functools.cache
+def random_cut(ordering, unit="basic"):
+    """The `Cut` of a network of identity shortcuts with random weights."""
+    return Cut(randomized(build(ordering=ordering, unit=unit)))
+
+
 def direct_terms(model):
     """Returns, for a network of one stage, v^T dx_{L+1}/dx_l of every l from 1 to L + 1 in inference, and v, random."""
     start = model.get_layer("stem_relu").output
@@ -159,12 +170,11 @@ def direct_terms(model):
 
 # 1. Eqs. (3) and (4): x_L = x_l + sum of F_i
 
-SECOND_STAGE = slice(5, 8)  # without its first unit, which changes the shape
+SECOND_STAGE = slice(3, 6)  # without its first unit, which changes the shape
 
 
-def deviation_from_sum(ordering, **fields):
+def deviation_from_sum(cut):
     """The largest |x_L - (x_l + sum of F_i)| within a stage, relative to the largest |x_L|."""
-    cut = Cut(randomized(build(ordering=ordering, **fields)))
     x = cut.run(cut.stem(normal(4, 8, 8, 3)), slice(SECOND_STAGE.start)).xs[-1]
     trace = cut.run(x, SECOND_STAGE)
     return max(
@@ -174,22 +184,21 @@ def deviation_from_sum(ordering, **fields):
     )
 
 
-@pytest.mark.parametrize("unit", ["basic", "bottleneck", "single"])
+@pytest.mark.parametrize("unit", ["basic", "bottleneck"])
 @pytest.mark.parametrize("ordering", WITH_IDENTITY_F)
 def test_a_signal_is_an_earlier_one_plus_the_branches_between(ordering, unit):
-    assert deviation_from_sum(ordering, unit=unit) < 4 * np.finfo(np.float64).eps
+    assert deviation_from_sum(random_cut(ordering, unit)) < 4 * np.finfo(np.float64).eps
 
 
-@pytest.mark.parametrize("unit", ["basic", "bottleneck", "single"])
+@pytest.mark.parametrize("unit", ["basic", "bottleneck"])
 @pytest.mark.parametrize("ordering", WITHOUT_IDENTITY_F)
 def test_an_activation_after_the_addition_breaks_the_sum(ordering, unit):
-    assert deviation_from_sum(ordering, unit=unit) > 0.1
+    assert deviation_from_sum(random_cut(ordering, unit)) > 0.1
 
 
 @pytest.mark.parametrize("shortcut", ["constant_scaling", "exclusive_gating", "shortcut_only_gating", "conv1x1"])
 def test_a_shortcut_that_is_no_identity_breaks_the_sum(shortcut):
-    bounded = {"name": shortcut, "gate_bias": 0.0} if "gating" in shortcut else shortcut
-    assert deviation_from_sum("preactivation", shortcut=bounded) > 0.1
+    assert deviation_from_sum(Cut(randomized(build(shortcut=shortcut)))) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -229,7 +238,7 @@ def stage_input(cut):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("ordering", WITH_IDENTITY_F)
 def test_the_gradient_passes_a_stage_unchanged_beside_its_branches(ordering, training):
-    cut = Cut(randomized(build(ordering=ordering)))
+    cut = random_cut(ordering)
     x = stage_input(cut)
     direct, at_end = cut.loss_gradients(x, SECOND_STAGE, training, stopped=True)
     assert np.any(at_end)
@@ -247,7 +256,7 @@ def test_the_gradient_passes_a_stage_unchanged_beside_its_branches(ordering, tra
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("ordering", WITHOUT_IDENTITY_F)
 def test_an_activation_after_the_addition_changes_the_gradient_on_the_shortcut(ordering, training):
-    cut = Cut(randomized(build(ordering=ordering)))
+    cut = random_cut(ordering)
     direct, at_end = cut.loss_gradients(stage_input(cut), SECOND_STAGE, training, stopped=True)
     assert np.max(np.abs(direct - at_end)) > 0.1 * np.max(np.abs(at_end))
 
@@ -274,7 +283,8 @@ def test_a_plain_network_with_zero_weights_has_no_gradient():
 @pytest.mark.parametrize(("shortcut", "exponent"), [("identity", 0), ("none", 6)])
 def test_small_weights_cost_a_plain_network_one_factor_a_unit(shortcut, exponent):
     def size(factor):
-        model = change_weights(one_stage(6, width=4, shortcut=shortcut), "_conv2/kernel", lambda w: factor * w)
+        model = one_stage(6, width=4, shortcut=shortcut)
+        change_weights(model, last_convolution(model), lambda kernel: factor * kernel)
         gradients, _ = direct_terms(change_weights(model, "beta", lambda beta: beta + 1.0))
         return np.linalg.norm(gradients[0])
 
@@ -290,7 +300,6 @@ def test_small_weights_cost_a_plain_network_one_factor_a_unit(shortcut, exponent
         (0.5, {18: 3.8e-6, 54: 5.55e-17}),
         (0.9, {18: 0.150, 54: 3.4e-3}),
         (0.99, {54: 0.581}),
-        (1.0, {54: 1.0}),
         (1.1, {54: 172}),
     ],
 )
@@ -305,13 +314,14 @@ def test_scaled_shortcuts_multiply_up(scale, products):
 @pytest.mark.parametrize(("scale", "product"), [(0.99, 0.035), (1.01, 27.5), (1.1, 6e13)])
 def test_scaled_shortcuts_multiply_up_over_333_units(scale, product):
     shortcut = {"name": "constant_scaling", "scale": scale, "branch_scale": 1.0}
-    (gradient, *_), v = direct_terms(without_branches(one_stage(333, layout="stacked", shortcut=shortcut)))
+    model = one_stage(333, layout="stacked", unit="single", shortcut=shortcut)
+    (gradient, *_), v = direct_terms(without_branches(model))
     np.testing.assert_allclose(gradient / v, scale**333, rtol=1e-12)
     assert scale**333 == pytest.approx(product, rel=0.02)
 
 
 def test_each_branch_is_weighted_by_the_scales_behind_it():
-    scales = [0.5, 1.5, 0.8, 1.1, 0.7]
+    scales = [0.5, 1.5, 0.75, 1.25, 0.625]
     model = randomized(one_stage(5, width=4, shortcut={"name": "constant_scaling", "scale": 1.0, "branch_scale": 1.0}))
     for name, scale in zip(unit_names(model), scales):
         model.get_layer(f"{name}_shortcut_scale").scale = scale
@@ -335,26 +345,23 @@ GATES = ("exclusive_gating", "shortcut_only_gating")
 
 @pytest.mark.parametrize("shortcut", GATES)
 def test_the_gate_bias_decides_how_open_54_shortcuts_are(shortcut):
-    model = without_branches(one_stage(54, shortcut={"name": shortcut, "gate_bias": -6.0}))
+    products = {-6: 0.875, -7: 0.952, -5: 0.696, -4: 0.375, -3: 0.073, 0: 5.6e-17}
+    model = without_branches(one_stage(54, width=6, shortcut={"name": shortcut, "gate_bias": -4.0}))
+    np.testing.assert_array_equal(model.get_layer("stage1_unit54_gate_conv").bias.value, -4.0)
     change_weights(model, "gate_conv/kernel", np.zeros_like)
-    for gate_bias, product in {-6: 0.875, -7: 0.952, -5: 0.696, -4: 0.375, -3: 0.073, 0: 5.6e-17}.items():
-        if gate_bias != -6:  # which the spec set
-            change_weights(model, "gate_conv/bias", lambda bias, new=gate_bias: np.full_like(bias, new))
-        (gradient, *_), v = direct_terms(model)
-        np.testing.assert_allclose(gradient / v, product, rtol=0.01)
+    change_weights(model, "gate_conv/bias", lambda bias: np.array(list(products)))  # one a channel
+    (gradient, *_), v = direct_terms(model)
+    np.testing.assert_allclose(gradient / v, np.broadcast_to(list(products.values()), v.shape), rtol=0.01)
 
 
 @pytest.mark.parametrize(("gate_bias", "factor"), [(-6, 2.5e-3), (-7, 9.1e-4)])
 def test_only_the_exclusive_gate_suppresses_the_branch(gate_bias, factor):
     passed = {}
     for shortcut in GATES:
-        model = randomized(one_stage(2, shortcut={"name": shortcut, "gate_bias": gate_bias}))
+        model = one_stage(2, shortcut={"name": shortcut, "gate_bias": gate_bias})
         change_weights(model, "gate_conv/kernel", np.zeros_like)
-        change_weights(model, "gate_conv/bias", lambda bias: np.full_like(bias, gate_bias))
-        added = model.get_layer("stage1_unit02_add").input[1]
-        branch, added = keras.Model(model.input, [model.get_layer("stage1_unit02_conv2").output, added])(
-            normal(2, 8, 8, 3)
-        )
+        ends = model.get_layer("stage1_unit02_conv2").output, model.get_layer("stage1_unit02_add").input[1]
+        branch, added = keras.Model(model.input, ends)(normal(2, 8, 8, 3))
         passed[shortcut] = array(added / branch)
     np.testing.assert_allclose(passed["exclusive_gating"], factor, rtol=0.02)
     np.testing.assert_array_equal(passed["shortcut_only_gating"], 1.0)
@@ -403,27 +410,27 @@ def test_convolved_shortcuts_let_the_gradient_drift_exponentially():
     assert abs(np.corrcoef(units, logs)[0, 1]) > 0.99
 
 
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("ordering", keras_preact.ORDERINGS)
-def test_convolved_shortcuts_contain_the_identity(ordering, training):
+def test_convolved_shortcuts_contain_the_identity(ordering):
     identity = randomized(one_stage(3, width=4, ordering=ordering))
     convolved = randomized(one_stage(3, width=4, ordering=ordering, shortcut="conv1x1", shortcut_norm=False), seed=2)
     batch, theirs = normal(4, 8, 8, 3), named_weights(convolved)
     for name, (variable, _) in named_weights(identity).items():
         theirs[name][0].assign(variable.value)
-    expected = array(identity(batch, training=training))
-    assert not np.allclose(convolved(batch, training=training), expected)
+    assert not np.allclose(convolved(batch), identity(batch))
     change_weights(convolved, "shortcut_conv/kernel", lambda kernel: np.eye(4)[None, None])
-    np.testing.assert_array_equal(convolved(batch, training=training), expected)
+    for training in (False, True):
+        np.testing.assert_array_equal(convolved(batch, training=training), identity(batch, training=training))
 
 
 # 8. The original unit truncates
 
 
+@functools.cache
 def at_the_start(ordering, units=18, width=16):
-    """The trace in training of the untrained network in which docs/paper.md measured the figures below."""
+    """The `Cut` and the trace in training of an untrained network of one stage, as wide as the first of ResNet-110."""
     cut = Cut(one_stage(units, width, ordering=ordering))
-    return cut, cut.run(cut.stem(normal(16, 8, 8, 3)))
+    return cut, cut.run(cut.stem(normal(16, 8, 8, 3), training=True))
 
 
 def test_the_original_unit_cuts_off_negative_sums():
@@ -501,7 +508,7 @@ def test_relu_before_the_addition_lets_no_element_fall():
     assert powers[18] / powers[9] > 3  # quadratic: 4; linear: 2
 
 
-@pytest.mark.parametrize("ordering", set(keras_preact.ORDERINGS) - {"relu_before_addition"})
+@pytest.mark.parametrize("ordering", [name for name in keras_preact.ORDERINGS if name != "relu_before_addition"])
 def test_the_other_orderings_let_elements_fall(ordering):
     _, trace = at_the_start(ordering)
     for before, after in zip(trace.xs, trace.xs[1:]):
@@ -543,10 +550,26 @@ def postactivated_name(name, units):
     return f"{layer}/{weight}"
 
 
-@pytest.mark.parametrize("training", [True, False])
+def asymmetric_output(cut, x, shares_activation, training):
+    """Applies a network of units with BN-ReLU after the addition so that F alone reads what BN-ReLU puts out.
+
+    Args:
+        cut: The network, a `Cut`.
+        x: What its first unit reads.
+        shares_activation: Whether h reads it too where it changes the shape (appendix of the paper).
+        training: Whether BN uses the batch's statistics.
+    """
+    y = activated = x
+    for unit in cut.units:
+        shortcut, _ = unit.parts(activated if shares_activation and not unit.has_identity else y, training)
+        _, branch = unit.parts(activated, training)
+        y, activated = unit.added(shortcut, branch, training)
+    return cut.head(activated, training=training)
+
+
 @pytest.mark.parametrize("widening_reads", ["activated", "raw"])
-@pytest.mark.parametrize("unit", ["basic", "bottleneck", "single"])
-def test_an_asymmetric_activation_after_the_addition_is_a_preactivation(unit, widening_reads, training):
+@pytest.mark.parametrize("unit", ["basic", "bottleneck"])
+def test_an_asymmetric_activation_after_the_addition_is_a_preactivation(unit, widening_reads):
     fields = dict(unit=unit, widening_reads=widening_reads)
     after = randomized(build(ordering="bn_after_addition", **fields))
     before = randomized(build(ordering="preactivation", **fields), seed=2)
@@ -556,15 +579,11 @@ def test_an_asymmetric_activation_after_the_addition_is_a_preactivation(unit, wi
     assert not theirs
 
     batch, cut = normal(4, 8, 8, 3), Cut(after)
-    expected = array(before(batch, training=training))
-    y = activated = cut.stem(batch, training=training)
-    for part in cut.units:
-        shares = widening_reads == "activated" and not part.has_identity  # appendix: both paths read the activated signal
-        shortcut, _ = part.parts(activated if shares else y, training)
-        _, branch = part.parts(activated, training)
-        y, activated = part.added(shortcut, branch, training)
-    np.testing.assert_array_equal(cut.head(activated, training=training), expected)
-    assert not np.allclose(after(batch, training=training), expected)
+    for training in (False, True):
+        x = cut.stem(batch, training=training)
+        ours = array(asymmetric_output(cut, x, widening_reads == "activated", training))
+        np.testing.assert_array_equal(ours, before(batch, training=training))
+        assert not np.allclose(after(batch, training=training), ours)
 
 
 # 13. Under full pre-activation every convolution behind conv1 reads a normalised signal
@@ -576,7 +595,7 @@ def producers(model):
 
 
 def letters_between(model, first, last):
-    """What stands between the layer called `first` and the tensor `last`: B for BN, R for ReLU, P for the stem's pool."""
+    """What stands between the layer called `first` and the tensor `last`: B for BN, R for ReLU, P for a max-pooling."""
     letters, by_tensor = "", producers(model)
     layer = by_tensor[id(last)]
     while layer.name != first:
@@ -604,16 +623,16 @@ def normalised_convolutions(model):
 @pytest.mark.parametrize("unit", ["basic", "bottleneck", "single"])
 def test_under_preactivation_all_convolutions_read_bn_relu(unit):
     found = normalised_convolutions(build(unit=unit))
-    assert len(found) > 8
+    assert len(found) > 6
     assert all(found.values())
 
 
 @pytest.mark.parametrize("ordering", ["original", "relu_before_addition", "relu_only_preactivation"])
 def test_elsewhere_the_first_convolution_of_a_unit_reads_an_unnormalised_sum(ordering):
     found = normalised_convolutions(build(ordering=ordering))
-    unnormalised = {name for name, is_normalised in found.items() if not is_normalised}
-    assert unnormalised >= {f"stage{stage}_unit{unit:02}_conv1" for stage in (1, 2) for unit in (2, 3, 4)}
-    assert not unnormalised & {f"stage{stage}_unit{unit:02}_conv2" for stage in (1, 2) for unit in (1, 2, 3, 4)}
+    for name in ("stage1_unit02", "stage2_unit02", "stage2_unit03", "stage2_unit04"):
+        assert not found[f"{name}_conv1"]
+        assert found[f"{name}_conv2"]
 
 
 def change_under_scaling(ordering, scales, unit="basic", **fields):
@@ -636,14 +655,14 @@ def test_under_preactivation_branches_do_not_see_the_scale_of_the_signal(unit):
 # A factor common to all channels passes conv1 and is taken out by the BN behind it, so in a unit of two or three
 # convolutions it leaves F as it is under every ordering; one factor a channel does so under pre-activation alone.
 @pytest.mark.parametrize("unit", ["basic", "single"])
-@pytest.mark.parametrize("ordering", set(keras_preact.ORDERINGS) - {"preactivation"})
+@pytest.mark.parametrize("ordering", [name for name in keras_preact.ORDERINGS if name != "preactivation"])
 def test_elsewhere_branches_see_the_scales_of_the_channels(ordering, unit):
     assert change_under_scaling(ordering, SCALES, unit, bn_epsilon=0.0) > 0.1
 
 
 # 14. Special cases at both ends
 
-ENDS = {  # between conv1 and the first unit; between the last addition and the pooling (docs/paper.md, 2.3)
+ENDS = {  # between conv1 and the first unit; between the last addition and the pooling
     "original": ("BR", "R"),
     "bn_after_addition": ("BR", "BR"),
     "relu_before_addition": ("BR", ""),
@@ -660,7 +679,10 @@ def test_one_activation_stands_before_the_first_split_and_one_after_the_last_add
     projects = unit == "bottleneck"
     shortcut = model.get_layer("stage1_unit01_shortcut_conv").input if projects else None
     assert split is (shortcut if projects else model.get_layer("stage1_unit01_add").input[0])
-    ends = letters_between(model, "stem_conv", split), letters_between(model, "stage2_unit04_add", model.get_layer("pool").input)
+    ends = (
+        letters_between(model, "stem_conv", split),
+        letters_between(model, "stage2_unit04_add", model.get_layer("pool").input),
+    )
     assert ends == ENDS[ordering]
 
 
@@ -695,8 +717,6 @@ def count_layers(model):
         ("resnet164", "layers", (163, 3, 163)),
         ("resnet164", "stacked", (163, 3, 163)),
         ("resnet1001", "stacked", (1000, 3, 1000)),
-        ("resnet152", "stacked", (151, 4, 151)),
-        ("resnet200", "stacked", (199, 4, 199)),
     ],
 )
 def test_there_are_as_many_normalisations_as_convolutions_without_projections(name, layout, expected):

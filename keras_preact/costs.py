@@ -97,7 +97,9 @@ def summary(model, batch_size=1, size=None, print_fn=print):
     """
     batch_size = check_integer("batch_size", batch_size)
     costs = model_costs(model, size)
-    bytes_each = {"float64": 8, "float32": 4}.get(keras.dtype_policies.get(model.get_config()["dtype"]).compute_dtype, 2)
+    bytes_each = {"float64": 8, "float32": 4}.get(
+        keras.dtype_policies.get(model.get_config()["dtype"]).compute_dtype, 2
+    )
     header = ("part", "units", "output", "parameters", "multiply-adds", f"signals of {batch_size}, MB")
     rows = [
         (

@@ -1,0 +1,1 @@
+"""Recipes, and the run that follows one."""
