@@ -130,9 +130,9 @@ def list_networks() -> None:
             )
         )
     print("\n".join(costs.table(rows)))
-    print(
-        f"\nrecipes: {', '.join(RECIPES)}\norderings: {', '.join(ORDERINGS)}\nshortcuts: {', '.join(SHORTCUT_PARAMETERS)}"
-    )
+    print()
+    for what, names in (("recipes", RECIPES), ("orderings", ORDERINGS), ("shortcuts", SHORTCUT_PARAMETERS)):
+        print(f"{what}: {', '.join(names)}")
 
 
 def inspect(model: Positional[str], /, *, batch_size: int = 1) -> None:

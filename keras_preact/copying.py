@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from keras_preact.errors import argument_error
 from keras_preact.layers.residual_units import ResidualUnits
 
 
@@ -23,14 +24,39 @@ def named_weights(model):
     return places
 
 
-def copy_model(source, target):
-    """Copies all weights, and the optimizer's state if both are compiled, between models of any layouts."""
-    read, write = named_weights(source), named_weights(target)
-    _copy(read, write)
-    ours, theirs = getattr(source, "optimizer", None), getattr(target, "optimizer", None)
-    if ours is None or theirs is None or not ours.built:
+def copy_weights(source, target):
+    """Copies all weights between models of one network in any layouts."""
+    _copy(named_weights(source), named_weights(target))
+
+
+def copy_trainable(source, target):
+    """Copies which layers are frozen; a `ValueError` names a run of stacked units that is frozen in part."""
+    frozen = {}
+    for layer in source.layers:
+        for operation in _operations(layer):
+            frozen[operation] = not layer.trainable
+    for layer in target.layers:
+        states = {frozen[operation] for operation in _operations(layer)}
+        if len(states) > 1:
+            raise argument_error("layout", f'"layers" while units of {layer.name} are frozen in part', "stacked")
+        layer.trainable = states != {True}
+
+
+def _operations(layer):
+    """Returns the names, in the layout of layers, of the layers with weights that `layer` is or stands for."""
+    if isinstance(layer, ResidualUnits):
+        parts = {name.split("/")[0] for name in layer.stacks}
+        return [f"{unit.name}_{part}" for unit in layer.units for part in parts]
+    return [layer.name] if layer.weights else []
+
+
+def copy_optimizer(source, target):
+    """Copies the optimizer's state between compiled models of one network in any layouts."""
+    ours, theirs = source.optimizer, target.optimizer
+    if ours is None or not ours.built:
         return
     theirs.build(target.trainable_variables)
+    read, write = named_weights(source), named_weights(target)
     for name in _slots(ours, len(source.trainable_variables)):
         # A slot stands where its variable stands, with the same index.
         _copy(

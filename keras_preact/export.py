@@ -64,7 +64,7 @@ def export_savedmodel(model, path, preprocessing, class_names, sample_images, to
 
     if not getattr(model, "has_top", False):
         raise argument_error("model", "a network of keras_preact with include_top=True", model.name)
-    both = keras.Model(model.inputs, [model.get_layer("predictions").output, model.get_layer("logits").output])
+    both = keras.Model(model.input, [model.get_layer("predictions").output, model.get_layer("logits").output])
 
     def serve(images):
         probabilities, logits = both(preprocessing(images), training=False)

@@ -5,8 +5,8 @@ import pathlib
 
 import keras
 
-from keras_preact.copying import copy_model
-from keras_preact.errors import argument_error
+from keras_preact.copying import copy_optimizer, copy_trainable, copy_weights
+from keras_preact.errors import argument_error, check_choice
 from keras_preact.files import written_aside
 from keras_preact.networks import KerasLayers, StackedLayers, head, residual_network
 from keras_preact.spec import NetworkSpec
@@ -91,6 +91,12 @@ class ResidualNetwork(keras.Model):
             jit_compile = "auto" if tf.config.list_physical_devices("GPU") else False
         super().compile(*args, jit_compile=jit_compile, **kwargs)
 
+    def compile_from_config(self, config):
+        """Compiles as `config`, from `get_compile_config`, says; Keras asks for this where `compile` is overridden."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
     @property
     def fingerprint(self):
         """What a weights file must agree on: the spec without `FREE_FIELDS`, the channels read, and the head."""
@@ -102,6 +108,8 @@ class ResidualNetwork(keras.Model):
 
     def save_weights(self, filepath, overwrite=True, **options):
         """Writes a `.weights.h5` file, aside and then renamed. Both layouts write, and read, the stacked one's file.
+
+        From the stacked layout it holds the optimizer's state too, as Keras writes it; from the other, weights alone.
 
         Args:
             filepath: Where to; the name must end in `.weights.h5`.
@@ -117,7 +125,7 @@ class ResidualNetwork(keras.Model):
         import h5py
 
         with written_aside(path) as aside:
-            keras.Model.save_weights(relayout(self, "stacked"), aside, overwrite=True, **options)
+            keras.Model.save_weights(self._stacked(), aside, overwrite=True, **options)
             with h5py.File(aside, "r+") as file:
                 file.attrs[FINGERPRINT] = json.dumps(self.fingerprint)
 
@@ -137,7 +145,7 @@ class ResidualNetwork(keras.Model):
         if not skip_mismatch:
             self._check_fingerprint(path)
         before = [keras.ops.convert_to_numpy(variable.value) for variable in self.variables]
-        target = relayout(self, "stacked")
+        target = self._stacked()
         try:
             keras.Model.load_weights(target, path, skip_mismatch=skip_mismatch, **options)
         except Exception as error:  # Keras has assigned some arrays by now
@@ -147,7 +155,11 @@ class ResidualNetwork(keras.Model):
                 "filepath", "a whole weights file of this network", str(filepath), str(error)
             ) from error
         if target is not self:
-            copy_model(target, self)
+            copy_weights(target, self)
+
+    def _stacked(self):
+        """Returns this model if it is stacked, else its weights in one that is."""
+        return self if self.layout == "stacked" else _converted(self, layout="stacked")
 
     def _check_fingerprint(self, path):
         import h5py
@@ -184,18 +196,23 @@ def relayout(model, layout, **execution):
         `model` itself if nothing changes, else a new `ResidualNetwork`, compiled as `model` is.
 
     Raises:
-        ValueError: If `model` is no network of this package or an argument is not allowed.
+        ValueError: If `model` is no network of this package, an argument is not allowed, or `model` is frozen in part
+            within a run of units, which is one layer when stacked.
     """
     if not isinstance(model, ResidualNetwork):
         raise argument_error("model", "a network that keras_preact built", type(model).__name__)
-    config = {**model.get_config(), "layout": layout, **execution}
-    if config == model.get_config():
+    check_choice("layout", layout, LAYOUTS)
+    if {**model.get_config(), "layout": layout, **execution} == model.get_config():
         return model
-    other = ResidualNetwork.from_config(config)
-    for mine, theirs in zip(other.layers, model.layers):
-        if type(mine) is type(theirs):
-            mine.trainable = theirs.trainable
+    other = _converted(model, layout=layout, **execution)
+    copy_trainable(model, other)
     if model.compiled:
         other.compile_from_config(model.get_compile_config())
-    copy_model(model, other)
+        copy_optimizer(model, other)
+    return other
+
+
+def _converted(model, **config):
+    other = ResidualNetwork.from_config({**model.get_config(), **config})
+    copy_weights(model, other)
     return other

@@ -352,14 +352,23 @@ def list_models():
 
 
 def model_key(name):
-    """Returns `name`, a function's name in any case, as `list_models()` has it; raises a `ValueError` otherwise."""
-    return check_choice("model", name.lower() if isinstance(name, str) else name, _MODELS)
+    """Returns `name`, in any case, as `get_model` takes it; raises a `ValueError` if there is no such network."""
+    key = name.lower() if isinstance(name, str) else name
+    if isinstance(key, str) and key.startswith("resnet") and key[6:].isdigit() and key not in _MODELS:
+        cifar_spec(int(key[6:]))
+        return key
+    return check_choice("model", key, _MODELS)
 
 
 def get_model(name, **keywords):
-    """Builds the network called `name`, one of `list_models()`, with the keywords of its function.
+    """Builds the network called `name`, with the keywords of its function.
+
+    Args:
+        name: One of `list_models()`, or `resnet<depth>` for another depth of the CIFAR family; in any case.
+        **keywords: As in `ResNet164`.
 
     Raises:
         ValueError: If there is none of that name; the nearest is named.
     """
-    return _MODELS[model_key(name)](**keywords)
+    key = model_key(name)
+    return _MODELS[key](**keywords) if key in _MODELS else ResNet(int(key[6:]), **keywords)

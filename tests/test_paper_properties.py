@@ -327,15 +327,17 @@ def test_each_branch_is_weighted_by_the_scales_behind_it():
         model.get_layer(f"{name}_shortcut_scale").scale = scale
     cut = Cut(model)
     x, v = normal(2, 8, 8, 4), normal(2, 8, 8, 4, seed=7)
+    branches = cut.run(x, training=False).branches
     with tf.GradientTape() as tape:
-        tape.watch(x)
-        trace = cut.run(x, stopped=True)
-    direct, *weights = tape.gradient(trace.xs[-1], [x, *trace.branches], output_gradients=v)
-    np.testing.assert_allclose(array(direct / v), np.prod(scales), rtol=1e-12)
-    for number, weight in enumerate(weights, start=1):
-        np.testing.assert_allclose(array(weight / v), np.prod(scales[number:]), rtol=1e-12)
-    weighted = sum(np.prod(scales[i + 1 :]) * branch for i, branch in enumerate(trace.branches))
-    np.testing.assert_allclose(trace.xs[-1], np.prod(scales) * x + weighted, rtol=0, atol=1e-12)
+        tape.watch([x, *branches])
+        end = x
+        for unit, branch in zip(cut.units, branches):  # as constants
+            shortcut, _ = unit.parts(end, training=False)
+            _, end = unit.added(shortcut, branch, training=False)
+    for number, gradient in enumerate(tape.gradient(end, [x, *branches], output_gradients=v)):
+        np.testing.assert_allclose(array(gradient / v), np.prod(scales[number:]), rtol=1e-12)
+    weighted = sum(np.prod(scales[number:]) * branch for number, branch in enumerate(branches, start=1))
+    np.testing.assert_allclose(end, np.prod(scales) * x + weighted, rtol=0, atol=1e-12)
 
 
 # 5. Gates: the direct term is the product of 1 - g, and the gate's own derivative

@@ -10,6 +10,7 @@ import pytest
 
 import keras_preact
 from keras_preact.copying import named_weights
+from keras_preact.layers.residual_units import ResidualUnits
 from keras_preact.spec import NetworkSpec
 
 MOMENTUM, EPSILON = 0.8, 1e-3
@@ -108,7 +109,10 @@ class Reference:
             self.weights.pop(f"{name}/{part}") for part in ("gamma", "beta", "moving_mean", "moving_variance")
         )
         if self.training:
-            old, (mean, variance) = (mean, variance), (x.mean((0, 1, 2)), ((x - x.mean((0, 1, 2))) ** 2).mean((0, 1, 2)))
+            old, (mean, variance) = (
+                (mean, variance),
+                (x.mean((0, 1, 2)), ((x - x.mean((0, 1, 2))) ** 2).mean((0, 1, 2))),
+            )
             for part, before, now in zip(("moving_mean", "moving_variance"), old, (mean, variance)):
                 self.moving[f"{name}/{part}"] = MOMENTUM * before + (1.0 - MOMENTUM) * now
         return gamma * (x - mean) / np.sqrt(variance + EPSILON) + beta
@@ -122,3 +126,105 @@ def float64():
     yield
     keras.config.set_floatx("float32")
     keras.utils.clear_session()  # the policy, too
+
+
+SHORTCUTS = {
+    "identity": {},
+    "constant_scaling": {"scale": 0.75, "branch_scale": 1.5},
+    "exclusive_gating": {},
+    "shortcut_only_gating": {},
+    "conv1x1": {},
+    "dropout": {},
+    "none": {},
+}
+CHANGES_OF_SHAPE = {  # the convolution that takes the stride, as the reference and as the spec call it
+    "basic": ("conv1", "1x1"),
+    "single": ("conv1", "1x1"),
+    "bottleneck": ("conv1", "1x1"),
+    "bottleneck_3x3": ("conv2", "3x3"),
+}
+
+
+def built(**fields):
+    """Returns a network in the layout of layers, all weights random, and the same network in the stacked layout."""
+    spec = NetworkSpec(
+        **fields, conv_bias=("stem", "branch", "last", "shortcut"), bn_momentum=MOMENTUM, bn_epsilon=EPSILON
+    )
+    layered = keras_preact.build_network(spec, include_top=False, input_shape=(8, 8, 3), layout="layers")
+    rng = np.random.default_rng(0)
+    for name, (variable, _) in named_weights(layered).items():
+        noise = 0.3 * rng.normal(size=variable.shape)
+        variable.assign(np.exp(noise) if name.endswith(("gamma", "variance")) else noise)
+    return layered, keras_preact.relayout(layered, "stacked")
+
+
+def weights_of(model):
+    """Every weight by the name it has in the layout of layers."""
+    arrays = {id(variable): keras.ops.convert_to_numpy(variable.value) for variable in model.variables}
+    named = named_weights(model).items()
+    return {name: arrays[id(v)] if index is None else arrays[id(v)][index] for name, (v, index) in named}
+
+
+def signals(model, images, training):
+    """Returns x_1, and x_{l+1} by the unit's name: of every unit, or in the stacked layout of every run's last."""
+    ends = {}
+    for layer in model.layers:
+        name = layer.units[-1].name if isinstance(layer, ResidualUnits) else "_".join(layer.name.split("_")[:2])
+        ends[name] = layer.output
+    ends = {name: output for name, output in ends.items() if name.startswith("stage")}
+    outputs = keras.Model(model.input, [model.get_layer("stem_relu").output, *ends.values()])(images, training=training)
+    first, *rest = (keras.ops.convert_to_numpy(output) for output in outputs)
+    return first, dict(zip(ends, rest))
+
+
+def assert_equals_reference(models, arguments, training):
+    """Compares all units of `models`, one network in both layouts; `arguments` are the reference's, by unit."""
+    weights, images = weights_of(models[0]), np.random.default_rng(1).normal(size=(3, 8, 8, 3))
+    expected, moving, x = {}, {}, None
+    for model in models:
+        first, ours = signals(model, images, training)
+        if x is None:
+            x = first
+            for name, keywords in arguments.items():
+                prefix = f"{name}_"
+                own = {key.removeprefix(prefix): w for key, w in weights.items() if key.startswith(prefix)}
+                reference = Reference(own, training)
+                expected[name] = x = reference.unit(x, **keywords)
+                assert not reference.weights
+                moving |= {prefix + key: value for key, value in reference.moving.items()}
+        assert list(arguments)[-1] in ours
+        for name, signal in ours.items():
+            np.testing.assert_allclose(signal, expected[name], rtol=0, atol=1e-10, err_msg=name)
+        after = weights_of(model)
+        for name, value in moving.items():
+            np.testing.assert_allclose(after[name], value, rtol=0, atol=1e-10, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["basic", "bottleneck", "single"])
+@pytest.mark.parametrize("shortcut", SHORTCUTS)
+@pytest.mark.parametrize("ordering", keras_preact.ORDERINGS)
+def test_units_equal_the_reference(ordering, shortcut, kind):
+    chosen = {"name": shortcut, **SHORTCUTS[shortcut]}
+    width = 4 if kind == "bottleneck" else 1
+    models = built(units=(3,), widths=(4 // width,), stem={"width": 4}, unit=kind, ordering=ordering, shortcut=chosen)
+    same = dict(ordering=ordering, kind=kind, shortcut=chosen)
+    arguments = {"stage1_unit01": {**same, "is_first": True}, "stage1_unit02": same, "stage1_unit03": same}
+    for training in (False, True):
+        if not (training and shortcut == "dropout"):  # random
+            assert_equals_reference(models, arguments, training)
+
+
+@pytest.mark.parametrize("widening", ["projection", "zero_pad"])
+@pytest.mark.parametrize("change", CHANGES_OF_SHAPE)
+@pytest.mark.parametrize("ordering", keras_preact.ORDERINGS)
+def test_units_that_change_the_shape_equal_the_reference(ordering, change, widening):
+    kind, (strided, stride_on) = change.removesuffix("_3x3"), CHANGES_OF_SHAPE[change]
+    fields = dict(stem={"width": 4}, unit=kind, stride_on=stride_on)
+    models = built(
+        units=(1, 1), widths=(2, 4) if kind == "bottleneck" else (4, 8), ordering=ordering, widening=widening, **fields
+    )
+    same = dict(ordering=ordering, kind=kind, shortcut={"name": "identity"}, widening=widening, strided=strided)
+    first = {**same, "is_first": True, "strides": 1 if kind == "bottleneck" else None}
+    arguments = {"stage1_unit01": first, "stage2_unit01": {**same, "strides": 2}}
+    for training in (False, True):
+        assert_equals_reference(models, arguments, training)

@@ -1,6 +1,5 @@
 """Data sets by name, and their batches."""
 
-from keras_preact.data.dataset import DataSet
 from keras_preact.data.digits import load_digits
 from keras_preact.errors import check_choice
 

@@ -1,6 +1,7 @@
 """A run of equal Residual Units as one layer: their weights stacked on a leading axis, applied in a loop."""
 
 import dataclasses
+import itertools
 
 import keras
 from keras import ops
@@ -62,11 +63,20 @@ class ResidualUnits(keras.layers.Layer):
             )
             for name, weight in shapes.weights.items()
         }
+        # A BN right behind a convolution is part of it in inference. The others see a signal that is a sum.
+        operations = [operation.name for operation in shapes.operations]
+        self.foldable = {
+            after: before
+            for before, after in itertools.pairwise(operations)
+            if f"{before}/kernel" in self.stacks and f"{after}/moving_mean" in self.stacks
+        }
         self.built = True
 
     def call(self, x, training=False, return_units=False):
         training = bool(training) and self.trainable
         stacked = {name: ops.convert_to_tensor(variable) for name, variable in self.stacks.items()}
+        if not training:
+            self._fold(stacked)
         draw = None
         if self.seed_generator is not None and training:
             draw = self.seed_generator.next()
@@ -88,6 +98,20 @@ class ResidualUnits(keras.layers.Layer):
         for name in moving:
             self.stacks[name].assign(stacks[name])
         return (x, stacks["units"]) if return_units else x
+
+    def _fold(self, stacked):
+        """Multiplies, in a dict of stacked weights, each foldable BN into the convolution before it."""
+        for bn, conv in self.foldable.items():
+            gamma, beta, mean, variance = (
+                stacked.pop(f"{bn}/{part}") for part in ("gamma", "beta", "moving_mean", "moving_variance")
+            )
+            scale = gamma * ops.rsqrt(variance + self.bn_epsilon)
+            # The kernel may be of half precision by now; fold the float32 one.
+            kernel = ops.cast(self.stacks[f"{conv}/kernel"].value, scale.dtype)
+            bias = stacked.get(f"{conv}/bias")
+            offset = beta - mean * scale if bias is None else beta + (ops.cast(bias, scale.dtype) - mean) * scale
+            stacked[f"{conv}/kernel"] = ops.cast(kernel * scale[:, None, None, None, :], self.compute_dtype)
+            stacked[f"{conv}/bias"] = ops.cast(offset, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *residual_unit(Shapes(), tuple(input_shape[1:]), self.unit))
@@ -130,9 +154,12 @@ class Slices:
             x = ops.conv(x, kernel, conv.strides, "valid", data_format="channels_last")
         else:
             x = ops.conv(x, kernel, 1, "same", data_format="channels_last")
-        return x if conv.bias is None else x + self.slices[f"{name}/bias"]
+        bias = self.slices.get(f"{name}/bias")  # its own, or of a folded BN
+        return x if bias is None else x + bias
 
     def batch_norm(self, x, name):
+        if f"{name}/moving_mean" not in self.slices:  # folded
+            return x
         weights = {part: self.slices[f"{name}/{part}"] for part in ("gamma", "beta", "moving_mean", "moving_variance")}
         layer = self.layer
         x, *statistics = batch_norm(x, weights, layer.bn_epsilon, self.training, layer.bn_synchronized)

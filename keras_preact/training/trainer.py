@@ -93,8 +93,8 @@ def train(
         )
     folder = run.new_folder(output or pathlib.Path("runs") / f"{key}.{data.name}.{name}", overwrite)
     print(
-        f"{network.name}, {network.count_params():,} parameters, on {data.name}: {len(data.train_images):,} training and"
-        f" {len(data.test_images):,} test images; {devices.replicas} x {devices.kind} ({devices.name})"
+        f"{network.name}, {network.count_params():,} parameters, on {data.name}: {len(data.train_images):,} training"
+        f" and {len(data.test_images):,} test images; {devices.replicas} x {devices.kind} ({devices.name})"
     )
     if verbose == "auto":
         verbose = 1 if sys.stdout.isatty() else 2

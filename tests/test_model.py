@@ -1,0 +1,199 @@
+"""Files and copies of models: what is written reads back exactly, and what does not fit changes nothing."""
+
+import os
+import subprocess
+import sys
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+import keras_preact
+
+SPEC = keras_preact.NetworkSpec((2, 10), (4, 6), stem={"width": 4})
+RELOAD = """
+import sys
+import numpy as np
+import keras_preact
+import keras
+images = np.load(sys.argv[1] + "/images.npy")
+model = keras.models.load_model(sys.argv[1] + "/model.keras")
+np.save(sys.argv[1] + "/reloaded.npy", model.predict(images, verbose=0))
+other = keras_preact.build_network(model.spec, input_shape=(8, 8, 3), layout=sys.argv[2])
+other.load_weights(sys.argv[1] + "/model.weights.h5")
+np.save(sys.argv[1] + "/weights.npy", other.predict(images, verbose=0))
+assert "matplotlib" not in sys.modules and "sklearn" not in sys.modules and "tyro" not in sys.modules
+"""
+
+
+def images(count=5):
+    return np.random.default_rng(0).normal(size=(count, 8, 8, 3)).astype("float32")
+
+
+def build(layout="stacked", spec=SPEC, **arguments):
+    return keras_preact.build_network(spec, input_shape=(8, 8, 3), layout=layout, **arguments)
+
+
+def trained(layout="stacked", **arguments):
+    keras.utils.set_random_seed(0)
+    model = build(layout, **arguments)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy")
+    model.train_on_batch(images(), np.arange(5))
+    return model
+
+
+@pytest.mark.parametrize("layout", ["stacked", "layers"])
+def test_files_reload_exactly_in_a_process_that_imports_only_keras_preact(layout, tmp_path):
+    model = trained(layout)
+    np.save(tmp_path / "images.npy", images())
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    subprocess.run([sys.executable, "-c", RELOAD, str(tmp_path), layout], check=True, env=os.environ)
+    expected = model.predict(images(), verbose=0)
+    np.testing.assert_array_equal(np.load(tmp_path / "reloaded.npy"), expected)
+    np.testing.assert_array_equal(np.load(tmp_path / "weights.npy"), expected)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_one_weights_file_serves_both_layouts_and_every_unroll(tmp_path):
+    model = trained("layers")
+    model.save_weights(tmp_path / "a.weights.h5")
+    trained("stacked").save_weights(tmp_path / "b.weights.h5")
+    for arguments in ({"layout": "layers"}, {"unroll": 3}, {"unroll": "all"}, {"remat": True}):
+        other = build(**arguments)
+        other.load_weights(tmp_path / "a.weights.h5")
+        np.testing.assert_allclose(other.predict(images(), verbose=0), model.predict(images(), verbose=0), atol=1e-5)
+        other.save_weights(tmp_path / "c.weights.h5")
+        assert arrays(tmp_path / "c.weights.h5") == arrays(tmp_path / "a.weights.h5")
+    assert len(arrays(tmp_path / "a.weights.h5")) < 80
+
+
+def arrays(path):
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()].tobytes()} if hasattr(item, "shape") else {}))
+    return {name: value for name, value in found.items() if not name.startswith("optimizer")}
+
+
+def test_builders_take_a_weights_file(tmp_path):
+    model = trained()
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = build(weights=str(tmp_path / "model.weights.h5"))
+    np.testing.assert_array_equal(other.predict(images(), verbose=0), model.predict(images(), verbose=0))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"units": (2, 11)}, r"units: file \[2, 10\], model \[2, 11\]"),
+        ({"widths": (4, 8)}, r"widths: file \[4, 6\], model \[4, 8\]"),
+        ({"ordering": "relu_only_preactivation"}, "ordering: file 'preactivation', model 'relu_only_preactivation'"),
+        ({"shortcut": "exclusive_gating"}, "shortcut: file .*identity.*model .*exclusive_gating"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["stacked", "layers"])
+def test_a_file_of_another_network_is_refused_and_names_both_sides(layout, fields, message, tmp_path):
+    trained().save_weights(tmp_path / "model.weights.h5")
+    other = build(layout, SPEC.replace(**fields))
+    before = other.get_weights()
+    with pytest.raises(ValueError, match=message):
+        other.load_weights(tmp_path / "model.weights.h5")
+    assert all(np.array_equal(one, two) for one, two in zip(before, other.get_weights()))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.97, 0.999])
+def test_a_file_half_written_changes_nothing(share, tmp_path):
+    path = tmp_path / "model.weights.h5"
+    trained().save_weights(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    model = build()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="filepath"):
+        model.load_weights(path)
+    assert all(np.array_equal(one, two) for one, two in zip(before, model.get_weights()))
+
+
+def test_a_file_without_our_mark_is_refused_by_its_shapes_and_changes_nothing(tmp_path):
+    path = tmp_path / "model.weights.h5"
+    trained().save_weights(path)
+    with h5py.File(path, "r+") as file:
+        del file.attrs["keras_preact_network"]
+    model = build(spec=SPEC.replace(units=(2, 11)))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"filepath.*whole weights file of this network"):
+        model.load_weights(path)
+    assert all(np.array_equal(one, two) for one, two in zip(before, model.get_weights()))
+
+
+def test_wrong_paths_are_refused(tmp_path):
+    model = build()
+    with pytest.raises(ValueError, match=r"ends in .weights.h5"):
+        model.save_weights(tmp_path / "model.h5")
+    with pytest.raises(ValueError, match=r"existing .weights.h5 file"):
+        model.load_weights(tmp_path / "none.weights.h5")
+    model.save_weights(tmp_path / "model.weights.h5")
+    with pytest.raises(ValueError, match="overwrite"):
+        model.save_weights(tmp_path / "model.weights.h5", overwrite=False)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [keras.optimizers.SGD(0.05, momentum=0.9), keras.optimizers.AdamW(0.01), keras.optimizers.SGD(0.05, use_ema=True)],
+    ids=["momentum", "adamw", "ema"],
+)
+@pytest.mark.parametrize("layouts", [("layers", "stacked"), ("stacked", "layers")], ids=str)
+def test_training_goes_on_in_the_other_layout(layouts, optimizer):
+    first, second = layouts
+    keras.utils.set_random_seed(0)
+    model = build(first, dtype="float64")
+    model.compile(optimizer.from_config(optimizer.get_config()), "sparse_categorical_crossentropy", run_eagerly=True)
+    labels = np.arange(5)
+    for _ in range(3):
+        model.train_on_batch(images(), labels)
+    other = keras_preact.relayout(model, second)
+    for _ in range(2):
+        loss, same = model.train_on_batch(images(), labels), other.train_on_batch(images(), labels)
+        assert abs(loss - same) < 1e-6
+    assert int(other.optimizer.iterations) == 5
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("layout", ["stacked", "layers"])
+def test_mixed_precision_keeps_logits_and_weights_in_float32(dtype, layout):
+    model = trained(layout, dtype=dtype)
+    assert {model.get_layer(name).compute_dtype for name in ("logits", "predictions")} == {"float32"}
+    assert model.get_layer("stem_conv").compute_dtype == dtype.removeprefix("mixed_")
+    assert {variable.dtype for variable in model.weights} == {"float32"}
+    predicted = model.predict(images(), verbose=0)
+    assert predicted.dtype == np.float32
+    exact = build(layout)
+    exact.set_weights(model.get_weights())
+    np.testing.assert_allclose(predicted, exact.predict(images(), verbose=0), atol=0.05)
+
+
+def test_a_clone_and_a_part_are_models_too(tmp_path):
+    model = trained()
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(clone.predict(images(), verbose=0), model.predict(images(), verbose=0))
+    part = keras.Model(model.input, model.get_layer("stage2_units02_10").output)
+    part.save(tmp_path / "part.keras")
+    again = keras.models.load_model(tmp_path / "part.keras")
+    np.testing.assert_array_equal(part.predict(images(), verbose=0), again.predict(images(), verbose=0))
+
+
+def test_a_frozen_run_of_units_stays_as_it_is():
+    model = build()
+    layer = model.get_layer("stage2_units02_10")
+    layer.trainable = False
+    before = [keras.ops.convert_to_numpy(variable.value) for variable in layer.variables]
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", run_eagerly=True)
+    model.train_on_batch(images(), np.arange(5))
+    assert all(np.array_equal(one, two.value) for one, two in zip(before, layer.variables))
+    assert keras_preact.relayout(model, "layers").get_layer("stage2_unit05_conv1").trainable is False
+    layered = build("layers")
+    layered.get_layer("stage2_unit05_conv1").trainable = False
+    with pytest.raises(ValueError, match="stage2_units02_10 are frozen in part"):
+        keras_preact.relayout(layered, "stacked")

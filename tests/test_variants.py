@@ -1,0 +1,113 @@
+"""All orderings x shortcuts x units x widenings x strides build, train a step, and stay finite."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_preact
+
+COMBINATIONS = [
+    (unit, widening, stride_on)
+    for unit in ("basic", "bottleneck")
+    for widening in ("zero_pad", "projection")
+    for stride_on in ("1x1", "3x3")
+]
+
+
+@pytest.mark.parametrize("shortcut", keras_preact.SHORTCUT_PARAMETERS)
+@pytest.mark.parametrize("ordering", keras_preact.ORDERINGS)
+def test_every_variant_trains_a_step(ordering, shortcut):
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(4, 8, 8, 3)).astype("float32"), rng.integers(3, size=4)
+    for unit, widening, stride_on in COMBINATIONS:
+        spec = keras_preact.NetworkSpec(
+            units=(1, 2),
+            widths=(4, 6),
+            unit=unit,
+            stem={"width": 4},
+            ordering=ordering,
+            shortcut=shortcut,
+            widening=widening,
+            stride_on=stride_on,
+        )
+        model = keras_preact.build_network(spec, input_shape=(8, 8, 3), num_classes=3)
+        model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy", run_eagerly=True)
+        assert np.isfinite(model.train_on_batch(images, labels))
+        assert all(np.isfinite(weight).all() for weight in model.get_weights()), (unit, widening, stride_on)
+
+
+@pytest.mark.parametrize("layout", ["layers", "stacked"])
+def test_dropout_draws_differ_by_unit_and_repeat_with_the_seed(layout):
+    spec = keras_preact.NetworkSpec((4,), (8,), "basic", stem={"width": 8}, shortcut="dropout")
+
+    def masks():
+        """Which elements of the shortcut each unit drops: F is nothing, and x is one everywhere."""
+        keras.utils.set_random_seed(3)
+        model = keras_preact.build_network(spec, input_shape=(8, 8, 3), include_top=False, layout=layout)
+        for variable in model.trainable_variables:
+            if "conv2" in variable.path:
+                variable.assign(keras.ops.zeros_like(variable))
+        first = model.get_layer("stage1_unit01_add" if layout == "layers" else "stage1_unit01")
+        rest = (
+            [model.get_layer(f"stage1_unit0{number}_add") for number in (2, 3, 4)]
+            if layout == "layers"
+            else [model.get_layer("stage1_units02_04")]
+        )
+        outputs = [layer.output for layer in (first, *rest)]
+        values = keras.Model(model.input, outputs)(np.ones((2, 8, 8, 3)), training=True)
+        return [keras.ops.convert_to_numpy(value) for value in values]
+
+    once, again = masks(), masks()
+    for one, other in zip(once, again):
+        np.testing.assert_array_equal(one, other)
+    # A signal that n units halve at random is n times doubled where it lives, in a share of 2^-n of its elements.
+    last = once[-1]
+    alive = last != 0
+    start = once[0][alive] / 2.0
+    np.testing.assert_allclose(last[alive] / start, 16.0, rtol=1e-5)
+    share = alive.sum() / max(1, (once[0] != 0).sum())
+    assert 0.05 < share < 0.25  # 1/8 if the three draws differ, 1 if they are one
+
+
+def test_a_dropped_unit_is_the_identity_exactly():
+    for layout in ("layers", "stacked"):
+        keras.utils.set_random_seed(0)
+        rates = (0.0, 0.999999)
+        spec = keras_preact.NetworkSpec((2,), (4,), "basic", stem={"width": 4}, stochastic_depth=rates)
+        model = keras_preact.build_network(spec, input_shape=(8, 8, 3), include_top=False, layout=layout)
+        suffix = "_add" if layout == "layers" else ""
+        pair = [model.get_layer(f"stage1_unit0{number}{suffix}").output for number in (1, 2)]
+        images = np.random.default_rng(0).normal(size=(3, 8, 8, 3))
+        first, second = keras.Model(model.input, pair)(images, training=True)
+        np.testing.assert_array_equal(first, second)
+        first, second = keras.Model(model.input, pair)(images, training=False)
+        assert np.abs(first - second).max() > 0.01
+
+
+def test_stochastic_depth_skips_per_sample_and_keeps_the_mean():
+    keras.utils.set_random_seed(1)
+    rates = (0.0, *(0.5,) * 9)
+    spec = keras_preact.NetworkSpec((10,), (4,), "basic", stem={"width": 4}, stochastic_depth=rates)
+    model = keras_preact.build_network(spec, input_shape=(8, 8, 3), include_top=False)
+    layer = model.get_layer("stage1_units02_10")
+    x = np.random.default_rng(0).normal(size=(64, 8, 8, 4)).astype("float32")
+    _, units = layer(x, training=True, return_units=True)
+    steps = np.diff(np.concatenate([x[None], units]), axis=0)
+    skipped = (np.abs(steps).max(axis=(2, 3, 4)) == 0).mean(axis=1)
+    assert skipped.shape == (9,)
+    assert (np.abs(skipped - 0.5) < 0.25).all()
+    assert len({tuple(row) for row in np.abs(steps).max(axis=(2, 3, 4)) == 0}) == 9
+
+
+def test_return_units_gives_every_signal():
+    spec = keras_preact.NetworkSpec((12,), (4,), "basic", stem={"width": 4})
+    layered = keras_preact.build_network(spec, input_shape=(8, 8, 3), layout="layers")
+    stacked = keras_preact.relayout(layered, "stacked")
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    outputs = [layered.get_layer(f"stage1_unit{number:02}_add").output for number in range(1, 13)]
+    first, *rest = keras.Model(layered.input, outputs)(images)
+    layer = stacked.get_layer("stage1_units02_12")
+    last, units = layer(first, return_units=True)
+    assert units.shape == (11, 2, 8, 8, 4)
+    np.testing.assert_allclose(units, np.stack(rest), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(last, units[-1])
