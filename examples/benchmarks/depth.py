@@ -32,6 +32,7 @@ import argparse
 import csv
 import importlib.metadata
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -100,17 +101,25 @@ class Comparison:
     against_measure: str | None = None
     at_least: bool = False
 
-    def judge(self, number, depth):
-        """Returns the bar and the verdict as text; both are empty at a depth without a bar."""
+    def other(self, depth):
+        """Returns the other's backend, contestant, depth and measure."""
+        backend = "torch" if self.against == "torch" else self.backend
+        return backend, self.against, self.against_depth or depth, self.against_measure or self.measure
+
+    def verdict(self, number, depth):
+        """Returns the bar and whether `number`, None if there is none, passes it; both empty where there is no bar."""
         if depth not in self.bars:
             return "", ""
         bar = self.bars[depth]
-        passes = number is not None and (number >= bar if self.at_least else number <= bar)
-        verdict = "pass" if passes else "not measured" if number is None else "under" if self.at_least else "over"
-        return f"{'>=' if self.at_least else '<='} {bar:,}", verdict
+        text = f"{'>=' if self.at_least else '<='} {bar:,}"
+        if number is None:
+            return text, "not measured"
+        passes = number >= bar if self.at_least else number <= bar
+        return text, "pass" if passes else "under" if self.at_least else "over"
 
 
 FROZEN = dict(measure="frozen_cpu_s", against="plain", against_measure="predict_cpu_s", bars={164: 0.67, 1001: 0.67})
+GPU = dict(backend="jax gpu", bars={164: 13_000, 1001: 2_000}, at_least=True)
 COMPARISONS = (
     Comparison("import to end of first step / plain", "first_step_s", "stacked", "plain", {1001: 0.12}),
     Comparison("the same / our own 164", "first_step_s", "stacked", "stacked", {1001: 1.8}, against_depth=164),
@@ -135,8 +144,8 @@ COMPARISONS = (
     Comparison("JAX: peak memory with remat, MB", "peak_mb", "stacked remat", None, {1001: 3000}, "jax"),
     Comparison("JAX: training step, CPU-s / plain", "step_cpu_s", "stacked", "plain", {164: 0.5}, "jax"),
     Comparison("JAX: the same with remat / plain", "step_cpu_s", "stacked remat", "plain", {164: 0.5}, "jax"),
-    *(Comparison(f"GPU: images/s, {name}", "images_per_s", name, None, GPU_BARS, "jax gpu", at_least=True) for name in OURS),
-    *(Comparison(f"GPU: first step, s, {name}", "first_step_s", name, None, {}, "jax gpu") for name in OURS),
+    *(Comparison(f"GPU: images/s, {name}", "images_per_s", name, None, **GPU) for name in OURS),
+    *(Comparison(f"GPU: first step, s, {name}", "first_step_s", name, None, backend="jax gpu") for name in OURS),
 )
 
 
@@ -456,21 +465,84 @@ def by_round(rows):
 
 
 def report_lines(rows, depths):
-    """Returns the report, a table of all comparisons at all depths that were measured."""
+    """Returns the report: a line for every comparison at every depth that was measured, and the errors."""
     numbers = by_round(rows)
-    lines = [f"{'':44} depth      ours     other   ratio      bar"]
-    for comparison in COMPARISONS:
-        for depth in depths:
-            lines += comparison_line(comparison, depth, numbers)
-    errors = [f"{row['kind']} {row['backend']}, {row['contestant']} {row['depth']}: {row['error']}" for row in rows if row["error"]]
-    return lines + errors
+    lines = [f"{'':43}{'depth':>5}{'ours':>10}{'other':>10}{'ratio':>8}{'bar':>11}"]
+    for comparison, depth in itertools.product(COMPARISONS, depths):
+        ours = numbers.get((comparison.backend, comparison.ours, depth, comparison.measure))
+        if ours and comparison.against_depth != depth:
+            other = numbers.get(comparison.other(depth), {})
+            lines.append(comparison_line(comparison, depth, ours, other))
+    failed = [row for row in rows if row["error"]]
+    return lines + [" ".join(str(row[name]) for name in (*COLUMNS[:5], "error")) for row in failed]
 
 
-def comparison_line(comparison, depth, numbers):
-    """Returns the line of one comparison at one depth in a list, which is empty if nothing of it was measured."""
-    ours = numbers.get((comparison.backend, comparison.ours, depth, comparison.measure), {})
-    other = numbers.get(comparison.other(depth), {})
+def comparison_line(comparison, depth, ours, other):
+    """Returns one line of the report, of two dicts from round to number; a number is the median over rounds."""
     ratios = [ours[turn] / other[turn] for turn in ours if turn in other]
-    if not ours or comparison.against_depth == depth:
-        return []
-    ...
+    median = lambda values: statistics.median(values) if values else None  # noqa: E731
+    text = lambda number: "" if number is None else f"{number:,.3f}" if number < 100 else f"{number:,.0f}"  # noqa: E731
+    number, ratio = median(ours.values()), median(ratios)
+    bar, verdict = comparison.verdict(number if comparison.against is None else ratio, depth)
+    cells = f"{text(number):>10}{text(median(other.values())):>10}{text(ratio):>8}{bar:>11}"
+    return f"{comparison.label:43}{depth:5}{cells}  {verdict}".rstrip()
+
+
+PANELS = {
+    "build_s": "build, s",
+    "trace_s": "trace of the training step, s",
+    "first_call_s": "first step: trace, compile, run, s",
+    "first_step_s": "import to end of first step, s",
+    "step_cpu_s": "training step, CPU-seconds",
+    "peak_mb": "peak memory in training, MB",
+    "export_s": "export of a SavedModel, s",
+    "graph_mb": "saved_model.pb, MB",
+}
+
+
+def draw(rows, path):
+    """Draws cost against depth, a panel for each measure and a line for each contestant on TensorFlow, and torch."""
+    if importlib.util.find_spec("matplotlib") is None:
+        print("No plot: matplotlib is not installed.")
+        return
+    from matplotlib.figure import Figure
+
+    numbers = by_round([row for row in rows if row["backend"] in ("tensorflow", "torch")])
+    figure = Figure(figsize=(14, 6.5), layout="constrained")
+    panels = figure.subplots(2, 4).flat
+    for axes, (measure, title) in zip(panels, PANELS.items()):
+        for contestant in ("plain", "stacked", "stacked remat", "torch"):
+            found = {key[2]: turns for key, turns in numbers.items() if key[1] == contestant and key[3] == measure}
+            points = [(depth, statistics.median(found[depth].values())) for depth in sorted(found)]
+            if any(value > 0 for _, value in points):
+                axes.plot(*zip(*points), marker=".", label=contestant)
+        axes.set(title=title, xscale="log", yscale="log", xlabel="depth")
+        axes.set_xticks(CURVE_DEPTHS, CURVE_DEPTHS, minor=False)
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    figure.axes[3].legend()
+    figure.savefig(path, dpi=120)
+
+
+def environment(arguments):
+    """Returns what the numbers depend on: processor, versions, commit and arguments."""
+    packages = ("keras_preact", "keras", "tensorflow", "jax", "numpy", "torch")
+    model_names = [line for line in read_text("/proc/cpuinfo").splitlines() if line.startswith("model name")]
+    commit = ["git", "-C", str(pathlib.Path(__file__).parent), "describe", "--always", "--dirty"]
+    return {
+        "processor": model_names[0].split(":")[1].strip() if model_names else platform.processor(),
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)},
+        "commit": subprocess.run(commit, capture_output=True, text=True).stdout.strip(),
+        "arguments": {name: value for name, value in vars(arguments).items() if name != "worker"},
+    }
+
+
+def read_text(path):
+    """Returns the text of a file, empty if there is none."""
+    return pathlib.Path(path).read_text(encoding="utf-8") if pathlib.Path(path).is_file() else ""
+
+
+if __name__ == "__main__":
+    main()

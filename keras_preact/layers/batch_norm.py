@@ -16,9 +16,10 @@ def batch_norm(x, weights, epsilon, training, synchronized=False):
         synchronized: Whether to take the statistics over all replicas of a `tf.distribute` strategy.
     """
     gamma, beta = weights.get("gamma"), weights.get("beta")
-    if training and not synchronized and keras.backend.backend() == "tensorflow" and x.dtype.name != "float64":
+    if training and not synchronized and keras.backend.backend() == "tensorflow" and x.dtype != "float64":
         return _fused(x, gamma, beta, epsilon)
-    dtype = keras.backend.result_type(x.dtype, "float32")  # statistics of half precision need more digits
+    # Statistics of half precision need more digits. (Keras' `result_type` makes float32 of float64 on JAX.)
+    dtype = "float64" if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32"
     wide = ops.cast(x, dtype)
     mean, variance = weights["moving_mean"], weights["moving_variance"]
     if training:

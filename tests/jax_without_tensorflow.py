@@ -1,0 +1,88 @@
+"""Run by `test_jax.py`: builds, trains, saves and compares networks on JAX without TensorFlow."""
+
+import pathlib
+import sys
+
+
+class NoTensorFlow:
+    """An import hook that hides TensorFlow, as on a machine that has none."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"No module named {name!r} (hidden by the test)", name=name)
+        return None
+
+
+sys.meta_path.insert(0, NoTensorFlow())
+
+import jax
+import keras
+import numpy as np
+
+import keras_preact
+
+
+def training(folder):
+    """Arrays in, a model out: fit, evaluate, predict, save and load, and the whole `train` with a run folder."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.normal(size=(16, 8, 8, 3)).astype("float32"), np.arange(16) % 4
+    model = keras_preact.ResNet(11, input_shape=(8, 8, 3), num_classes=4, stochastic_depth=0.2)
+    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
+    history = model.fit(images, labels, batch_size=8, epochs=4, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    assert np.isfinite(model.evaluate(images, labels, verbose=0))
+    expected = model.predict(images, verbose=0)
+    model.save(folder / "model.keras")
+    again = keras.models.load_model(folder / "model.keras")
+    np.testing.assert_array_equal(again.predict(images, verbose=0), expected)
+    model.save_weights(folder / "model.weights.h5")
+    again.load_weights(folder / "model.weights.h5")
+    recipe = keras_preact.RECIPES["digits"].replace(epochs=1, global_batch_size=256)
+    card = keras_preact.train("ResNet11", recipe=recipe, output=folder / "run", verbose=0)
+    assert card["versions"]["jax"]
+    assert not (folder / "run" / "saved_model").exists()
+    assert keras_preact.evaluate(folder / "run")["error_percent"] == card["error_percent"]
+
+
+def layouts(folder):
+    """Stacked units and layers have the same outputs, gradients and statistics, in float64."""
+    jax.config.update("jax_enable_x64", True)
+    keras.config.set_floatx("float64")
+    rng = np.random.default_rng(0)
+    images, target = rng.normal(size=(4, 8, 8, 3)), rng.normal(size=(4, 8, 8, 16))
+    for fields in ({}, {"ordering": "original", "shortcut": "exclusive_gating", "widths": (16,), "unit": "basic"}):
+        spec = keras_preact.NetworkSpec(**{"units": (12,), "widths": (4,), "stem": {"width": 4}, **fields})
+        # Without the top: Keras takes means in float32 on JAX.
+        model = keras_preact.build_network(spec, input_shape=(8, 8, 3), include_top=False)
+        layered = keras_preact.relayout(model, "layers")
+        for execution in ({}, {"unroll": 3}, {"unroll": "all"}, {"remat": 1}, {"remat": 5}):
+            stacked = keras_preact.relayout(layered, "stacked", **execution)
+            expected, actual = (gradients(either, images, target) for either in (layered, stacked))
+            assert expected.keys() == actual.keys()
+            for name in expected:
+                np.testing.assert_allclose(actual[name], expected[name], rtol=1e-9, atol=1e-10, err_msg=name)
+
+
+def gradients(model, images, target):
+    """Returns output, gradients and new statistics of a training step, by the names of the layout of layers."""
+
+    def loss(trainable):
+        output, moving = model.stateless_call(
+            trainable, [v.value for v in model.non_trainable_variables], images, training=True
+        )
+        return ((output - target) ** 2).sum(), (output, moving)
+
+    run = jax.jit(jax.grad(loss, has_aux=True))
+    grads, (output, moving) = run([v.value for v in model.trainable_variables])
+    values = dict(zip(map(id, model.trainable_variables), grads))
+    values |= dict(zip(map(id, model.non_trainable_variables), moving))
+    out = {"output": output}
+    for name, (variable, index) in keras_preact.copying.named_weights(model).items():
+        out[name] = values[id(variable)] if index is None else values[id(variable)][index]
+    return out
+
+
+if __name__ == "__main__":
+    {"training": training, "layouts": layouts}[sys.argv[1]](pathlib.Path(sys.argv[2]))
+    assert "tensorflow" not in sys.modules
+    print(f"{sys.argv[1]}: done")

@@ -1,0 +1,20 @@
+"""The package on JAX, in a process in which importing TensorFlow raises."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = pathlib.Path(__file__).with_name("jax_without_tensorflow.py")
+
+
+@pytest.mark.parametrize("what", ["training", "layouts"])
+def test_jax_without_tensorflow(what, tmp_path):
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), what, str(tmp_path)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().endswith(f"{what}: done")
