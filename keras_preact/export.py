@@ -1,6 +1,6 @@
 """A trained model as a SavedModel that takes uint8 images as they come, checked after writing."""
 
-import importlib.util
+import importlib
 import pathlib
 from dataclasses import dataclass
 
@@ -36,7 +36,11 @@ class Preprocessing:
 
 def can_export():
     """Returns whether TensorFlow, which writes SavedModels, is installed."""
-    return importlib.util.find_spec("tensorflow") is not None
+    try:
+        importlib.import_module("tensorflow")
+    except ImportError:
+        return False
+    return True
 
 
 def export_savedmodel(model, path, preprocessing, class_names, sample_images, tolerance=1e-4):

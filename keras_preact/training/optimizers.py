@@ -1,5 +1,7 @@
 """A recipe's optimizer and learning-rate schedule, from Keras' own."""
 
+import re
+
 import keras
 
 
@@ -20,7 +22,8 @@ class SGDWithL2(keras.optimizers.SGD):
         self.l2, self.kernels_only = l2, kernels_only
 
     def update_step(self, gradient, variable, learning_rate):
-        if self.l2 and (not self.kernels_only or variable.name.endswith("kernel")):
+        # A variable of TensorFlow's own comes as "conv1_kernel:0", or "conv1_kernel/replica_1:0".
+        if self.l2 and (not self.kernels_only or re.search(r"kernel($|[:/])", variable.name)):
             gradient = gradient + keras.ops.cast(self.l2, gradient.dtype) * keras.ops.cast(variable, gradient.dtype)
         super().update_step(gradient, variable, learning_rate)
 

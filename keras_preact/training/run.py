@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import pathlib
 
 import keras
@@ -101,11 +102,21 @@ class RunFiles(keras.callbacks.Callback):
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Ends training with an error as soon as the loss is not finite, before anything of it is written."""
+    """Ends training with a `FloatingPointError` as soon as the loss is not finite, before anything of it is written.
+
+    Args:
+        schedule: The learning rate: a number, or a function of the step.
+    """
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.schedule, self.step = schedule, 0
 
     def on_train_batch_end(self, batch, logs=None):
         loss = float((logs or {}).get("loss", 0.0))
-        if loss - loss != 0.0:
-            step = int(self.model.optimizer.iterations)
-            rate = float(self.model.optimizer.learning_rate)
-            raise FloatingPointError(f"The loss is {loss} at step {step}, learning rate {rate:g}. Try a lower one.")
+        if not math.isfinite(loss):
+            rate = float(self.schedule(self.step) if callable(self.schedule) else self.schedule)
+            raise FloatingPointError(
+                f"The loss is {loss} at step {self.step}, learning rate {rate:g}. Try a lower one."
+            )
+        self.step += 1

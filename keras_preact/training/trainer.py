@@ -15,7 +15,7 @@ from keras_preact.data.batches import TrainingBatches
 from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
 from keras_preact.training import run
-from keras_preact.training.optimizers import make_optimizer
+from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 from keras_preact.training.strategies import check_batch, make_devices
@@ -106,7 +106,7 @@ def train(
         shuffle=False,  # the batches have their own order
         validation_data=(test_images, data.test_labels),
         validation_batch_size=EVALUATION_BATCH,
-        callbacks=[run.StopOnNonFiniteLoss(), run.RunFiles(folder)],
+        callbacks=[run.StopOnNonFiniteLoss(make_schedule(recipe, len(batches))), run.RunFiles(folder)],
         verbose=verbose,
     )
     fit_seconds = time.perf_counter() - fitting

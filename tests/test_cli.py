@@ -1,0 +1,88 @@
+"""The command line, as a person types it."""
+
+import json
+
+import pytest
+
+from keras_preact.cli import main
+
+
+def test_list_names_every_network(capsys):
+    main(["list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:9]] == [
+        "resnet110",
+        "resnet164",
+        "resnet1001",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "resnet200",
+    ]
+    assert "1,703,258" in lines[3]
+    assert "244,500,992" in lines[3]
+
+
+def test_inspect_shows_stages_of_a_name(capsys):
+    main(["inspect", "resnet29", "--batch-size", "2"])
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[3:8]] == ["stem", "stage1", "stage2", "stage3", "head"]
+    assert "signals of 2, MB" in out
+
+
+def test_train_evaluate_predict_and_inspect(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    flags = ["--epochs", "1", "--global-batch-size", "128", "--ordering", "original", "--no-nesterov"]
+    main(["train", "ResNet11", *flags, "--output", run])
+    out = capsys.readouterr().out
+    assert f"keras-preact predict {run}" in out
+    assert "test error" in out
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert card["network"]["spec"]["ordering"] == "original"
+    assert (card["recipe"]["epochs"], card["recipe"]["nesterov"]) == (1, False)
+    main(["evaluate", run])
+    assert json.loads(capsys.readouterr().out)["error_percent"] == card["error_percent"]
+    main(["predict", run, f"{run}/samples/0.png", f"{run}/samples/1.png", "--top", "1"])
+    assert capsys.readouterr().out.count("%") == 2
+    main(["inspect", run])
+    assert "11 layers, original" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "ResNet163"], "depth"),
+        (["train", "--recipe", "digit"], 'Nearest: "digits"'),
+        (["train", "--epochs", "0"], "epochs"),
+        (["train", "ResNet11", "--output", "setup.cfg"], "output"),
+        (["evaluate", "nowhere"], "finished run"),
+        (["predict", "nowhere", "x.png"], "finished run"),
+        (["inspect", "VGG16"], "Nearest"),
+    ],
+)
+def test_wrong_input_is_one_message_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "setup.cfg").touch()
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("keras-preact: `")
+    assert message in error
+    assert "Traceback" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["setup.cfg"]
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "list", "inspect", "reproduce"])
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"keras-preact {verb}" in capsys.readouterr().out
+
+
+def test_an_unknown_flag_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--epoch", "3"])
+    assert stop.value.code == 2
+    assert "--epoch" in capsys.readouterr().err

@@ -1,0 +1,260 @@
+"""Recipes, optimizers, batches, and whole runs of a small network on the embedded digits."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_preact
+from keras_preact.data import load
+from keras_preact.data.batches import TrainingBatches
+from keras_preact.training.optimizers import make_optimizer, make_schedule
+from keras_preact.training.recipe import Recipe
+from keras_preact.training.recipes import RECIPES
+from keras_preact.training.strategies import check_batch
+from keras_preact.training.trainer import ErrorPercent, SmoothedCrossentropy
+
+QUICK = RECIPES["digits"].replace(epochs=1, global_batch_size=128, warmup_steps=0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of a network of 11 layers, and its card."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    card = keras_preact.train("ResNet11", recipe=QUICK.replace(epochs=3), output=folder, verbose=0)
+    return folder, card
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"epochs": 0}, r"epochs.*at least 1.*0"),
+        ({"learning_rate": float("nan")}, r"learning_rate.*finite.*nan"),
+        ({"momentum": 1.0}, r"momentum.*\[0, 1\)"),
+        ({"schedule": "cosin"}, r'schedule.*Nearest: "cosine"'),
+        ({"weight_decay_kind": "L2"}, r'weight_decay_kind.*Nearest: "l2"'),
+        ({"precision": "float8"}, r'precision.*Nearest: "float'),
+        ({"drops": (2,)}, r"drops.*schedule"),
+        ({"schedule": "steps", "drops": (4, 2)}, r"drops.*growing"),
+        ({"batch_size": 3}, r'Recipe field.*"global_batch_size".*Nearest: "global_batch_size"'),
+    ],
+)
+def test_a_wrong_recipe_is_refused_by_name(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe().replace(**fields)
+
+
+@pytest.mark.parametrize("kind", ["l2", "l2_kernels", "decoupled"])
+def test_weight_decay_is_the_step_computed_by_hand(kind):
+    recipe = Recipe(learning_rate=0.5, schedule="constant", momentum=0.9, weight_decay=0.1, weight_decay_kind=kind)
+    optimizer = make_optimizer(recipe, steps_per_epoch=1)
+    variables = {"conv_kernel": (2.0, 0.3), "gamma": (1.0, -0.2)}
+    kept = {name: keras.Variable(value, name=name) for name, (value, _) in variables.items()}
+    velocity = dict.fromkeys(variables, 0.0)
+    expected = {name: value for name, (value, _) in variables.items()}
+    for _ in range(2):
+        grads = [keras.ops.convert_to_tensor(gradient) for _, gradient in variables.values()]
+        optimizer.apply(grads, list(kept.values()))
+        for name, (_, gradient) in variables.items():
+            decays = kind == "l2" or (kind == "l2_kernels" and name.endswith("kernel"))
+            if kind == "decoupled":
+                expected[name] -= 0.5 * 0.1 * expected[name]
+            total = gradient + 0.1 * expected[name] * decays
+            velocity[name] = 0.9 * velocity[name] - 0.5 * total
+            expected[name] += velocity[name]
+    for name, variable in kept.items():
+        assert float(variable.value) == pytest.approx(expected[name], rel=1e-6)
+
+
+def test_steps_drop_after_their_epochs_and_warm_up_first():
+    recipe = Recipe(epochs=6, learning_rate=1.0, schedule="steps", warmup_steps=2, drops=(2, 4))
+    schedule = make_schedule(recipe, steps_per_epoch=3)
+    rates = [float(schedule(step)) for step in range(18)]
+    assert rates == pytest.approx([0.1] * 2 + [1.0] * 4 + [0.1] * 6 + [0.01] * 6)
+
+
+def test_cosine_grows_from_zero_and_ends_at_zero():
+    schedule = make_schedule(Recipe(epochs=4, learning_rate=0.4, warmup_steps=4), steps_per_epoch=5)
+    rates = [float(schedule(step)) for step in range(21)]
+    assert rates[:5] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert rates[12] == pytest.approx(0.2)
+    assert rates[20] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_error_percent_counts_wrong_images():
+    metric = ErrorPercent()
+    metric.update_state(np.array([0, 1, 2, 2]), np.eye(3)[[0, 1, 2, 0]])
+    assert float(metric.result()) == 25.0
+
+
+def test_label_smoothing_is_keras_own_on_whole_numbers():
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], "float32")
+    ours = SmoothedCrossentropy(3, 0.1)(np.array([0, 2]), probabilities)
+    theirs = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)(np.eye(3)[[0, 2]], probabilities)
+    assert float(ours) == pytest.approx(float(theirs))
+
+
+def test_the_digits_are_a_fixed_split():
+    data = load("digits")
+    assert data.train_images.shape == (1437, 16, 16, 1)
+    assert data.test_images.shape == (360, 16, 16, 1)
+    assert data.class_names == tuple("0123456789")
+    assert np.bincount(data.test_labels).tolist() == [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
+    assert int(data.test_images.sum(dtype=np.int64)) == 7163276
+    normalized = data.normalized(data.train_images)
+    assert abs(normalized.mean()) < 1e-4
+    assert abs(normalized.std() - 1) < 1e-4
+
+
+def test_an_epoch_is_a_function_of_seed_and_number():
+    data = load("digits")
+
+    def epoch(batches):
+        return np.concatenate([batches[index][0] for index in range(len(batches))])
+
+    batches = TrainingBatches(data, 64, seed=3, crop_padding=2, flip=True)
+    first = epoch(batches)
+    batches.on_epoch_end()
+    second = epoch(batches)
+    np.testing.assert_array_equal(first, epoch(TrainingBatches(data, 64, seed=3, crop_padding=2, flip=True)))
+    np.testing.assert_array_equal(second, epoch(TrainingBatches(data, 64, seed=3, crop_padding=2, flip=True, epoch=1)))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, epoch(TrainingBatches(data, 64, seed=4, crop_padding=2, flip=True)))
+    assert len(batches) == 1437 // 64
+
+
+def test_crops_and_flips_move_pixels_and_change_none():
+    data = load("digits")
+    plain = TrainingBatches(data, 1437, seed=0)
+    moved = TrainingBatches(data, 1437, seed=0, crop_padding=2, flip=True)
+    images, _ = plain[0]
+    shifted, _ = moved[0]
+    for original, image, (top, left), mirrored in zip(
+        images, shifted, moved.corners[plain.order], moved.mirrored[plain.order]
+    ):
+        padded = np.pad(original, ((2, 2), (2, 2), (0, 0)))[top : top + 16, left : left + 16]
+        np.testing.assert_array_equal(image, padded[:, ::-1] if mirrored else padded)
+    assert {tuple(corner) for corner in moved.corners} == {(top, left) for top in range(5) for left in range(5)}
+    assert 0.45 < moved.mirrored.mean() < 0.55
+
+
+def test_a_batch_that_leaves_a_replica_empty_is_refused():
+    check_batch(360, 256, replicas=2)
+    with pytest.raises(ValueError, match=r"batch of 33.*leaves|leaves one of 32 replicas empty"):
+        check_batch(33, 64, replicas=32)
+    with pytest.raises(ValueError, match=r"A batch of 16 leaves one of 12 replicas empty"):
+        check_batch(10_000, 128, replicas=12)
+
+
+def test_a_run_folder_holds_what_the_readme_says(run):
+    folder, card = run
+    assert {path.name for path in folder.iterdir()} == {
+        "model.keras",
+        "saved_model",
+        "card.json",
+        "card.md",
+        "history.csv",
+        "curves.png",
+        "samples",
+    }
+    written = json.loads((folder / "card.json").read_text())
+    assert written["error_percent"] == card["error_percent"] < 60
+    assert written["recipe"] == {
+        "name": "custom",
+        **json.loads(json.dumps(dataclasses.asdict(QUICK.replace(epochs=3)))),
+    }
+    assert set(written["versions"]) == {"keras_preact", "python", "keras", "tensorflow", "numpy"}
+    assert (folder / "history.csv").read_text().count("\n") == 4
+    assert "error_percent" in (folder / "card.md").read_text()
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_measures_the_same_again(run):
+    folder, card = run
+    assert keras_preact.evaluate(folder)["error_percent"] == card["error_percent"]
+
+
+def test_the_savedmodel_takes_uint8_images_of_any_size(run):
+    folder, _ = run
+    data = load("digits")
+    loaded = tf.saved_model.load(folder / "saved_model")
+    served = loaded.serve
+    model = keras.models.load_model(folder / "model.keras")
+    expected = model.predict(data.normalized(data.test_images[:7]), verbose=0)
+    outputs = served(tf.constant(data.test_images[:7]))
+    np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
+    np.testing.assert_allclose(keras.ops.softmax(outputs["logits"]), expected, atol=1e-5)
+    assert served(tf.zeros((1, 40, 30, 1), tf.uint8))["probabilities"].shape == (1, 10)
+    assert (folder / "saved_model" / "assets.extra" / "class_names.txt").read_text().split() == list("0123456789")
+
+
+def test_predict_reads_image_files(run, tmp_path):
+    folder, card = run
+    data = load("digits")
+    paths = sorted((folder / "samples").glob("*.png"))
+    assert len(paths) == 5
+    predictions = keras_preact.predict(folder, paths, top=2)
+    assert [len(prediction.classes) for prediction in predictions] == [2] * 5
+    model = keras.models.load_model(folder / "model.keras")
+    firsts = np.stack([data.test_images[list(data.test_labels).index(label)] for label in range(5)])
+    expected = model.predict(data.normalized(firsts), verbose=0)
+    for prediction, row in zip(predictions, expected):
+        assert prediction.classes[0] == (card["classes"][row.argmax()], pytest.approx(row.max(), abs=1e-5))
+    (tmp_path / "no.png").write_text("no image")
+    for path, message in (
+        (tmp_path / "no.png", "an image file.*no.png"),
+        (tmp_path / "none.png", "existing.*none.png"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            keras_preact.predict(folder, [path])
+
+
+def test_a_run_folder_is_overwritten_only_if_asked(run, tmp_path):
+    folder, _ = run
+    before = (folder / "card.json").read_text()
+    with pytest.raises(ValueError, match=r"output.*new or empty folder.*--overwrite"):
+        keras_preact.train("ResNet11", recipe=QUICK, output=folder)
+    assert (folder / "card.json").read_text() == before
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"run's folder"):
+        keras_preact.train("ResNet11", recipe=QUICK, output=tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_the_same_seed_trains_the_same(tmp_path):
+    cards = [
+        keras_preact.train("ResNet11", recipe=QUICK, output=tmp_path / str(number), strategy="none", verbose=0)
+        for number in range(2)
+    ]
+    first, second = ((tmp_path / str(number) / "history.csv").read_text() for number in range(2))
+    assert first == second
+    assert cards[0]["error_percent"] == cards[1]["error_percent"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "ResNet163"}, r"depth.*163.*Nearest"),
+        ({"model": "VGG16"}, r"model.*VGG16.*Nearest|model.*vgg16.*Nearest"),
+        ({"data": "cifar"}, r'data.*Nearest: "digits"'),
+        ({"recipe": "digit"}, r'recipe.*Nearest: "digits"'),
+        ({"recipe": 3}, r"recipe.*3"),
+        ({"strategy": "mirror"}, r'strategy.*Nearest: "mirrored"'),
+        ({"recipe": QUICK.replace(global_batch_size=5000)}, r"global_batch_size.*at most the 1437"),
+        ({"model_options": {"shortcut": "gated"}}, r"shortcut.*gated"),
+    ],
+)
+def test_wrong_input_writes_nothing(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        keras_preact.train(**{"model": "ResNet11", **arguments}, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(tmp_path):
+    recipe = QUICK.replace(learning_rate=1e30, schedule="constant")
+    with pytest.raises(FloatingPointError, match=r"loss is .* at step \d+, learning rate 1e\+30"):
+        keras_preact.train("ResNet11", recipe=recipe, output=tmp_path / "run", verbose=0)
+    assert not list((tmp_path / "run").iterdir())

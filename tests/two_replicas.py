@@ -1,0 +1,91 @@
+"""Run by `test_mirrored.py`: networks under MirroredStrategy with two replicas."""
+
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_preact
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+RNG = np.random.default_rng(0)
+IMAGES, LABELS = RNG.normal(size=(32, 8, 8, 3)), RNG.integers(10, size=32)
+
+
+def batches():
+    return tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(16)
+
+
+def trained(spec, folder, layout, strategy=None, **execution):
+    """Trains four steps from the same weights; returns weights by name, and predictions before and after reloading."""
+    start = folder / "start.weights.h5"
+    if not start.exists():
+        keras_preact.build_network(spec, input_shape=(8, 8, 3), dtype="float64").save_weights(start)
+    with strategy.scope() if strategy else tf.device("CPU:0"):
+        model = keras_preact.build_network(
+            spec, input_shape=(8, 8, 3), dtype="float64", layout=layout, weights=start, **execution
+        )
+        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+        model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)
+    loss = model.fit(batches(), epochs=2, shuffle=False, verbose=0).history["loss"]
+    predicted = model.predict(batches(), verbose=0)
+    model.save(folder / "model.keras")
+    reloaded = keras.models.load_model(folder / "model.keras").predict(IMAGES, batch_size=16, verbose=0)
+    np.testing.assert_allclose(reloaded, predicted, rtol=0, atol=1e-6)
+    weights = {}
+    for name, (variable, index) in keras_preact.copying.named_weights(model).items():
+        array = keras.ops.convert_to_numpy(variable.value)
+        weights[name] = array if index is None else array[index]
+    return {**weights, "loss": np.array(loss)}
+
+
+def assert_same(ours, theirs, bound):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=bound, err_msg=name)
+
+
+def spec(**fields):
+    return keras_preact.NetworkSpec((1, 10), (4, 4), "basic", stem={"width": 4}, **fields)
+
+
+def synchronized(folder):
+    """With synchronised statistics, two replicas compute what one device does, in either layout."""
+    keras.config.set_floatx("float64")
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    alone = trained(spec(), folder, "stacked")
+    assert_same(trained(spec(bn_synchronized=True), folder, "layers", strategy), alone, 1e-6)
+    assert_same(trained(spec(bn_synchronized=True), folder, "stacked", strategy), alone, 1e-6)
+
+
+def averaged(folder):
+    """Without, replicas have their own batch statistics; the moving ones are averaged, equally in both layouts."""
+    keras.config.set_floatx("float64")
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    layered = trained(spec(), folder, "layers", strategy)
+    assert_same(trained(spec(), folder, "stacked", strategy), layered, 1e-9)
+    assert_same(trained(spec(), folder, "stacked", strategy, remat=3), layered, 1e-9)
+    alone = trained(spec(), folder, "stacked")
+    assert np.abs(alone["stage2_unit05_bn2/moving_mean"] - layered["stage2_unit05_bn2/moving_mean"]).max() > 1e-6
+
+
+def train(folder):
+    """The public command's function uses both devices, and refuses a batch that leaves one empty."""
+    recipe = keras_preact.RECIPES["digits"].replace(epochs=1, global_batch_size=128, bn_synchronized=True)
+    card = keras_preact.train("ResNet11", recipe=recipe, output=folder / "run", verbose=0)
+    assert card["devices"]["replicas"] == 2
+    assert keras_preact.evaluate(folder / "run")["error_percent"] == card["error_percent"]
+    with pytest.raises(ValueError, match="leaves one of 2 replicas empty"):
+        keras_preact.train("ResNet11", recipe=recipe.replace(global_batch_size=1), output=folder / "other")
+    assert not (folder / "other").exists()
+
+
+if __name__ == "__main__":
+    {"synchronized": synchronized, "averaged": averaged, "train": train}[sys.argv[1]](pathlib.Path(sys.argv[2]))
+    print(f"{sys.argv[1]}: done")
