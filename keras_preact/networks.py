@@ -3,6 +3,7 @@
 import itertools
 
 import keras
+import numpy as np
 from keras import layers
 
 from keras_preact.layers.batch_norm import BatchNormalization
@@ -100,7 +101,8 @@ class KerasLayers:
         return self._layer(layers.Multiply, name)([a, b])
 
     def affine(self, x, name, scale, offset):
-        return self._layer(layers.Rescaling, name, scale=scale, offset=offset)(x)
+        # Rescaling makes float32 of a Python number, whatever its dtype.
+        return self._layer(layers.Rescaling, name, scale=np.float64(scale), offset=np.float64(offset))(x)
 
     def dropout(self, x, name, rate):
         return self._layer(layers.Dropout, name, rate=rate)(x)

@@ -32,7 +32,7 @@ def small_spec(**fields):
 
 
 def build(spec, **arguments):
-    return keras_preact.build_network(spec, input_shape=(8, 8, 3), num_classes=5, **arguments)
+    return keras_preact.build_network(spec, input_shape=(8, 8, 3), num_classes=5, dtype="float64", **arguments)
 
 
 def batch(seed=0, count=6):

@@ -26,6 +26,9 @@ Every measurement has a process of its own, on `--cores` cores; the contestants 
 that drifts does so for all. A ratio is the median over the rounds of one round's ratio. FOLDER gets `measurements.csv`
 (every raw number), `report.txt` (the ratios beside the bars of the issue "Depth at no price"), `environment.json` and
 `depth.png`.
+
+Other programs spoil the figures, those of torch most: its threads spin while they wait. The report ends with how many
+processors they kept busy. `OMP_WAIT_POLICY=passive` before the command helps torch there, and slows it on a quiet machine.
 """
 
 import argparse
@@ -202,8 +205,11 @@ def list_tasks(arguments, first_round):
     """Returns the measurements to make, in order, as dicts that JSON can hold."""
     tasks = []
     for section in arguments.what:
-        is_curve = section == "curve"
-        depths = [depth for depth in CURVE_DEPTHS if depth not in arguments.depths] if is_curve else arguments.depths
+        is_curve, depths = section == "curve", arguments.depths
+        if is_curve:
+            depths = [depth for depth in CURVE_DEPTHS if depth not in depths]
+        if section == "jax" and arguments.quick:
+            depths = depths[:1]
         for turn, depth in itertools.product(range(1 if is_curve else arguments.rounds), depths):
             for kind, backend, contestants in SECTIONS[section]:
                 for contestant in contestants:
@@ -226,6 +232,7 @@ def run_worker(task, time_limit):
     # This process stays small: on Linux a child's peak memory starts at its parent's.
     command = [sys.executable, __file__, "--worker", json.dumps({**task, "started": time.time()})]
     variables = {**os.environ, **ENVIRONMENTS[task["backend"]]}
+    others, start = seconds_of_others(), time.perf_counter()
     try:
         done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=time_limit)
     except subprocess.TimeoutExpired:
@@ -233,7 +240,17 @@ def run_worker(task, time_limit):
     output, errors = done.stdout.strip().splitlines(), done.stderr.strip().splitlines()
     if done.returncode != 0 or not output:
         return {"error": errors[-1] if errors else f"exit status {done.returncode}"}
-    return json.loads(output[-1])
+    busy = (seconds_of_others() - others) / (time.perf_counter() - start)
+    return {**json.loads(output[-1]), "busy_with_others": busy}
+
+
+def seconds_of_others():
+    """Returns the CPU-seconds of all programs but this one and its finished workers, since boot; nan but on Linux."""
+    columns = read_text("/proc/stat").partition("\n")[0].split()[1:9]
+    if not columns:
+        return math.nan
+    user, nice, system, _idle, _io_wait, *interrupts_and_stolen = map(int, columns)
+    return (user + nice + system + sum(interrupts_and_stolen)) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
 # What follows up to `build` runs in the worker's process.
@@ -470,9 +487,11 @@ def report_lines(rows, depths):
     lines = [f"{'':43}{'depth':>5}{'ours':>10}{'other':>10}{'ratio':>8}{'bar':>11}"]
     for comparison, depth in itertools.product(COMPARISONS, depths):
         ours = numbers.get((comparison.backend, comparison.ours, depth, comparison.measure))
-        if ours and comparison.against_depth != depth:
+        if ours and (comparison.against_depth is None or depth in comparison.bars):
             other = numbers.get(comparison.other(depth), {})
             lines.append(comparison_line(comparison, depth, ours, other))
+    busy = [row["value"] for row in rows if row["measure"] == "busy_with_others"] or [math.nan]
+    lines.append(f"Processors busy with other programs: median {statistics.median(busy):.1f}, most {max(busy):.1f}")
     failed = [row for row in rows if row["error"]]
     return lines + [" ".join(str(row[name]) for name in (*COLUMNS[:5], "error")) for row in failed]
 

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_preact.layers.batch_norm import batch_norm, moved
+from keras_preact.layers.conv import convolve
 from keras_preact.layers.loop import scan, uniform
 from keras_preact.shapes import Shapes
 from keras_preact.spec import ShortcutSpec, UnitSpec, from_fields
@@ -144,16 +145,7 @@ class Slices:
         self.moving = {}
 
     def conv(self, x, name, conv):
-        kernel = self.slices[f"{name}/kernel"]
-        if conv.kernel == 1:  # a matrix product, which is faster everywhere
-            x = x[:, :: conv.strides, :: conv.strides, :] if conv.strides > 1 else x
-            x = ops.matmul(x, kernel[0, 0])
-        elif conv.strides > 1:
-            pad = [conv.kernel // 2] * 2
-            x = ops.pad(x, [[0, 0], pad, pad, [0, 0]])
-            x = ops.conv(x, kernel, conv.strides, "valid", data_format="channels_last")
-        else:
-            x = ops.conv(x, kernel, 1, "same", data_format="channels_last")
+        x = convolve(x, self.slices[f"{name}/kernel"], conv.strides)
         bias = self.slices.get(f"{name}/bias")  # its own, or of a folded BN
         return x if bias is None else x + bias
 
