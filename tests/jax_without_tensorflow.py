@@ -51,13 +51,13 @@ def layouts(folder):
     rng = np.random.default_rng(0)
     images, target = rng.normal(size=(4, 8, 8, 3)), rng.normal(size=(4, 8, 8, 16))
     for fields in ({}, {"ordering": "original", "shortcut": "exclusive_gating", "widths": (16,), "unit": "basic"}):
-        spec = keras_preact.NetworkSpec(**{"units": (12,), "widths": (4,), "stem": {"width": 4}, **fields})
+        spec = keras_preact.NetworkSpec(**{"units": (10,), "widths": (4,), "stem": {"width": 4}, **fields})
         # Without the top: Keras takes means in float32 on JAX.
         model = keras_preact.build_network(spec, input_shape=(8, 8, 3), include_top=False)
         layered = keras_preact.relayout(model, "layers")
-        for execution in ({}, {"unroll": 3}, {"unroll": "all"}, {"remat": 1}, {"remat": 5}):
-            stacked = keras_preact.relayout(layered, "stacked", **execution)
-            expected, actual = (gradients(either, images, target) for either in (layered, stacked))
+        expected = gradients(layered, images, target)
+        for execution in ({}, {"unroll": 3}, {"remat": 5}):
+            actual = gradients(keras_preact.relayout(layered, "stacked", **execution), images, target)
             assert expected.keys() == actual.keys()
             for name in expected:
                 np.testing.assert_allclose(actual[name], expected[name], rtol=1e-9, atol=1e-10, err_msg=name)

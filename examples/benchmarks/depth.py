@@ -27,8 +27,9 @@ that drifts does so for all. A ratio is the median over the rounds of one round'
 (every raw number), `report.txt` (the ratios beside the bars of the issue "Depth at no price"), `environment.json` and
 `depth.png`.
 
-Other programs spoil the figures, those of torch most: its threads spin while they wait. The report ends with how many
-processors they kept busy. `OMP_WAIT_POLICY=passive` before the command helps torch there, and slows it on a quiet machine.
+Other programs spoil the figures, those of torch most (up to 30 times): its threads spin while they wait. So each
+measurement says how many processors they kept busy meanwhile; the report leaves out the rounds in which that was more
+than BUSY, if others are left, and marks the line if not.
 """
 
 import argparse
@@ -68,6 +69,7 @@ SECTIONS = {  # section: rows of (kind of measurement, backend, contestants)
     "gpu": (("gpu", "jax gpu", tuple(OURS)),),
 }
 CURVE_DEPTHS = (11, 56, 164, 326, 1001)
+BUSY = 0.2
 PLAIN_ON_JAX = 326  # the deepest: plain ResNet-1001 has not compiled there after 400 s, at 22 GB of memory
 
 ENVIRONMENTS = {
@@ -177,6 +179,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depths", type=int, nargs="+", help="9n + 2 each (164 and 1001; 29 and 56 if --quick)")
     parser.add_argument("--what", nargs="*", choices=[name for name in SECTIONS if name != "gpu"], help="(all)")
+    parser.add_argument("--contestants", nargs="+", choices=("plain", *OURS, "torch"), help="(all)")
     parser.add_argument("--rounds", type=int, help="turns of each contestant (3; 1 if --quick)")
     parser.add_argument("--steps", type=int, help="steady steps per turn (12; 3 if --quick)")
     parser.add_argument("--quick", action="store_true", help="small depths, few steps, no `curve`")
@@ -213,7 +216,8 @@ def list_tasks(arguments, first_round):
         for turn, depth in itertools.product(range(1 if is_curve else arguments.rounds), depths):
             for kind, backend, contestants in SECTIONS[section]:
                 for contestant in contestants:
-                    if is_possible(backend, contestant, depth):
+                    is_asked = arguments.contestants is None or contestant in arguments.contestants
+                    if is_asked and is_possible(backend, contestant, depth):
                         what = dict(kind=kind, backend=backend, contestant=contestant, depth=depth)
                         how = dict(steps=arguments.steps, warm_ups=arguments.warm_ups, cores=arguments.cores)
                         tasks.append({**what, "round": first_round + turn, **how})
@@ -473,23 +477,36 @@ def describe(task, measured):
 
 
 def by_round(rows):
-    """Returns {(backend, contestant, depth, measure): {round: median over its steps}}."""
-    steps = {}
+    """Returns {(backend, contestant, depth, measure): {round: median over its steps}}, and the disturbed keys.
+
+    Disturbed rounds are left out of a key that has others.
+    """
+    busy = {identity(row): row["value"] for row in rows if row["measure"] == "busy_with_others"}
+    quiet, disturbed = {}, {}
     for row in rows:
+        kept = disturbed if busy.get(identity(row), 0.0) > BUSY else quiet
         key = tuple(row[name] for name in ("backend", "contestant", "depth", "measure"))
-        steps.setdefault(key, {}).setdefault(row["round"], []).append(row["value"])
-    return {key: {turn: statistics.median(values) for turn, values in turns.items()} for key, turns in steps.items()}
+        kept.setdefault(key, {}).setdefault(row["round"], []).append(row["value"])
+    chosen = {**disturbed, **quiet}
+    medians = {key: {turn: statistics.median(steps) for turn, steps in turns.items()} for key, turns in chosen.items()}
+    return medians, disturbed.keys() - quiet.keys()
+
+
+def identity(row):
+    """Returns what tells a row's measurement from others."""
+    return tuple(row[name] for name in COLUMNS[:5])
 
 
 def report_lines(rows, depths):
     """Returns the report: a line for every comparison at every depth that was measured, and the errors."""
-    numbers = by_round(rows)
+    numbers, disturbed = by_round(rows)
     lines = [f"{'':43}{'depth':>5}{'ours':>10}{'other':>10}{'ratio':>8}{'bar':>11}"]
     for comparison, depth in itertools.product(COMPARISONS, depths):
-        ours = numbers.get((comparison.backend, comparison.ours, depth, comparison.measure))
-        if ours and (comparison.against_depth is None or depth in comparison.bars):
-            other = numbers.get(comparison.other(depth), {})
-            lines.append(comparison_line(comparison, depth, ours, other))
+        key, other = (comparison.backend, comparison.ours, depth, comparison.measure), comparison.other(depth)
+        if key in numbers and (comparison.against_depth is None or depth in comparison.bars):
+            line = comparison_line(comparison, depth, numbers[key], numbers.get(other, {}))
+            noisy = key[-1].endswith("_s") and disturbed & {key, other}
+            lines.append(line + ("  (machine was busy)" if noisy else ""))
     busy = [row["value"] for row in rows if row["measure"] == "busy_with_others"] or [math.nan]
     lines.append(f"Processors busy with other programs: median {statistics.median(busy):.1f}, most {max(busy):.1f}")
     failed = [row for row in rows if row["error"]]
@@ -501,6 +518,8 @@ def comparison_line(comparison, depth, ours, other):
     ratios = [ours[turn] / other[turn] for turn in ours if turn in other]
     median = lambda values: statistics.median(values) if values else None  # noqa: E731
     text = lambda number: "" if number is None else f"{number:,.3f}" if number < 100 else f"{number:,.0f}"  # noqa: E731
+    if other and not ratios:  # none of the rounds left is one that both have
+        ratios = [median(ours.values()) / median(other.values())]
     number, ratio = median(ours.values()), median(ratios)
     bar, verdict = comparison.verdict(number if comparison.against is None else ratio, depth)
     cells = f"{text(number):>10}{text(median(other.values())):>10}{text(ratio):>8}{bar:>11}"
@@ -526,7 +545,7 @@ def draw(rows, path):
         return
     from matplotlib.figure import Figure
 
-    numbers = by_round([row for row in rows if row["backend"] in ("tensorflow", "torch")])
+    numbers, _ = by_round([row for row in rows if row["backend"] in ("tensorflow", "torch")])
     figure = Figure(figsize=(14, 6.5), layout="constrained")
     panels = figure.subplots(2, 4).flat
     for axes, (measure, title) in zip(panels, PANELS.items()):
