@@ -27,7 +27,7 @@ that drifts does so for all. A ratio is the median over the rounds of one round'
 (every raw number), `report.txt` (the ratios beside the bars of the issue "Depth at no price"), `environment.json` and
 `depth.png`.
 
-Other programs spoil the figures, those of torch most (up to 30 times): its threads spin while they wait. So each
+Other programs spoil the figures, those of torch most (tenfold and more): its threads spin while they wait. So each
 measurement says how many processors they kept busy meanwhile; the report leaves out the rounds in which that was more
 than BUSY, if others are left, and marks the line if not.
 """
@@ -179,7 +179,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depths", type=int, nargs="+", help="9n + 2 each (164 and 1001; 29 and 56 if --quick)")
     parser.add_argument("--what", nargs="*", choices=[name for name in SECTIONS if name != "gpu"], help="(all)")
-    parser.add_argument("--contestants", nargs="+", choices=("plain", *OURS, "torch"), help="(all)")
+    parser.add_argument("--contestants", nargs="+", metavar="NAME", choices=("plain", *OURS, "torch"), help="(all)")
     parser.add_argument("--rounds", type=int, help="turns of each contestant (3; 1 if --quick)")
     parser.add_argument("--steps", type=int, help="steady steps per turn (12; 3 if --quick)")
     parser.add_argument("--quick", action="store_true", help="small depths, few steps, no `curve`")
@@ -257,7 +257,7 @@ def seconds_of_others():
     return (user + nice + system + sum(interrupts_and_stolen)) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
-# What follows up to `build` runs in the worker's process.
+# What follows, up to `seconds_of`, runs in the worker's process.
 
 
 def work(task):
@@ -507,8 +507,8 @@ def report_lines(rows, depths):
             line = comparison_line(comparison, depth, numbers[key], numbers.get(other, {}))
             noisy = key[-1].endswith("_s") and disturbed & {key, other}
             lines.append(line + ("  (machine was busy)" if noisy else ""))
-    busy = [row["value"] for row in rows if row["measure"] == "busy_with_others"] or [math.nan]
-    lines.append(f"Processors busy with other programs: median {statistics.median(busy):.1f}, most {max(busy):.1f}")
+    if busy := [row["value"] for row in rows if row["measure"] == "busy_with_others"]:
+        lines.append(f"Processors busy with other programs: median {statistics.median(busy):.1f}, most {max(busy):.1f}")
     failed = [row for row in rows if row["error"]]
     return lines + [" ".join(str(row[name]) for name in (*COLUMNS[:5], "error")) for row in failed]
 
@@ -544,6 +544,7 @@ def draw(rows, path):
         print("No plot: matplotlib is not installed.")
         return
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     numbers, _ = by_round([row for row in rows if row["backend"] in ("tensorflow", "torch")])
     figure = Figure(figsize=(14, 6.5), layout="constrained")
@@ -556,9 +557,11 @@ def draw(rows, path):
                 axes.plot(*zip(*points), marker=".", label=contestant)
         axes.set(title=title, xscale="log", yscale="log", xlabel="depth")
         axes.set_xticks(CURVE_DEPTHS, CURVE_DEPTHS, minor=False)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.axes[3].legend()
+    figure.legend(*figure.axes[3].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=120)
 
 

@@ -6,21 +6,30 @@ import keras
 from keras import ops
 
 
-def convolve(x, kernel, strides=1):
+def convolve(x, kernel, strides=1, bias=None):
     """Convolves x, (batch, height, width, C_in), with kernel, (k, k, C_in, C_out), padded by k // 2 on every side."""
-    if kernel.shape[0] == 1:
+    side, backend = kernel.shape[0], keras.backend.backend()
+    fuses = bias is not None and backend == "tensorflow"  # convolution, bias and the ReLU behind become one kernel
+    if side == 1 and not fuses:
         x = x[:, ::strides, ::strides, :] if strides > 1 else x
-        return ops.matmul(x, kernel[0, 0])  # a matrix product, which is faster everywhere
-    if strides > 1:
-        pad = [kernel.shape[0] // 2] * 2
-        x = ops.pad(x, [[0, 0], pad, pad, [0, 0]])
-        return ops.conv(x, kernel, strides, "valid", data_format="channels_last")
-    if keras.backend.backend() == "jax":
-        import jax
+        x = ops.matmul(x, kernel[0, 0])  # faster than a convolution in training
+    elif strides == 1 and backend == "jax" and _on_cpu():
+        x = _convolution_for_xla_on_cpu()(x, kernel)
+    else:
+        if strides > 1 and side > 1:  # "same" would pad even sizes only below and to the right
+            x = ops.pad(x, [[0, 0], [side // 2] * 2, [side // 2] * 2, [0, 0]])
+        x = ops.conv(x, kernel, strides, "same" if strides == 1 else "valid", data_format="channels_last")
+    if fuses:
+        import tensorflow as tf
 
-        if jax.default_backend() == "cpu":
-            return _convolution_for_xla_on_cpu()(x, kernel)
-    return ops.conv(x, kernel, 1, "same", data_format="channels_last")
+        return tf.nn.bias_add(x, bias)
+    return x if bias is None else x + bias
+
+
+def _on_cpu():
+    import jax
+
+    return jax.default_backend() == "cpu"
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from keras_preact.spec import ShortcutSpec, UnitSpec, from_fields
 from keras_preact.units import residual_unit
 
 # Runs up to this length stand in straight code: a loop would take longer to trace than it saves.
-SHORT_RUN = 8
+SHORT_RUN = 5
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -145,9 +145,8 @@ class Slices:
         self.moving = {}
 
     def conv(self, x, name, conv):
-        x = convolve(x, self.slices[f"{name}/kernel"], conv.strides)
         bias = self.slices.get(f"{name}/bias")  # its own, or of a folded BN
-        return x if bias is None else x + bias
+        return convolve(x, self.slices[f"{name}/kernel"], conv.strides, bias)
 
     def batch_norm(self, x, name):
         if f"{name}/moving_mean" not in self.slices:  # folded
