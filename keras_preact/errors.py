@@ -1,5 +1,6 @@
 """One wording for every refused argument: its name, what is allowed, what was received, the nearest choice."""
 
+import dataclasses
 import difflib
 import math
 import numbers
@@ -43,3 +44,25 @@ def check_number(argument, value, low=-math.inf, high=math.inf, below_high=False
         return float(value)
     bounds = "" if math.isinf(low) and math.isinf(high) else f" in [{low:g}, {high:g}{')' if below_high else ']'}"
     raise argument_error(argument, f"a finite number{bounds}", value)
+
+
+def check_fields(kind, fields):
+    """Raises a `ValueError` if a key of `fields` is no field of the dataclass `kind`."""
+    for name in fields:
+        check_choice(f"{kind.__name__} field", name, [known.name for known in dataclasses.fields(kind)])
+
+
+def from_fields(kind, fields):
+    """Returns `kind(**fields)` with lists as tuples; an unknown field is a `ValueError` that lists those that exist."""
+    check_fields(kind, fields)
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
+def check_integers(argument, values):
+    """Returns a sequence of whole numbers of at least 1 as a tuple; raises a `ValueError` if it is none, or empty."""
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
+        raise argument_error(argument, "a sequence of whole numbers", values)
+    values = tuple(check_integer(argument, value) for value in values)
+    if not values:
+        raise argument_error(argument, "a sequence of one whole number at least", values)
+    return values

@@ -6,7 +6,7 @@ import pathlib
 import keras
 
 from keras_preact.copying import copy_optimizer, copy_trainable, copy_weights
-from keras_preact.errors import argument_error, check_choice
+from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.files import written_aside
 from keras_preact.networks import KerasLayers, StackedLayers, head, residual_network
 from keras_preact.spec import NetworkSpec
@@ -184,13 +184,20 @@ def _weights_path(filepath):
     return path
 
 
-def relayout(model, layout, **execution):
+def check_execution(unroll, remat):
+    """Returns `unroll` (a whole number or `"all"`) and `remat` (a whole number) of a stacked network, or raises."""
+    unroll = unroll if unroll == "all" else check_integer("unroll", unroll)
+    return unroll, int(remat) if isinstance(remat, bool) else check_integer("remat", remat, minimum=0)
+
+
+def relayout(model, layout, unroll=None, remat=None):
     """Returns the same network in another layout, with the same weights and, if compiled, optimizer state.
 
     Args:
         model: A `ResidualNetwork`.
         layout: `"stacked"` or `"layers"`.
-        **execution: `unroll` and `remat` of the new model; those of `model` if left out.
+        unroll: As in `zoo.build_network`; that of `model` if None.
+        remat: Likewise.
 
     Returns:
         `model` itself if nothing changes, else a new `ResidualNetwork`, compiled as `model` is.
@@ -201,10 +208,14 @@ def relayout(model, layout, **execution):
     """
     if not isinstance(model, ResidualNetwork):
         raise argument_error("model", "a network that keras_preact built", type(model).__name__)
-    check_choice("layout", layout, LAYOUTS)
-    if {**model.get_config(), "layout": layout, **execution} == model.get_config():
+    config = model.get_config()
+    unroll, remat = check_execution(
+        config["unroll"] if unroll is None else unroll, config["remat"] if remat is None else remat
+    )
+    changes = {"layout": check_choice("layout", layout, LAYOUTS), "unroll": unroll, "remat": remat}
+    if {**config, **changes} == config:
         return model
-    other = _converted(model, layout=layout, **execution)
+    other = _converted(model, **changes)
     copy_trainable(model, other)
     if model.compiled:
         other.compile_from_config(model.get_compile_config())

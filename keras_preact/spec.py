@@ -8,7 +8,15 @@ import dataclasses
 import itertools
 from dataclasses import dataclass, field
 
-from keras_preact.errors import argument_error, check_choice, check_integer, check_number
+from keras_preact.errors import (
+    argument_error,
+    check_choice,
+    check_fields,
+    check_integer,
+    check_integers,
+    check_number,
+    from_fields,
+)
 
 
 @dataclass(frozen=True)
@@ -275,10 +283,10 @@ class NetworkSpec:
 
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        put("units", _integers("units", self.units))
-        put("widths", _integers("widths", self.widths))
+        put("units", check_integers("units", self.units))
+        put("widths", check_integers("widths", self.widths))
         strides = (1,) + (2,) * (len(self.units) - 1) if self.strides is None else self.strides
-        put("strides", _integers("strides", strides))
+        put("strides", check_integers("strides", strides))
         for name in ("widths", "strides"):
             if len(getattr(self, name)) != len(self.units):
                 expected = f"one number per stage, {len(self.units)} as in `units`"
@@ -396,24 +404,3 @@ class NetworkSpec:
         """Returns a copy with some fields changed; an unknown one is a `ValueError` that lists those that exist."""
         check_fields(type(self), fields)
         return dataclasses.replace(self, **fields)
-
-
-def check_fields(kind, fields):
-    """Raises a `ValueError` if a key of `fields` is no field of the dataclass `kind`."""
-    for name in fields:
-        check_choice(f"{kind.__name__} field", name, [known.name for known in dataclasses.fields(kind)])
-
-
-def from_fields(kind, fields):
-    """Returns `kind(**fields)` with lists as tuples; an unknown field is a `ValueError` that lists those that exist."""
-    check_fields(kind, fields)
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
-
-
-def _integers(argument, values):
-    if isinstance(values, (str, bytes)) or not hasattr(values, "__iter__"):
-        raise argument_error(argument, "a sequence of whole numbers, one per stage", values)
-    values = tuple(check_integer(argument, value) for value in values)
-    if not values:
-        raise argument_error(argument, "a sequence of at least one stage", values)
-    return values

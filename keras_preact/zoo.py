@@ -4,9 +4,9 @@ import pathlib
 
 import keras
 
-from keras_preact.errors import argument_error, check_choice, check_integer
-from keras_preact.model import LAYOUTS, ResidualNetwork
-from keras_preact.spec import UNIT_KINDS, NetworkSpec, StemSpec, check_fields
+from keras_preact.errors import argument_error, check_choice, check_fields, check_integer
+from keras_preact.model import LAYOUTS, ResidualNetwork, check_execution
+from keras_preact.spec import UNIT_KINDS, NetworkSpec, StemSpec
 
 CIFAR_WIDTHS = (16, 32, 64)
 IMAGENET_WIDTHS = (64, 128, 256, 512)
@@ -174,8 +174,7 @@ def build_network(
         hint = "Call keras.config.set_image_data_format('channels_last') and feed (batch, height, width, channels)."
         raise argument_error("image_data_format", '"channels_last"', keras.config.image_data_format(), hint)
     check_choice("layout", layout, LAYOUTS)
-    unroll = unroll if unroll == "all" else check_integer("unroll", unroll)
-    remat = int(remat) if isinstance(remat, bool) else check_integer("remat", remat, minimum=0)
+    unroll, remat = check_execution(unroll, remat)
     if include_top:
         num_classes = check_integer("num_classes", num_classes)
     if pooling is not None:

@@ -21,6 +21,7 @@ EXECUTIONS = [
 @pytest.fixture(autouse=True)
 def float64():
     """Keras casts images and losses to `floatx`, which would hide what float64 shows."""
+    assert keras.config.dtype_policy().name == "float32"  # made now, or it would be float64 for the tests that follow
     keras.config.set_floatx("float64")
     yield
     keras.config.set_floatx("float32")

@@ -190,6 +190,22 @@ def test_a_clone_and_a_part_are_models_too(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layout": "looped"}, "layout.*stacked.*looped"),
+        ({"layout": "stacked", "unroll": 0}, "unroll.*at least 1.*0"),
+        ({"layout": "stacked", "remat": 1.5}, "remat.*whole number.*1.5"),
+    ],
+)
+def test_a_wrong_relayout_is_refused(arguments, message):
+    model = build()
+    with pytest.raises(ValueError, match=message):
+        keras_preact.relayout(model, **arguments)
+    with pytest.raises(ValueError, match=r"model.*keras_preact built.*Sequential"):
+        keras_preact.relayout(keras.Sequential([]), "layers")
+
+
 def test_a_frozen_run_of_units_stays_as_it_is():
     model = build()
     layer = model.get_layer("stage2_units02_10")

@@ -4,6 +4,8 @@
 number of steps, which XLA needs for the gradient.
 """
 
+import functools
+
 import keras
 
 
@@ -24,60 +26,63 @@ def scan(step, carry, stacked, outputs, unroll=1, remat=0):
     length = next(iter(stacked.values())).shape[0]
     loop = {"tensorflow": _loop_tensorflow, "jax": _loop_jax}.get(keras.backend.backend())
     block = max(remat, 1)
-    turn = block * -(-min(unroll, length) // block)
+    turn = block * -(-min(unroll, length) // block)  # whole blocks
     turns = length // turn if loop else 0
-    chunks = []
-    if turns > 1:
-        many = lambda carry, slices: _steps(step, carry, slices, turn, block, remat)  # noqa: E731
-        carry, stacks = loop(many, carry, stacked, outputs, turn, turns)
-        chunks.append(stacks)
-    else:
-        turns = 0
-    if turns * turn < length:
-        rest = {name: array[turns * turn :] for name, array in stacked.items()}
-        carry, stacks = _steps(step, carry, rest, length - turns * turn, block, remat)
-        chunks.append(stacks)
-    return carry, {name: _joined([chunk[name] for chunk in chunks]) for name in outputs}
+    looped = turn * turns if turns > 1 else 0
+    parts = []
+    if looped:
+        many = functools.partial(_steps, step, turn, remat)
+        carry, outputs_of_loop = loop(many, carry, stacked, outputs, turn, turns)
+        parts.append(outputs_of_loop)
+    if looped < length:
+        rest = {name: array[looped:] for name, array in stacked.items()} if looped else stacked
+        carry, outputs_of_rest = _steps(step, length - looped, remat, carry, rest)
+        parts.append(outputs_of_rest)
+    return carry, _joined(parts)
 
 
 def _joined(parts):
-    return parts[0] if len(parts) == 1 else keras.ops.concatenate(parts, axis=0)
+    """Returns dicts of arrays, put one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: keras.ops.concatenate([part[name] for part in parts], axis=0) for name in parts[0]}
 
 
-def _steps(step, carry, slices, count, block, remat):
-    """Takes `count` steps one after the other, recomputed in blocks of `block` if `remat`; stacks their outputs."""
-
-    def some(carry, slices, length):
-        ys = []
-        for index in range(length):
-            carry, y = step(carry, {name: array[index] for name, array in slices.items()})
-            ys.append(y)
-        return carry, {name: keras.ops.stack([y[name] for y in ys]) for name in ys[0]}
-
-    chunks = []
-    for start in range(0, count, block if remat else count):
-        part = {name: array[start : start + block] if remat else array for name, array in slices.items()}
-        length = min(block, count - start) if remat else count
-        run = _recomputed(some, length) if remat else lambda carry, part, n=length: some(carry, part, n)
-        carry, ys = run(carry, part)
-        chunks.append(ys)
-    return carry, {name: _joined([chunk[name] for chunk in chunks]) for name in chunks[0]}
+def _steps(step, count, remat, carry, slices):
+    """Takes `count` steps one after the other, if `remat` recomputed in blocks of it, and stacks their outputs."""
+    if not remat:
+        return _block(step, count, carry, slices)
+    parts = []
+    for start in range(0, count, remat):
+        part = {name: array[start : start + remat] for name, array in slices.items()}
+        carry, outputs = _recomputed(functools.partial(_block, step, min(remat, count - start)), carry, part)
+        parts.append(outputs)
+    return carry, _joined(parts)
 
 
-def _recomputed(function, length):
+def _block(step, count, carry, slices):
+    outputs = []
+    for index in range(count):
+        carry, output = step(carry, {name: array[index] for name, array in slices.items()})
+        outputs.append(output)
+    return carry, {name: keras.ops.stack([output[name] for output in outputs]) for name in outputs[0]}
+
+
+def _recomputed(function, carry, slices):
+    """Calls `function(carry, slices)` so that the backward pass computes anew what is inside."""
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
 
-        return jax.checkpoint(lambda carry, slices: function(carry, slices, length))
+        return jax.checkpoint(function)(carry, slices)
     if backend == "tensorflow":
-        return lambda carry, slices: _recomputed_tensorflow(function, carry, slices, length)
-    import torch
+        return _recomputed_tensorflow(function, carry, slices)
+    from torch.utils.checkpoint import checkpoint
 
-    return lambda carry, slices: torch.utils.checkpoint.checkpoint(function, carry, slices, length, use_reentrant=False)
+    return checkpoint(function, carry, slices, use_reentrant=False)
 
 
-def _recomputed_tensorflow(function, carry, slices, length):
+def _recomputed_tensorflow(function, carry, slices):
     import tensorflow as tf
 
     names, arrays = zip(*slices.items())
@@ -85,7 +90,7 @@ def _recomputed_tensorflow(function, carry, slices, length):
 
     @tf.recompute_grad
     def flat(carry, *arrays):
-        carry, ys = function(carry, dict(zip(names, arrays)), length)
+        carry, ys = function(carry, dict(zip(names, arrays)))
         out_names[:] = ys
         return (carry, *ys.values())
 
@@ -96,8 +101,8 @@ def _recomputed_tensorflow(function, carry, slices, length):
 def _loop_tensorflow(many, carry, stacked, outputs, turn, turns):
     import tensorflow as tf
 
-    def array(shape, dtype, infer=True):
-        return tf.TensorArray(dtype, size=turns, element_shape=(turn, *shape), infer_shape=infer)
+    def array(shape, dtype):
+        return tf.TensorArray(dtype, size=turns, element_shape=(turn, *shape))
 
     def split(value):
         return tf.reshape(value[: turn * turns], (turns, turn, *value.shape[1:]))

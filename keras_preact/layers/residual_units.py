@@ -6,11 +6,12 @@ import itertools
 import keras
 from keras import ops
 
+from keras_preact.errors import from_fields
 from keras_preact.layers.batch_norm import batch_norm, moved
 from keras_preact.layers.conv import convolve
 from keras_preact.layers.loop import scan, uniform
 from keras_preact.shapes import Shapes
-from keras_preact.spec import ShortcutSpec, UnitSpec, from_fields
+from keras_preact.spec import ShortcutSpec, UnitSpec
 from keras_preact.units import residual_unit
 
 # Runs up to this length stand in straight code: a loop would take longer to trace than it saves.

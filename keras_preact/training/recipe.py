@@ -3,8 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
-from keras_preact.errors import argument_error, check_choice, check_integer, check_number
-from keras_preact.spec import check_fields
+from keras_preact.errors import argument_error, check_choice, check_fields, check_integer, check_number
 
 SCHEDULES = ("cosine", "steps", "constant")
 WEIGHT_DECAYS = ("l2", "l2_kernels", "decoupled")
