@@ -8,6 +8,8 @@ import keras_preact
 from keras_preact.copying import named_weights
 from keras_preact.spec import NetworkSpec
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 SHORTCUTS = ("identity", "constant_scaling", "exclusive_gating", "shortcut_only_gating", "conv1x1", "none")
 EXECUTIONS = [
     {"unroll": 1, "remat": 0},
@@ -18,22 +20,13 @@ EXECUTIONS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def float64():
-    """Keras casts images and losses to `floatx`, which would hide what float64 shows."""
-    assert keras.config.dtype_policy().name == "float32"  # made now, or it would be float64 for the tests that follow
-    keras.config.set_floatx("float64")
-    yield
-    keras.config.set_floatx("float32")
-
-
 def small_spec(**fields):
     """A network of 29 bottleneck layers, 3 units a stage, or 20 basic ones, narrow enough for a test."""
     return NetworkSpec(**{"units": (3, 3, 3), "widths": (4, 6, 8), "stem": {"width": 4}, **fields})
 
 
 def build(spec, **arguments):
-    return keras_preact.build_network(spec, input_shape=(8, 8, 3), num_classes=5, dtype="float64", **arguments)
+    return keras_preact.build_network(spec, input_shape=(8, 8, 3), num_classes=5, **arguments)
 
 
 def batch(seed=0, count=6):

@@ -17,19 +17,11 @@ import keras_preact
 from keras_preact.copying import named_weights
 from keras_preact.spec import NetworkSpec
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 # h and f are the identity in Fig. 4(c), (d) and (e); in (a) and (b) f is not.
 WITH_IDENTITY_F = ("relu_before_addition", "relu_only_preactivation", "preactivation")
 WITHOUT_IDENTITY_F = ("original", "bn_after_addition")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def float64():
-    """Computes in float64, and leaves Keras as it was for other files."""
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.utils.clear_session()  # the policy, too
 
 
 def build(layout="layers", **fields):

@@ -13,6 +13,8 @@ from keras_preact.copying import named_weights
 from keras_preact.layers.residual_units import ResidualUnits
 from keras_preact.spec import NetworkSpec
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 MOMENTUM, EPSILON = 0.8, 1e-3
 
 # The operations of F (Fig. 4), each with the name of its weights, and those after the addition. The leading ones, up to
@@ -116,16 +118,6 @@ class Reference:
             for part, before, now in zip(("moving_mean", "moving_variance"), old, (mean, variance)):
                 self.moving[f"{name}/{part}"] = MOMENTUM * before + (1.0 - MOMENTUM) * now
         return gamma * (x - mean) / np.sqrt(variance + EPSILON) + beta
-
-
-@pytest.fixture(autouse=True, scope="module")
-def float64():
-    """Computes in float64, and leaves Keras as it was for other files."""
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_floatx("float32")
-    keras.utils.clear_session()  # the policy, too
 
 
 SHORTCUTS = {
