@@ -16,11 +16,10 @@ MODEL = "model.keras"
 SAVED_MODEL = "saved_model"
 
 
-def new_folder(path, overwrite=False):
-    """Makes the folder of a run, with those above it, and returns its `pathlib.Path`.
+def check_folder(path, overwrite=False):
+    """Returns the path of a run's folder to be; raises a `ValueError` if what is there may not be overwritten.
 
-    Raises:
-        ValueError: If something is there already, and `overwrite` is False or it is not a run's folder.
+    Something else than a run's folder is never overwritten, and a run's only with `overwrite`.
     """
     path = pathlib.Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -28,9 +27,13 @@ def new_folder(path, overwrite=False):
             raise argument_error("output", "a new or empty folder", str(path), "Pass --overwrite (overwrite=True).")
         if not (path / CARD).is_file() and not (path / "history.csv").is_file():
             raise argument_error("output", "a run's folder if it is to be overwritten", str(path))
+    return path
+
+
+def make_folder(path):
+    """Makes the folder of a run, with those above it, and takes the card of an old run out of it."""
     path.mkdir(parents=True, exist_ok=True)
     (path / CARD).unlink(missing_ok=True)  # the card is written last: a folder with one holds a finished run
-    return path
 
 
 def read_card(path):

@@ -78,6 +78,7 @@ def train(
     if not isinstance(recipe, Recipe):
         raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
     data = load(data)
+    folder = run.check_folder(output or pathlib.Path("runs") / f"{key}.{data.name}.{name}", overwrite)
     devices = make_devices(strategy)
     check_batch(recipe.global_batch_size, recipe.global_batch_size, devices.replicas)
     check_batch(len(data.test_images), EVALUATION_BATCH, devices.replicas)
@@ -91,7 +92,7 @@ def train(
             metrics=[ErrorPercent()],
             jit_compile=False if devices.strategy is not None else "auto",  # Keras cannot do XLA under a strategy
         )
-    folder = run.new_folder(output or pathlib.Path("runs") / f"{key}.{data.name}.{name}", overwrite)
+    run.make_folder(folder)
     print(
         f"{network.name}, {network.count_params():,} parameters, on {data.name}: {len(data.train_images):,} training"
         f" and {len(data.test_images):,} test images; {devices.replicas} x {devices.kind} ({devices.name})"
