@@ -85,49 +85,24 @@ def train(
     keras.utils.set_random_seed(recipe.seed)
     batches = TrainingBatches(data, recipe.global_batch_size, recipe.seed, recipe.crop_padding, recipe.flip)
     with devices.scope():
-        network = _build(key, data, recipe, model_options or {})
-        network.compile(
-            make_optimizer(recipe, len(batches)),
-            _loss(recipe, len(data.class_names)),
-            metrics=[ErrorPercent()],
-            jit_compile=False if devices.strategy is not None else "auto",  # Keras cannot do XLA under a strategy
-        )
+        network = _network(key, data, recipe, model_options or {}, devices, len(batches))
     run.make_folder(folder)
     print(
         f"{network.name}, {network.count_params():,} parameters, on {data.name}: {len(data.train_images):,} training"
         f" and {len(data.test_images):,} test images; {devices.replicas} x {devices.kind} ({devices.name})"
     )
-    if verbose == "auto":
-        verbose = 1 if sys.stdout.isatty() else 2
-    test_images = data.normalized(data.test_images)
-    fitting = time.perf_counter()
-    network.fit(
-        batches,
-        epochs=recipe.epochs,
-        shuffle=False,  # the batches have their own order
-        validation_data=(test_images, data.test_labels),
-        validation_batch_size=EVALUATION_BATCH,
-        callbacks=[run.StopOnNonFiniteLoss(make_schedule(recipe, len(batches))), run.RunFiles(folder)],
-        verbose=verbose,
-    )
-    fit_seconds = time.perf_counter() - fitting
-    error_percent = _save(network, data, folder)
+    fit_seconds = _fit(network, batches, recipe, folder, verbose)
     card = {
         "model": key,
         "data": data.name,
-        "error_percent": error_percent,
+        "error_percent": _save(network, data, folder),
         "seconds": round(time.perf_counter() - start, 1),
         "images_per_second": round(recipe.epochs * len(batches) * recipe.global_batch_size / fit_seconds, 1),
         "recipe": {"name": name, **dataclasses.asdict(recipe)},
         "network": network.get_config(),
         "classes": list(data.class_names),
         "preprocessing": {"size": data.image_shape[:2], "mean": data.mean, "deviation": data.deviation},
-        "devices": {
-            "strategy": devices.name,
-            "replicas": devices.replicas,
-            "kind": devices.kind,
-            "machine": platform.machine(),
-        },
+        "devices": {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind},
         "versions": _versions(),
         "command": " ".join(sys.argv),
     }
@@ -141,17 +116,40 @@ def evaluate(folder):
     return _measured(run.load_model(folder), load(card["data"]))
 
 
-def _build(key, data, recipe, options):
-    return get_model(
-        key,
-        **{
-            "input_shape": data.image_shape,
-            "num_classes": len(data.class_names),
-            "dtype": recipe.precision,
-            "bn_synchronized": recipe.bn_synchronized,
-            **options,
-        },
+def _network(key, data, recipe, options, devices, steps_per_epoch):
+    """Returns the compiled network; to be called in the strategy's scope."""
+    arguments = {
+        "input_shape": data.image_shape,
+        "num_classes": len(data.class_names),
+        "dtype": recipe.precision,
+        "bn_synchronized": recipe.bn_synchronized,
+        **options,
+    }
+    network = get_model(key, **arguments)
+    network.compile(
+        make_optimizer(recipe, steps_per_epoch),
+        _loss(recipe, len(data.class_names)),
+        metrics=[ErrorPercent()],
+        jit_compile=False if devices.strategy is not None else "auto",  # Keras cannot do XLA under a strategy
     )
+    return network
+
+
+def _fit(network, batches, recipe, folder, verbose):
+    """Trains the network, and returns the seconds it took."""
+    if verbose == "auto":
+        verbose = 1 if sys.stdout.isatty() else 2
+    data, start = batches.data, time.perf_counter()
+    network.fit(
+        batches,
+        epochs=recipe.epochs,
+        shuffle=False,  # the batches have their own order
+        validation_data=(data.normalized(data.test_images), data.test_labels),
+        validation_batch_size=EVALUATION_BATCH,
+        callbacks=[run.StopOnNonFiniteLoss(make_schedule(recipe, len(batches))), run.RunFiles(folder)],
+        verbose=verbose,
+    )
+    return time.perf_counter() - start
 
 
 def _loss(recipe, classes):
