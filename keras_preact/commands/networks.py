@@ -1,0 +1,66 @@
+"""Verbs about networks: `list`, `inspect`, and `reproduce`, which sets the paper's figures beside ours."""
+
+import pathlib
+from typing import Literal
+
+from tyro.conf import Positional
+
+from keras_preact import costs, zoo
+from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS
+from keras_preact.training import run
+from keras_preact.training.recipes import RECIPES
+
+
+def list_networks() -> None:
+    """Lists the networks with their parameters and multiply-adds."""
+    rows = [("name", "layers", "units", "image", "classes", "parameters", "multiply-adds")]
+    for name in zoo.list_models():
+        model = zoo.get_model(name)
+        parts = costs.model_costs(model)
+        height, width, _ = model.input_shape[1:]
+        rows.append(
+            (
+                name,
+                str(model.spec.depth),
+                "-".join(map(str, model.spec.units)),
+                f"{height}x{width}",
+                str(model.output_shape[-1]),
+                f"{sum(part.trainable for part in parts):,}",
+                f"{sum(part.multiply_adds for part in parts):,}",
+            )
+        )
+    print("\n".join(costs.table(rows)))
+    print()
+    for what, names in (("recipes", RECIPES), ("orderings", ORDERINGS), ("shortcuts", SHORTCUT_PARAMETERS)):
+        print(f"{what}: {', '.join(names)}")
+
+
+def inspect(model: Positional[str], /, *, batch_size: int = 1) -> None:
+    """Shows what a network costs, stage by stage.
+
+    Args:
+        model: The name of a network, a run folder, or a .keras file.
+        batch_size: Images whose signals are counted.
+    """
+    path = pathlib.Path(model)
+    if path.is_dir():
+        network = run.load_model(path)
+    elif path.suffix == ".keras" and path.is_file():
+        import keras
+
+        network = keras.models.load_model(path, compile=False)
+    else:
+        network = zoo.get_model(model)
+    costs.summary(network, batch_size)
+
+
+def reproduce(what: Positional[Literal["parameters"]], /) -> None:
+    """Prints the paper's figures beside ours.
+
+    Args:
+        what: parameters: trainable parameters and multiply-adds of every network, beside the exact integers.
+    """
+    from keras_preact.reproduce.parameters import parameter_table
+
+    if not parameter_table():
+        raise SystemExit(1)

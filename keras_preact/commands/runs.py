@@ -1,0 +1,105 @@
+"""Verbs of a run: `train`, `evaluate`, `predict`."""
+
+import json
+import pathlib
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from keras_preact.errors import argument_error
+from keras_preact.model import LAYOUTS
+from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS
+from keras_preact.training import predictor, run, trainer
+from keras_preact.training.recipe import Recipe
+from keras_preact.training.recipes import get_recipe
+from keras_preact.training.strategies import STRATEGIES
+
+
+def train_command(recipe):
+    """Returns the verb `train`, whose flags are the fields of `Recipe` at the values of the recipe called `recipe`."""
+
+    def train(
+        model: Positional[str] = "ResNet164",
+        /,
+        *,
+        data: str = "digits",
+        recipe: str = recipe,
+        output: pathlib.Path | None = None,
+        overwrite: bool = False,
+        strategy: Literal[STRATEGIES] = "auto",
+        ordering: Literal[tuple(ORDERINGS)] = "preactivation",
+        shortcut: Literal[tuple(SHORTCUT_PARAMETERS)] = "identity",
+        layout: Literal[LAYOUTS] = "stacked",
+        remat: bool = False,
+        settings: Annotated[Recipe, arg(name="")] = get_recipe(recipe),
+    ) -> None:
+        """Trains a network and writes a run folder: model, SavedModel, card, history, curves.
+
+        Without arguments: ResNet-164 on the handwritten digits that come with scikit-learn.
+
+        Args:
+            model: A network, as `keras-preact list` shows them.
+            data: A data set.
+            recipe: The recipe whose values the flags below start from.
+            output: The run folder; runs/<model>.<data>.<recipe> if left out.
+            overwrite: Overwrite a run folder that exists.
+            strategy: Devices to compute on; auto takes all local ones.
+            ordering: Where BN and ReLU stand in a unit (Fig. 4).
+            shortcut: What stands on the shortcut (Fig. 2), at the paper's values.
+            layout: Stacked units in a loop, or one Keras layer per operation.
+            remat: Compute units anew in the backward pass: less memory, about a quarter more time.
+            settings: The recipe.
+        """
+        options = {"ordering": ordering, "shortcut": shortcut, "layout": layout, "remat": remat}
+        named = recipe if settings == get_recipe(recipe) else settings
+        card = trainer.train(
+            model, data=data, recipe=named, output=output, overwrite=overwrite, strategy=strategy, model_options=options
+        )
+        _print_result(card)
+
+    return train
+
+
+def _print_result(card):
+    folder = pathlib.Path(card["folder"])
+    about = {
+        run.MODEL: "the Keras model",
+        run.SAVED_MODEL: "the SavedModel: takes uint8 images, needs no Keras",
+        "card.md": f"what ran, and how it went ({run.CARD} for programs)",
+        "history.csv": "loss and error of every epoch",
+        "curves.png": "the same as a picture",
+    }
+    print(
+        f"\ntest error {card['error_percent']:.2f} % after the last epoch; {card['seconds']:.0f} s in all\n\n{folder}/"
+    )
+    for name, meaning in about.items():
+        if (folder / name).exists():
+            print(f"  {name:12} {meaning}")
+    samples = " ".join(map(str, sorted((folder / "samples").glob("*.png"))[:2]))
+    print(f"\nNext:\n  keras-preact predict {folder} {samples}\n  keras-preact inspect {folder} --batch-size 128")
+    print(f"  keras-preact train {card['model']} --ordering original --output runs/original")
+
+
+def evaluate(folder: Positional[pathlib.Path], /) -> None:
+    """Measures a run's saved model on its test images again.
+
+    Args:
+        folder: The folder of a finished run.
+    """
+    print(json.dumps(trainer.evaluate(folder)))
+
+
+def predict(folder: Positional[pathlib.Path], images: Positional[tuple[pathlib.Path, ...]], /, *, top: int = 3) -> None:
+    """Classifies image files with a run's model.
+
+    Args:
+        folder: The folder of a finished run.
+        images: Image files. The digits are white on black.
+        top: How many classes to print for each.
+    """
+    if not images:
+        raise argument_error("images", "one image file at least", images)
+    for prediction in predictor.predict(folder, images, top):
+        print(prediction.path)
+        for name, probability in prediction.classes:
+            print(f"  {100 * probability:6.2f} %  {name}")
