@@ -7,15 +7,16 @@ import keras
 
 import keras_preact
 from keras_preact.data import load
+from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import TrainingBatches
 
 keras.utils.set_random_seed(0)
 digits = load("digits")
-batches = TrainingBatches(digits, global_batch_size=32, seed=0, crop_padding=1)
+batches = TrainingBatches(digits, global_batch_size=32, seed=0, augmentation=Augmentation(crop_padding=1))
 model = keras_preact.ResNet164(input_shape=digits.image_shape, num_classes=10)
 rate = keras.optimizers.schedules.CosineDecay(0.0, 254, warmup_target=0.1, warmup_steps=10)
 sgd = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
 model.compile(sgd, "sparse_categorical_crossentropy", metrics=["accuracy"])
-model.fit(batches, epochs=6, shuffle=False)
-print(model.evaluate(digits.normalized(digits.test_images), digits.test_labels, return_dict=True))
+model.fit(batches.prepared(), epochs=6, shuffle=False)
+print(model.evaluate(digits.normalized(digits.test.images), digits.test.labels, return_dict=True))
 model.save("digits.keras")

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 import keras_preact
 from keras_preact.data import load
-from keras_preact.data.batches import TrainingBatches
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import RECIPES
@@ -99,46 +98,14 @@ def test_label_smoothing_is_keras_own_on_whole_numbers():
 
 def test_the_digits_are_a_fixed_split():
     data = load("digits")
-    assert data.train_images.shape == (1437, 16, 16, 1)
-    assert data.test_images.shape == (360, 16, 16, 1)
+    assert data.train.images.shape == (1437, 16, 16, 1)
+    assert data.test.images.shape == (360, 16, 16, 1)
     assert data.class_names == tuple("0123456789")
-    assert np.bincount(data.test_labels).tolist() == [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
-    assert int(data.test_images.sum(dtype=np.int64)) == 7163276
-    normalized = data.normalized(data.train_images)
+    assert np.bincount(data.test.labels).tolist() == [36, 36, 35, 37, 36, 37, 36, 36, 35, 36]
+    assert int(data.test.images.sum(dtype=np.int64)) == 7163276
+    normalized = data.normalized(data.train.images)
     assert abs(normalized.mean()) < 1e-4
     assert abs(normalized.std() - 1) < 1e-4
-
-
-def test_an_epoch_is_a_function_of_seed_and_number():
-    data = load("digits")
-
-    def epoch(batches):
-        return np.concatenate([batches[index][0] for index in range(len(batches))])
-
-    batches = TrainingBatches(data, 64, seed=3, crop_padding=2, flip=True)
-    first = epoch(batches)
-    batches.on_epoch_end()
-    second = epoch(batches)
-    np.testing.assert_array_equal(first, epoch(TrainingBatches(data, 64, seed=3, crop_padding=2, flip=True)))
-    np.testing.assert_array_equal(second, epoch(TrainingBatches(data, 64, seed=3, crop_padding=2, flip=True, epoch=1)))
-    assert not np.array_equal(first, second)
-    assert not np.array_equal(first, epoch(TrainingBatches(data, 64, seed=4, crop_padding=2, flip=True)))
-    assert len(batches) == 1437 // 64
-
-
-def test_crops_and_flips_move_pixels_and_change_none():
-    data = load("digits")
-    plain = TrainingBatches(data, 1437, seed=0)
-    moved = TrainingBatches(data, 1437, seed=0, crop_padding=2, flip=True)
-    images, _ = plain[0]
-    shifted, _ = moved[0]
-    for original, image, (top, left), mirrored in zip(
-        images, shifted, moved.corners[plain.order], moved.mirrored[plain.order]
-    ):
-        padded = np.pad(original, ((2, 2), (2, 2), (0, 0)))[top : top + 16, left : left + 16]
-        np.testing.assert_array_equal(image, padded[:, ::-1] if mirrored else padded)
-    assert {tuple(corner) for corner in moved.corners} == {(top, left) for top in range(5) for left in range(5)}
-    assert 0.45 < moved.mirrored.mean() < 0.55
 
 
 def test_a_batch_that_leaves_a_replica_empty_is_refused():
@@ -183,8 +150,8 @@ def test_the_savedmodel_takes_uint8_images_of_any_size(run):
     loaded = tf.saved_model.load(folder / "saved_model")
     served = loaded.serve
     model = keras.models.load_model(folder / "model.keras")
-    expected = model.predict(data.normalized(data.test_images[:7]), verbose=0)
-    outputs = served(tf.constant(data.test_images[:7]))
+    expected = model.predict(data.normalized(data.test.images[:7]), verbose=0)
+    outputs = served(tf.constant(data.test.images[:7]))
     np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
     np.testing.assert_allclose(keras.ops.softmax(outputs["logits"]), expected, atol=1e-5)
     assert served(tf.zeros((1, 40, 30, 1), tf.uint8))["probabilities"].shape == (1, 10)
@@ -199,7 +166,7 @@ def test_predict_reads_image_files(run, tmp_path):
     predictions = keras_preact.predict(folder, paths, top=2)
     assert [len(prediction.classes) for prediction in predictions] == [2] * 5
     model = keras.models.load_model(folder / "model.keras")
-    firsts = np.stack([data.test_images[list(data.test_labels).index(label)] for label in range(5)])
+    firsts = np.stack([data.test.images[list(data.test.labels).index(label)] for label in range(5)])
     expected = model.predict(data.normalized(firsts), verbose=0)
     for prediction, row in zip(predictions, expected):
         assert prediction.classes[0] == (card["classes"][row.argmax()], pytest.approx(row.max(), abs=1e-5))

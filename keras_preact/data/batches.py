@@ -1,64 +1,163 @@
-"""Batches whose order and augmentation are a function of (seed, epoch), on every backend."""
+"""Batches whose order and augmentation are a function of (seed, epoch, step), on every backend."""
+
+import time
 
 import keras
 import numpy as np
 
-from keras_preact.errors import argument_error
+from keras_preact.data.augment import HOST_DRAWS, Augmentation
+from keras_preact.data.preparation import Preparation, check_resident
+from keras_preact.errors import argument_error, check_integer
 
 
 class TrainingBatches(keras.utils.PyDataset):
-    """Yields normalised, augmented batches of a `DataSet`'s training split, whole batches only.
+    """Yields whole batches of a data set's training split, and the random numbers that `Preparation` takes.
 
-    Epoch e is the same whatever came before it: order, crops and flips are drawn from (seed, e).
+    A batch is (inputs, labels): inputs a dict with `images` uint8 (batch, height, width, channels), or `index` int32
+    (batch,), and with what the augmentation draws for the device; labels int32 (batch,). Batch `step` of epoch e is
+    the same whatever came before it, in any thread.
 
     Args:
         data: A `DataSet`.
-        global_batch_size: Images a batch, over all replicas.
+        global_batch_size: Images a batch, over all replicas and workers.
         seed: A whole number.
-        crop_padding: Pixels of zeros around an image from which a crop of its size is taken; 0 for none.
-        flip: Whether half of the images are mirrored.
-        epoch: The epoch to start with, from 0.
+        augmentation: An `Augmentation`.
+        share: (i, n) for the i-th, from 0, of n equal parts of every batch: one worker's.
+        resident: Whether the images lie on the device, so that batches hold indices.
+        workers: Threads that make batches ahead; with 1, Keras makes them as it needs them.
+
+    Attributes:
+        steps_per_epoch: Batches in a whole epoch; `len()` counts those that are left of the present one.
+        epoch: The present epoch, from 0.
+        seconds: Time spent in making batches so far, over all threads.
 
     Raises:
-        ValueError: If a batch is larger than the data set.
+        ValueError: If a batch is larger than the data set, is not cut evenly by `share`, or the augmentation is none
+            for these images.
     """
 
-    def __init__(self, data, global_batch_size, seed, crop_padding=0, flip=False, epoch=0):
-        super().__init__()
-        if global_batch_size > len(data.train_images):
-            expected = f"at most the {len(data.train_images)} training images of {data.name}"
+    def __init__(
+        self, data, global_batch_size, seed, augmentation=Augmentation(), share=(0, 1), resident=False, workers=1
+    ):
+        super().__init__(workers=workers)
+        if global_batch_size > len(data.train):
+            expected = f"at most the {len(data.train)} training images of {data.name}"
             raise argument_error("global_batch_size", expected, global_batch_size)
-        self.data, self.size, self.seed = data, global_batch_size, seed
-        self.crop_padding, self.flip = crop_padding, flip
-        self.images = data.normalized(data.train_images)
-        self.epoch = epoch
-        self._draw()
+        augmentation.check(data.image_shape)
+        if resident:
+            check_resident(data, augmentation)
+        self.slice = share_slice(global_batch_size, share)
+        if augmentation.mixes and (self.slice.stop - self.slice.start) % 2:
+            raise argument_error("global_batch_size", "even on each worker, to mix neighbours", global_batch_size)
+        self.data, self.size, self.seed = data, global_batch_size, check_integer("seed", seed, minimum=0)
+        self.augmentation, self.resident = augmentation, resident
+        self.steps_per_epoch = len(data.train) // global_batch_size
+        self.seconds = 0.0
+        self.set_position(0)
 
     def __len__(self):
-        return len(self.images) // self.size
+        return self.steps_per_epoch - self.step
+
+    def set_position(self, epoch, step=0):
+        """Makes batch 0 the `step`-th, from 0, of an epoch. A step behind the last begins the next epoch."""
+        epoch, step = check_integer("epoch", epoch, minimum=0), check_integer("step", step, minimum=0)
+        if step > self.steps_per_epoch:
+            raise argument_error("step", f"at most the {self.steps_per_epoch} of an epoch", step)
+        self.epoch, self.step = epoch + step // self.steps_per_epoch, step % self.steps_per_epoch
+        self.order = self._rng(0).permutation(len(self.data.train)).astype(np.int32)
 
     def on_epoch_end(self):
-        self.epoch += 1
-        self._draw()
+        self.set_position(self.epoch + 1)
 
     def __getitem__(self, index):
-        chosen = self.order[index * self.size : (index + 1) * self.size]
-        return self._augmented(chosen), self.data.train_labels[chosen]
+        start, step = time.perf_counter(), self.step + index
+        chosen = self.order[step * self.size : (step + 1) * self.size][self.slice]
+        drawn = {name: values[self.slice] for name, values in self._draws(step).items()}
+        inputs = {name: values for name, values in drawn.items() if name not in HOST_DRAWS}
+        if self.resident:
+            inputs["index"] = chosen
+        else:
+            inputs["images"] = self.data.train.read(chosen, drawn)
+        labels = self.data.train.labels[chosen]
+        self.seconds += time.perf_counter() - start
+        return inputs, labels
 
-    def _draw(self):
-        rng = np.random.default_rng((self.seed, self.epoch))
-        count = len(self.images)
-        self.order = rng.permutation(count)
-        self.corners = rng.integers(2 * self.crop_padding + 1, size=(count, 2))
-        self.mirrored = rng.random(count) < 0.5 if self.flip else np.zeros(count, bool)
+    def spec(self):
+        """Returns what a batch is without making one: ({name: (shape, dtype)}, (shape, dtype) of the labels)."""
+        count = self.slice.stop - self.slice.start
+        drawn = {name: values for name, values in self._draws(0).items() if name not in HOST_DRAWS}
+        inputs = {name: ((count, *values.shape[1:]), values.dtype.name) for name, values in drawn.items()}
+        if self.resident:
+            inputs["index"] = ((count,), "int32")
+        else:
+            inputs["images"] = ((count, *self.data.image_shape), "uint8")
+        return inputs, ((count,), "int32")
 
-    def _augmented(self, chosen):
-        images, pad = self.images[chosen], self.crop_padding
-        if pad:
-            _, height, width, _ = images.shape
-            padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-            top, left = self.corners[chosen].T
-            rows = top[:, None] + np.arange(height)
-            columns = left[:, None] + np.arange(width)
-            images = padded[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return np.where(self.mirrored[chosen][:, None, None, None], images[:, :, ::-1], images)
+    def prepared(self):
+        """Returns the same batches as (normalised float32 images, labels), for `keras.Model.fit`."""
+        return PreparedBatches(self)
+
+    def _draws(self, step):
+        return self.augmentation.draw(self._rng(1 + step), self.size, self.data.image_shape)
+
+    def _rng(self, purpose):
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch, purpose)))
+
+
+class PreparedBatches(keras.utils.PyDataset):
+    """Yields the batches of a `TrainingBatches` as images and labels that a network takes, prepared one by one."""
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
+        self.preparation = Preparation(batches.data, batches.augmentation, batches.resident)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        images, labels = self.preparation(*self.batches[index], training=True)
+        return keras.ops.convert_to_numpy(images), keras.ops.convert_to_numpy(labels)
+
+    def on_epoch_end(self):
+        self.batches.on_epoch_end()
+
+
+class EvaluationBatches(keras.utils.PyDataset):
+    """Yields every image of a split once, in order, in batches of one size.
+
+    A batch is (inputs, labels, weights): {`images`: uint8 (batch, height, width, channels)}, int32 (batch,), and
+    float32 (batch,), which is 1 for an image and 0 for what fills up the last batch.
+
+    Args:
+        data: A `DataSet`.
+        split: `"test"` or `"train"`.
+        batch_size: Images a batch, over all replicas and workers.
+        share: (i, n) for the i-th, from 0, of n equal parts of every batch.
+        workers: Threads that make batches ahead.
+    """
+
+    def __init__(self, data, split, batch_size, share=(0, 1), workers=1):
+        super().__init__(workers=workers)
+        self.split, self.size = getattr(data, split), check_integer("batch_size", batch_size)
+        self.slice = share_slice(batch_size, share)
+
+    def __len__(self):
+        return -(-len(self.split) // self.size)
+
+    def __getitem__(self, index):
+        positions = np.arange(index * self.size, (index + 1) * self.size)[self.slice]
+        chosen = np.minimum(positions, len(self.split) - 1)
+        weights = (positions < len(self.split)).astype(np.float32)
+        return {"images": self.split.read(chosen)}, self.split.labels[chosen], weights
+
+
+def share_slice(batch_size, share):
+    """Returns the slice of a batch that is the i-th of n parts, for `share` (i, n)."""
+    number, count = share
+    if not 0 <= number < count:
+        raise argument_error("share", "(i, n) with i from 0 to n - 1", share)
+    if check_integer("global_batch_size", batch_size) % count:
+        raise argument_error("global_batch_size", f"divisible by {count} workers", batch_size)
+    part = batch_size // count
+    return slice(number * part, (number + 1) * part)

@@ -1,51 +1,99 @@
 """What a data set is: images, labels, names, and how its pixels are normalised."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from keras_preact.data import geometry
 from keras_preact.errors import argument_error
+
+
+class ArraySplit:
+    """Holds the images of a split in memory.
+
+    Args:
+        images: uint8 (images, height, width, channels), 0 to 255.
+        labels: Whole numbers (images,), from 0.
+
+    Raises:
+        ValueError: If dtypes or sizes are others, or there is no image.
+    """
+
+    def __init__(self, images, labels):
+        self.images, self.labels = np.asarray(images), check_labels(labels)
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            received = f"{self.images.dtype.name} {self.images.shape}"
+            raise argument_error("images", "uint8 (images, height, width, channels)", received)
+        if len(self.images) != len(self.labels) or not len(self.images):
+            raise argument_error("labels", f"one per image ({len(self.images)}), and one at least", len(self.labels))
+
+    def __len__(self):
+        return len(self.labels)
+
+    @property
+    def image_shape(self):
+        """(height, width, channels)."""
+        return self.images.shape[1:]
+
+    def read(self, indices, draws=None):
+        """Returns the images at `indices`, uint8; with `shorter_side` or `attempts` in `draws`, crops of them."""
+        images = self.images[indices]
+        if not geometry.resizes(draws):
+            return images
+        return geometry.crop_arrays(images, draws)
+
+
+def check_labels(labels, argument="labels"):
+    """Returns labels as int32 (images,); raises a `ValueError` if they are no whole numbers, or of another shape."""
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        received = f"{labels.dtype.name} {labels.shape}"
+        raise argument_error(argument, "whole numbers (images,), from 0, not one-hot", received)
+    return labels.astype(np.int32)
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Holds a small data set in memory.
+    """Holds what a network is trained and tested on.
 
     Attributes:
         name: What it is called.
-        train_images: uint8 (images, height, width, channels), 0 to 255.
-        train_labels: int32 (images,), from 0.
-        test_images: As `train_images`.
-        test_labels: As `train_labels`.
+        train: The training split: `labels` int32 (images,), `len()`, and `read(indices, draws=None)` -> uint8 (images,
+            height, width, channels). An `ArraySplit` or a `FileSplit`.
+        test: The test split.
         class_names: One per label.
         mean: Per channel, of the training images, 0 to 255.
         deviation: Per channel, of the training images, 0 to 255.
     """
 
     name: str
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
+    train: Any
+    test: Any
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
 
     def __post_init__(self):
-        for split in ("train", "test"):
-            images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
-            if images.dtype != np.uint8 or images.ndim != 4:
-                raise argument_error(f"{split}_images", "uint8 (images, height, width, channels)", images.dtype.name)
-            if len(images) != len(labels) or not len(images):
-                raise argument_error(f"{split}_labels", f"one per image ({len(images)})", len(labels))
+        for name in ("train", "test"):
+            labels = getattr(self, name).labels
             if labels.min() < 0 or labels.max() >= len(self.class_names):
                 span = f"{labels.min()} to {labels.max()}"
-                raise argument_error(f"{split}_labels", f"from 0 to {len(self.class_names) - 1}", span)
+                raise argument_error(f"{name} labels", f"from 0 to {len(self.class_names) - 1}", span)
+        if self.test.image_shape != self.image_shape:
+            raise argument_error(
+                "test images", f"of the training images' shape {self.image_shape}", self.test.image_shape
+            )
+        for name in ("mean", "deviation"):
+            if len(getattr(self, name)) != self.image_shape[-1]:
+                raise argument_error(name, f"one number per channel ({self.image_shape[-1]})", getattr(self, name))
 
     @property
     def image_shape(self):
-        """(height, width, channels)."""
-        return self.train_images.shape[1:]
+        """(height, width, channels) of the images that a network sees."""
+        return tuple(self.train.image_shape)
 
     def normalized(self, images):
         """Returns uint8 images as float32 with the training split's mean 0 and deviation 1 per channel."""
@@ -54,4 +102,73 @@ class DataSet:
 
 def normalize(images, mean, deviation):
     """Returns (images - mean) / deviation per channel, float32, for images in 0 to 255."""
-    return (images.astype("float32") - np.float32(mean)) / np.float32(deviation)
+    return (np.asarray(images).astype("float32") - np.float32(mean)) / np.float32(deviation)
+
+
+def from_arrays(train_images, train_labels, test_images, test_labels, class_names=None, name="arrays"):
+    """Returns the `DataSet` of arrays, with the mean and deviation of its training images.
+
+    Args:
+        train_images: (images, height, width, channels), or (images, height, width) for grey ones: whole numbers of 0 to
+            255, or floats of 0 to 1, which are rounded to 1/255.
+        train_labels: Whole numbers (images,), from 0.
+        test_images: As `train_images`.
+        test_labels: As `train_labels`.
+        class_names: One per label; the labels themselves if None.
+        name: What to call it.
+
+    Raises:
+        ValueError: If an array is none of these, holds NaN, or a label has no name.
+    """
+    train = ArraySplit(check_images(train_images, "train_images"), check_labels(train_labels, "train_labels"))
+    test = ArraySplit(check_images(test_images, "test_images"), check_labels(test_labels, "test_labels"))
+    if class_names is None:
+        class_names = tuple(str(label) for label in range(max(train.labels.max(), test.labels.max()) + 1))
+    mean, deviation = measure(train.images)
+    return DataSet(name, train, test, tuple(class_names), mean, deviation)
+
+
+def measure(images):
+    """Returns mean and deviation per channel, 0 to 255, of uint8 images, as tuples of floats."""
+    levels = np.arange(256)
+    means, deviations = [], []
+    for channel in range(images.shape[-1]):
+        shares = np.bincount(images[..., channel].ravel(), minlength=256) / (images.size / images.shape[-1])
+        means.append(float(shares @ levels))
+        deviations.append(float(np.sqrt(shares @ (levels - means[-1]) ** 2)) or 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def check_images(images, argument="images"):
+    """Returns images as uint8 (images, height, width, channels) of 0 to 255.
+
+    Args:
+        images: (images, height, width[, channels]): whole numbers of 0 to 255, or floats of 0 to 1.
+        argument: The name in errors.
+
+    Raises:
+        ValueError: If they are of another dtype, size or range, or NaN; the first such image is named.
+    """
+    images = np.asarray(images)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or not images.size:
+        raise argument_error(argument, "(images, height, width, channels), one image at least", images.shape)
+    is_float = np.issubdtype(images.dtype, np.floating)
+    if not is_float and not np.issubdtype(images.dtype, np.integer):
+        raise argument_error(argument, "uint8 of 0 to 255, or floats of 0 to 1", images.dtype.name)
+    low, high = images.min(), images.max()
+    if is_float and not np.isfinite(low + high):
+        first = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
+        raise argument_error(argument, "finite", f"NaN or infinity in image {first}")
+    span, top = f"{images.dtype.name} from {low:g} to {high:g}", 1 if is_float else 255
+    if low < 0 or high > top:
+        hint = 'Are they of 0 to 255? Pass images.astype("uint8").' if is_float else ""
+        raise argument_error(argument, f"of 0 to {top} as {images.dtype.name}", span, hint)
+    if is_float:
+        return np.rint(images * 255).astype(np.uint8)
+    if high == 1:
+        raise argument_error(
+            argument, "of 0 to 255 as whole numbers", span, "Are they of 0 to 1? Multiply by 255 first."
+        )
+    return images.astype(np.uint8)

@@ -11,6 +11,7 @@ import keras
 
 from keras_preact import export
 from keras_preact.data import load
+from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
@@ -81,15 +82,16 @@ def train(
     folder = run.check_folder(output or pathlib.Path("runs") / f"{key}.{data.name}.{name}", overwrite)
     devices = make_devices(strategy)
     check_batch(recipe.global_batch_size, recipe.global_batch_size, devices.replicas)
-    check_batch(len(data.test_images), EVALUATION_BATCH, devices.replicas)
+    check_batch(len(data.test), EVALUATION_BATCH, devices.replicas)
     keras.utils.set_random_seed(recipe.seed)
-    batches = TrainingBatches(data, recipe.global_batch_size, recipe.seed, recipe.crop_padding, recipe.flip)
+    augmentation = Augmentation(crop_padding=recipe.crop_padding, flip=recipe.flip)
+    batches = TrainingBatches(data, recipe.global_batch_size, recipe.seed, augmentation)
     with devices.scope():
         network = _network(key, data, recipe, model_options or {}, devices, len(batches))
     run.make_folder(folder)
     print(
-        f"{network.name}, {network.count_params():,} parameters, on {data.name}: {len(data.train_images):,} training"
-        f" and {len(data.test_images):,} test images; {devices.replicas} x {devices.kind} ({devices.name})"
+        f"{network.name}, {network.count_params():,} parameters, on {data.name}: {len(data.train):,} training"
+        f" and {len(data.test):,} test images; {devices.replicas} x {devices.kind} ({devices.name})"
     )
     fit_seconds = _fit(network, batches, recipe, folder, verbose)
     card = {
@@ -141,10 +143,10 @@ def _fit(network, batches, recipe, folder, verbose):
         verbose = 1 if sys.stdout.isatty() else 2
     data, start = batches.data, time.perf_counter()
     network.fit(
-        batches,
+        batches.prepared(),
         epochs=recipe.epochs,
         shuffle=False,  # the batches have their own order
-        validation_data=(data.normalized(data.test_images), data.test_labels),
+        validation_data=(data.normalized(data.test.images), data.test.labels),
         validation_batch_size=EVALUATION_BATCH,
         callbacks=[run.StopOnNonFiniteLoss(make_schedule(recipe, len(batches))), run.RunFiles(folder)],
         verbose=verbose,
@@ -182,15 +184,15 @@ def _save(network, data, folder):
     error_percent = _measured(saved, data)["error_percent"]
     preprocessing = export.Preprocessing(data.image_shape, data.mean, data.deviation)
     if export.can_export():
-        export.export_savedmodel(saved, folder / run.SAVED_MODEL, preprocessing, data.class_names, data.test_images[:3])
+        export.export_savedmodel(saved, folder / run.SAVED_MODEL, preprocessing, data.class_names, data.test.images[:3])
     _write_samples(data, folder / "samples")
     return error_percent
 
 
 def _measured(model, data):
     model.compile(loss="sparse_categorical_crossentropy", metrics=[ErrorPercent()])
-    images = data.normalized(data.test_images)
-    loss, error = model.evaluate(images, data.test_labels, batch_size=EVALUATION_BATCH, verbose=0)
+    images = data.normalized(data.test.images)
+    loss, error = model.evaluate(images, data.test.labels, batch_size=EVALUATION_BATCH, verbose=0)
     return {"error_percent": round(float(error), 4), "loss": round(float(loss), 6)}
 
 
@@ -200,7 +202,7 @@ def _write_samples(data, folder):
 
     folder.mkdir(exist_ok=True)
     for label, name in list(enumerate(data.class_names))[:5]:
-        image = data.test_images[list(data.test_labels).index(label)]
+        image = data.test.images[list(data.test.labels).index(label)]
         Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{name}.png")
 
 

@@ -1,0 +1,87 @@
+"""Crops that need an image's own size, of Pillow images on the host: fb.resnet.torch's, and the test crop."""
+
+import numpy as np
+from PIL import Image
+
+
+def resizes(draws):
+    """Returns whether `draws` holds a crop that resizes."""
+    return bool(draws) and ("shorter_side" in draws or "attempts" in draws)
+
+
+def crop_arrays(images, draws):
+    """Returns random crops of uint8 images (batch, height, width, channels), resized to the same size."""
+    crops = [
+        pixels(crop(Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image), images.shape[1:3], drawn))
+        for image, drawn in zip(images, rows(draws, len(images)))
+    ]
+    return np.stack(crops)
+
+
+def rows(draws, count):
+    """Returns a dict of arrays whose first axis is the image as a list of `count` dicts, one an image."""
+    return [{name: values[k] for name, values in (draws or {}).items()} for k in range(count)]
+
+
+def pixels(image):
+    """Returns a grey or RGB Pillow image as uint8 (height, width, channels)."""
+    array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def crop(image, size, drawn):
+    """Returns the random crop of a Pillow image that was drawn for it.
+
+    Args:
+        image: A Pillow image.
+        size: (height, width) of the crop.
+        drawn: `shorter_side` and `place`, or `attempts` and `place`, of `Augmentation.draw`.
+    """
+    if "shorter_side" in drawn:
+        return _placed(resize_shorter_side(image, int(drawn["shorter_side"])), size, drawn["place"])
+    box = area_box(image.size, drawn["attempts"], drawn["place"])
+    if box is None:
+        return centre_crop(image, size, min(size))
+    return image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box=box)
+
+
+def area_box(image_size, attempts, place):
+    """Returns the box (left, top, right, bottom) of the first attempt that lies in the image, or None.
+
+    Args:
+        image_size: (width, height).
+        attempts: (attempts, 3): a share of the area, an aspect of width to height, and a number in [0, 1) of which
+            those below a half exchange width and height.
+        place: (2,): where the box lies of all places that it can take, from 0 (top, left) to 1.
+    """
+    width, height = image_size
+    for share, aspect, coin in attempts:
+        area = share * width * height
+        box_width, box_height = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+        if coin < 0.5:
+            box_width, box_height = box_height, box_width
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top, left = int(place[0] * (height - box_height + 1)), int(place[1] * (width - box_width + 1))
+            return left, top, left + box_width, top + box_height
+    return None
+
+
+def centre_crop(image, size, shorter_side):
+    """Returns the centre `size` (height, width) of an image resized to a shorter side."""
+    return _placed(resize_shorter_side(image, shorter_side, size), size, None)
+
+
+def resize_shorter_side(image, side, at_least=(0, 0)):
+    """Returns an image resized so that its shorter side is `side` pixels, and it is `at_least` (height, width)."""
+    factor = max(side / min(image.size), at_least[1] / image.width, at_least[0] / image.height)
+    width, height = round(image.width * factor), round(image.height * factor)
+    if (width, height) == image.size:
+        return image
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def _placed(image, size, place):
+    """Returns the crop of `size` (height, width) at `place` (from 0 to 1), or in the centre if that is None."""
+    free = image.height - size[0], image.width - size[1]
+    top, left = (f // 2 for f in free) if place is None else (int(p * (f + 1)) for p, f in zip(place, free))
+    return image.crop((left, top, left + size[1], top + size[0]))
