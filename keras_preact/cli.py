@@ -18,6 +18,7 @@ def main(arguments=None):
     try:
         verbs = {
             "train": runs.train_command(chosen.parse_known_args(arguments)[0].recipe),
+            "launch": runs.launch,
             "evaluate": runs.evaluate,
             "predict": runs.predict,
             "list": networks.list_networks,

@@ -1,6 +1,7 @@
 """Recipes, optimizers, batches, and whole runs of a small network on the embedded digits."""
 
 import dataclasses
+import importlib.util
 import json
 
 import keras
@@ -13,8 +14,9 @@ from keras_preact.data import load
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import RECIPES
-from keras_preact.training.strategies import check_batch
-from keras_preact.training.trainer import ErrorPercent, SmoothedCrossentropy
+from keras_preact.training.strategies import Devices, make_devices
+from keras_preact.training.trainer import segments
+from keras_preact.training.training_model import Crossentropy, ErrorPercent
 
 QUICK = RECIPES["digits"].replace(epochs=1, global_batch_size=128, warmup_steps=0)
 
@@ -38,6 +40,9 @@ def run(tmp_path_factory):
         ({"precision": "float8"}, r'precision.*Nearest: "float'),
         ({"drops": (2,)}, r"drops.*schedule"),
         ({"schedule": "steps", "drops": (4, 2)}, r"drops.*growing"),
+        ({"schedule": "plateau"}, r"patience.*plateau"),
+        ({"early_stopping": 2}, r"validation_images.*test images"),
+        ({"ema": 1.0}, r"ema.*\[0, 1\)"),
         ({"batch_size": 3}, r'Recipe field.*"global_batch_size".*Nearest: "global_batch_size"'),
     ],
 )
@@ -91,9 +96,13 @@ def test_error_percent_counts_wrong_images():
 
 def test_label_smoothing_is_keras_own_on_whole_numbers():
     probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], "float32")
-    ours = SmoothedCrossentropy(3, 0.1)(np.array([0, 2]), probabilities)
+    ours = Crossentropy(3, 0.1)(np.array([0, 2]), probabilities)
     theirs = keras.losses.CategoricalCrossentropy(label_smoothing=0.1)(np.eye(3)[[0, 2]], probabilities)
     assert float(ours) == pytest.approx(float(theirs))
+    plain = Crossentropy(3)(np.array([0, 2]), probabilities)
+    assert float(plain) == pytest.approx(-(np.log(0.7) + np.log(0.1)) / 2)
+    shares = Crossentropy(3)(np.eye(3, dtype="float32")[[0, 2]], probabilities)
+    assert float(shares) == pytest.approx(float(plain))
 
 
 def test_the_digits_are_a_fixed_split():
@@ -108,12 +117,69 @@ def test_the_digits_are_a_fixed_split():
     assert abs(normalized.std() - 1) < 1e-4
 
 
-def test_a_batch_that_leaves_a_replica_empty_is_refused():
-    check_batch(360, 256, replicas=2)
-    with pytest.raises(ValueError, match=r"batch of 33.*leaves|leaves one of 32 replicas empty"):
-        check_batch(33, 64, replicas=32)
-    with pytest.raises(ValueError, match=r"A batch of 16 leaves one of 12 replicas empty"):
-        check_batch(10_000, 128, replicas=12)
+def test_a_batch_that_does_not_fill_the_replicas_is_refused():
+    Devices("mirrored", 2, "CPU").check_batch("global_batch_size", 360)
+    with pytest.raises(ValueError, match=r"global_batch_size.*multiple of the 12 replicas.*128.*Nearest: 120"):
+        Devices("mirrored", 12, "CPU").check_batch("global_batch_size", 128)
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "message"),
+    [
+        ("jax_data_parallel", {}, r'strategy.*"auto" or one of "none", "mirrored".*on the tensorflow backend'),
+        ("multi_worker", {}, r"TF_CONFIG.*cluster.*keras-preact launch"),
+        ("multi_worker", {"TF_CONFIG": "{"}, r"TF_CONFIG.*JSON"),
+        ("auto", {"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps"}}'}, r"TF_CONFIG.*index"),
+        ("tpu", {}, r"strategy.*where there is no TPU"),
+        ("horovod", {}, r"strategy.*Nearest"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(name, variables, message, monkeypatch):
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=message):
+        make_devices(name)
+
+
+@pytest.mark.parametrize(
+    ("step", "total", "expected"),
+    [
+        (0, 30, [(0, 3, 10)]),
+        (10, 30, [(1, 3, 10)]),
+        (13, 30, [(1, 2, 7), (2, 3, 10)]),
+        (0, 25, [(0, 2, 10), (2, 3, 5)]),
+        (23, 25, [(2, 3, 2)]),
+        (30, 30, []),
+    ],
+)
+def test_a_run_goes_on_within_an_epoch_and_may_end_in_one(step, total, expected):
+    assert list(segments(step, total, 10)) == expected
+
+
+def test_a_linear_schedule_rises_and_falls():
+    schedule = make_schedule(Recipe(schedule="linear", steps=10, learning_rate=1.0, warmup_steps=2), 5)
+    assert [round(float(schedule(step)), 6) for step in (0, 1, 2, 6, 10)] == [0.0, 0.5, 1.0, 0.5, 0.0]
+    assert float(make_schedule(Recipe(schedule="linear", steps=10, learning_rate=1.0), 5)(0)) == 1.0
+
+
+def test_gradients_are_clipped_by_their_norm_together():
+    optimizer = make_optimizer(Recipe(learning_rate=1.0, schedule="constant", weight_decay=0.0, clip_norm=1.0), 1)
+    variables = [keras.Variable(0.0, name="a"), keras.Variable(0.0, name="b")]
+    optimizer.apply([keras.ops.convert_to_tensor(3.0), keras.ops.convert_to_tensor(4.0)], variables)
+    assert [float(variable.value) for variable in variables] == pytest.approx([-0.6, -0.8])
+
+
+def test_the_paper_recipe_is_the_papers():
+    recipe = RECIPES["paper_cifar"]
+    schedule = make_schedule(recipe, 390)
+    rates = {step: round(float(schedule(step)), 5) for step in (0, 399, 400, 31_999, 32_000, 47_999, 48_000)}
+    assert rates == {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001}
+    assert (recipe.total_steps(390), recipe.momentum, recipe.nesterov, recipe.weight_decay) == (
+        64_000,
+        0.9,
+        False,
+        1e-4,
+    )
 
 
 def test_a_run_folder_holds_what_the_readme_says(run):
@@ -126,7 +192,9 @@ def test_a_run_folder_holds_what_the_readme_says(run):
         "history.csv",
         "curves.png",
         "samples",
-    }
+        "experiment.json",
+        "checkpoints",
+    } | ({"tensorboard"} if importlib.util.find_spec("tensorboard") else set())
     written = json.loads((folder / "card.json").read_text())
     assert written["error_percent"] == card["error_percent"] < 60
     assert written["recipe"] == {
@@ -182,13 +250,20 @@ def test_predict_reads_image_files(run, tmp_path):
 def test_a_run_folder_is_overwritten_only_if_asked(run, tmp_path):
     folder, _ = run
     before = (folder / "card.json").read_text()
-    with pytest.raises(ValueError, match=r"output.*new or empty folder.*--overwrite"):
+    with pytest.raises(ValueError, match=r"output.*another run: recipe.epochs is 3 there and 1 here.*--overwrite"):
         keras_preact.train("ResNet11", recipe=QUICK, output=folder)
     assert (folder / "card.json").read_text() == before
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"run's folder"):
+    with pytest.raises(ValueError, match=r"run's folder.*Received"):
         keras_preact.train("ResNet11", recipe=QUICK, output=tmp_path, overwrite=True)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_the_same_call_again_returns_the_finished_run(run, capsys):
+    folder, card = run
+    again = keras_preact.train("ResNet11", recipe=QUICK.replace(epochs=3), output=folder)
+    assert again == json.loads(json.dumps({**card, "folder": str(folder)}))
+    assert "finished" in capsys.readouterr().out
 
 
 def test_the_same_seed_trains_the_same(tmp_path):
@@ -224,4 +299,5 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(tmp_path):
     recipe = QUICK.replace(learning_rate=1e30, schedule="constant")
     with pytest.raises(FloatingPointError, match=r"loss is .* at step \d+, learning rate 1e\+30"):
         keras_preact.train("ResNet11", recipe=recipe, output=tmp_path / "run", verbose=0)
-    assert not list((tmp_path / "run").iterdir())
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert not (tmp_path / "run" / "card.json").exists()

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
@@ -9,7 +10,7 @@ from tyro.conf import Positional, arg
 from keras_preact.errors import argument_error
 from keras_preact.model import LAYOUTS
 from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS
-from keras_preact.training import predictor, run, trainer
+from keras_preact.training import launcher, predictor, run, trainer
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 from keras_preact.training.strategies import STRATEGIES
@@ -23,9 +24,12 @@ def train_command(recipe):
         /,
         *,
         data: str = "digits",
+        data_dir: pathlib.Path | None = None,
+        skip_corrupt: bool = False,
         recipe: str = recipe,
         output: pathlib.Path | None = None,
         overwrite: bool = False,
+        checkpoint_steps: int = 0,
         strategy: Literal[STRATEGIES] = "auto",
         ordering: Literal[tuple(ORDERINGS)] = "preactivation",
         shortcut: Literal[tuple(SHORTCUT_PARAMETERS)] = "identity",
@@ -39,11 +43,16 @@ def train_command(recipe):
 
         Args:
             model: A network, as `keras-preact list` shows them.
-            data: A data set.
+            data: A data set: digits, cifar10, cifar100, imagenet2012, or a folder of images (class/name.png).
+            data_dir: Where its files are, if not where its loader looks.
+            skip_corrupt: Leave image files out that cannot be read.
             recipe: The recipe whose values the flags below start from.
-            output: The run folder; runs/<model>.<data>.<recipe> if left out.
-            overwrite: Overwrite a run folder that exists.
-            strategy: Devices to compute on; auto takes all local ones.
+            output: The run folder; runs/<model>.<data>.<recipe> if left out. The same command goes on with a run that
+                stopped.
+            overwrite: Overwrite the folder of another run, or of a finished one.
+            checkpoint_steps: Steps between checkpoints within an epoch; 0 for epoch ends only.
+            strategy: Devices to compute on; auto takes all local ones, or the workers or the TPU that TF_CONFIG or
+                TPU_NAME name.
             ordering: Where BN and ReLU stand in a unit (Fig. 4).
             shortcut: What stands on the shortcut (Fig. 2), at the paper's values.
             layout: Stacked units in a loop, or one Keras layer per operation.
@@ -53,9 +62,19 @@ def train_command(recipe):
         options = {"ordering": ordering, "shortcut": shortcut, "layout": layout, "remat": remat}
         named = recipe if settings == get_recipe(recipe) else settings
         card = trainer.train(
-            model, data=data, recipe=named, output=output, overwrite=overwrite, strategy=strategy, model_options=options
+            model,
+            data=data,
+            data_dir=data_dir,
+            skip_corrupt=skip_corrupt,
+            recipe=named,
+            output=output,
+            overwrite=overwrite,
+            checkpoint_steps=checkpoint_steps,
+            strategy=strategy,
+            model_options=options,
         )
-        _print_result(card)
+        if "error_percent" in card:  # the first of several workers has it
+            _print_result(card)
 
     return train
 
@@ -66,7 +85,7 @@ def _print_result(card):
         run.MODEL: "the Keras model",
         run.SAVED_MODEL: "the SavedModel: takes uint8 images, needs no Keras",
         "card.md": f"what ran, and how it went ({run.CARD} for programs)",
-        "history.csv": "loss and error of every epoch",
+        run.HISTORY: "loss and error of every epoch",
         "curves.png": "the same as a picture",
     }
     print(
@@ -103,3 +122,18 @@ def predict(folder: Positional[pathlib.Path], images: Positional[tuple[pathlib.P
         print(prediction.path)
         for name, probability in prediction.classes:
             print(f"  {100 * probability:6.2f} %  {name}")
+
+
+def launch(command: Positional[tuple[str, ...]], /, *, workers: int = 2, max_restarts: int = 3) -> None:
+    """Runs `keras-preact COMMAND...` as several local workers of one job; if one dies, all start again.
+
+    Write two dashes before the command: `keras-preact launch --workers 2 -- train ResNet164`.
+
+    Args:
+        command: A verb of keras-preact with its arguments.
+        workers: Their number.
+        max_restarts: How often the job is started again from its last checkpoint.
+    """
+    program = [sys.executable, "-c", "from keras_preact.cli import main; main()"]
+    if status := launcher.launch([*program, *command], workers, max_restarts):
+        raise SystemExit(status)

@@ -151,6 +151,11 @@ class EvaluationBatches(keras.utils.PyDataset):
         weights = (positions < len(self.split)).astype(np.float32)
         return {"images": self.split.read(chosen)}, self.split.labels[chosen], weights
 
+    def spec(self):
+        """Returns what a batch is without making one, as `TrainingBatches.spec` does."""
+        count = self.slice.stop - self.slice.start
+        return {"images": ((count, *self.split.image_shape), "uint8")}, ((count,), "int32"), ((count,), "float32")
+
 
 def share_slice(batch_size, share):
     """Returns the slice of a batch that is the i-th of n parts, for `share` (i, n)."""

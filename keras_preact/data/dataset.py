@@ -1,6 +1,6 @@
 """What a data set is: images, labels, names, and how its pixels are normalised."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -172,3 +172,42 @@ def check_images(images, argument="images"):
             argument, "of 0 to 255 as whole numbers", span, "Are they of 0 to 1? Multiply by 255 first."
         )
     return images.astype(np.uint8)
+
+
+class Subset:
+    """Holds some images of a split.
+
+    Args:
+        split: An `ArraySplit` or a `FileSplit`.
+        indices: Which, a sequence of positions in it.
+    """
+
+    def __init__(self, split, indices):
+        self.split, self.indices = split, np.asarray(indices)
+        self.labels, self.image_shape = split.labels[self.indices], split.image_shape
+
+    def __len__(self):
+        return len(self.indices)
+
+    def read(self, indices, draws=None):
+        """Returns the images at `indices` of these, as the split does."""
+        return self.split.read(self.indices[indices], draws)
+
+
+def held_out(data, count, seed):
+    """Returns two data sets: `data` without `count` of its training images, and those as the test split.
+
+    Args:
+        data: A `DataSet`.
+        count: Images to hold out.
+        seed: Decides which.
+
+    Raises:
+        ValueError: If none would be left.
+    """
+    if not 0 < count < len(data.train):
+        raise argument_error("validation_images", f"below the {len(data.train)} training images", count)
+    order = np.random.default_rng(seed).permutation(len(data.train))
+    return replace(data, train=Subset(data.train, np.sort(order[count:]))), replace(
+        data, test=Subset(data.train, np.sort(order[:count]))
+    )

@@ -25,7 +25,7 @@ class Preparation(keras.layers.Layer):
     Call arguments:
         inputs: A dict: `images` uint8 (batch, height, width, channels), or `index` int32 (batch,) of training images
             in the table; and, in training, what `Augmentation.draw` returned for the device.
-        labels: int32 (batch,).
+        labels: int32 (batch,), or None if only the images are asked for.
         training: Whether to augment.
 
     Returns:
@@ -51,7 +51,7 @@ class Preparation(keras.layers.Layer):
 
     def call(self, inputs, labels, training=False):
         images = ops.cast(self._fetched(inputs), "float32")
-        if self.augmentation.mixes:
+        if self.augmentation.mixes and labels is not None:
             labels = ops.one_hot(labels, self.classes, dtype="float32")
         if not training:
             return self._normalized(images), labels

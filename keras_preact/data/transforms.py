@@ -85,22 +85,26 @@ def mix(images, labels, own=None, box=None):
 
     Args:
         images: An even number.
-        labels: float32 (batch, classes).
+        labels: float32 (batch, classes), or None.
         own: float32 (batch,): an image's own share, or None for 1.
         box: int32 (batch, 4): top, left, bottom, right of what is the neighbour's, or None for none.
     """
     _, height, width, _ = images.shape
-    other_images, other_labels = _neighbours(images), _neighbours(labels)
+    other_images = _neighbours(images)
     if own is not None:
         images = _blend(images, other_images, own[:, None, None, None])
-        labels = _blend(labels, other_labels, own[:, None])
+        labels = _mixed(labels, own)
     if box is not None:
         rows = _between(ops.arange(height, dtype="int32"), box[:, 0:1], box[:, 2:3])
         columns = _between(ops.arange(width, dtype="int32"), box[:, 1:2], box[:, 3:4])
         images = ops.where(_outer(ops.logical_and, rows, columns)[..., None], other_images, images)
         pixels = ops.cast((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]), "float32")
-        labels = _blend(labels, other_labels, (1.0 - pixels / (height * width))[:, None])
+        labels = _mixed(labels, 1.0 - pixels / (height * width))
     return images, labels
+
+
+def _mixed(labels, own):
+    return None if labels is None else _blend(labels, _neighbours(labels), own[:, None])
 
 
 def _neighbours(values):

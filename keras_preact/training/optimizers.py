@@ -4,12 +4,18 @@ import re
 
 import keras
 
+from keras_preact.training.strategies import sum_over_replicas
+
 
 @keras.saving.register_keras_serializable(package="keras_preact")
-class SGDWithL2(keras.optimizers.SGD):
-    """SGD whose weight decay is the gradient of an L2 penalty: g + l2 * w enters the momentum, as in Torch and Caffe.
+class RecipeSGD(keras.optimizers.SGD):
+    """`keras.optimizers.SGD` with Torch's weight decay, and right under `tf.distribute` strategies.
 
-    `keras.optimizers.SGD(weight_decay=...)` is decoupled: it shrinks w by learning rate * weight_decay beside the step.
+    - Weight decay may be the gradient of an L2 penalty, as in Torch and Caffe: g + l2 * w enters the momentum. Keras'
+      own `weight_decay` shrinks w by learning rate * weight_decay beside the step.
+    - Gradients are clipped after their mean over the replicas; Keras clips each replica's share.
+    - An average of the weights (`use_ema`) replaces them when `use_average` is called; Keras does it at the end of
+      every `fit`, also of one that was interrupted.
 
     Args:
         l2: Strength.
@@ -27,6 +33,19 @@ class SGDWithL2(keras.optimizers.SGD):
             gradient = gradient + keras.ops.cast(self.l2, gradient.dtype) * keras.ops.cast(variable, gradient.dtype)
         super().update_step(gradient, variable, learning_rate)
 
+    def _clip_gradients(self, grads):  # the one private hook: it is where Keras clips
+        if not self.global_clipnorm:
+            return super()._clip_gradients(grads)
+        total, replicas = sum_over_replicas(grads)
+        return [gradient / replicas for gradient in super()._clip_gradients(total)]
+
+    def finalize_variable_values(self, var_list):
+        """Leaves the weights as they are at the end of a `fit`."""
+
+    def use_average(self, variables):
+        """Sets `variables` to their averages, if there are any."""
+        super().finalize_variable_values(variables)
+
     def get_config(self):
         return {**super().get_config(), "l2": self.l2, "kernels_only": self.kernels_only}
 
@@ -36,25 +55,49 @@ def make_optimizer(recipe, steps_per_epoch):
     options = dict(
         learning_rate=make_schedule(recipe, steps_per_epoch), momentum=recipe.momentum, nesterov=recipe.nesterov
     )
+    if recipe.clip_norm:
+        options["global_clipnorm"] = recipe.clip_norm
+    if recipe.ema:
+        options |= dict(use_ema=True, ema_momentum=recipe.ema)
     if recipe.weight_decay_kind == "decoupled":
-        return keras.optimizers.SGD(weight_decay=recipe.weight_decay, **options)
-    kernels_only = recipe.weight_decay_kind == "l2_kernels"
-    return SGDWithL2(l2=recipe.weight_decay, kernels_only=kernels_only, **options)
+        return RecipeSGD(weight_decay=recipe.weight_decay, **options)
+    return RecipeSGD(l2=recipe.weight_decay, kernels_only=recipe.weight_decay_kind == "l2_kernels", **options)
 
 
 def make_schedule(recipe, steps_per_epoch):
     """Returns the learning rate of a `Recipe`: a number, or a Keras schedule over steps."""
     rate, warmup = recipe.learning_rate, recipe.warmup_steps
     schedules = keras.optimizers.schedules
+    steps = max(1, recipe.total_steps(steps_per_epoch) - warmup)
     if recipe.schedule == "cosine":
-        steps = max(1, recipe.epochs * steps_per_epoch - warmup)
         if not warmup:
             return schedules.CosineDecay(rate, steps)
         return schedules.CosineDecay(0.0, steps, warmup_target=rate, warmup_steps=warmup)
+    if recipe.schedule == "linear":
+        return LinearDecay(rate, steps, warmup)
     changes = {warmup: rate} if warmup else {}
-    changes |= {epoch * steps_per_epoch: rate * 0.1**number for number, epoch in enumerate(recipe.drops, start=1)}
+    unit = 1 if recipe.steps else steps_per_epoch
+    changes |= {drop * unit: rate * 0.1**number for number, drop in enumerate(recipe.drops, start=1)}
     if not changes:
         return rate
     # PiecewiseConstantDecay keeps a value up to and including its boundary, and steps count from 0.
     boundaries = [step - 1 for step in changes]
     return schedules.PiecewiseConstantDecay(boundaries, [rate * 0.1 if warmup else rate, *changes.values()])
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """Grows linearly from 0 to `rate` in `warmup_steps`, and falls linearly to 0 in the `decay_steps` after them."""
+
+    def __init__(self, rate, decay_steps, warmup_steps=0):
+        self.rate, self.decay_steps, self.warmup_steps = rate, decay_steps, warmup_steps
+
+    def __call__(self, step):
+        step = keras.ops.cast(step, "float32")
+        share = 1.0 - (step - self.warmup_steps) / self.decay_steps
+        if self.warmup_steps:
+            share = keras.ops.minimum(share, step / self.warmup_steps)
+        return self.rate * keras.ops.clip(share, 0.0, 1.0)
+
+    def get_config(self):
+        return {"rate": self.rate, "decay_steps": self.decay_steps, "warmup_steps": self.warmup_steps}

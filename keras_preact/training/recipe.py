@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from keras_preact.errors import argument_error, check_choice, check_fields, check_integer, check_number
 
-SCHEDULES = ("cosine", "steps", "constant")
+SCHEDULES = ("cosine", "linear", "steps", "constant", "plateau")
 WEIGHT_DECAYS = ("l2", "l2_kernels", "decoupled")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
@@ -18,16 +18,24 @@ class Recipe:
     """Where the recipe comes from."""
     epochs: int = 10
     """Passes over the training images."""
+    steps: int = 0
+    """Steps of training instead of `epochs`, if not 0; `drops` are steps then."""
     global_batch_size: int = 64
     """Images in a step, over all replicas."""
     learning_rate: float = 0.1
     """The highest learning rate."""
     schedule: str = "cosine"
-    """cosine (to 0), steps (a tenth at each of `drops`) or constant."""
+    """cosine or linear (to 0), steps (a tenth at each of `drops`), constant, or plateau (a tenth after `patience`)."""
     warmup_steps: int = 0
-    """Steps at the start during which the learning rate grows from 0 (cosine) or is a tenth (steps)."""
+    """Steps at the start during which the learning rate grows from 0 (cosine, linear) or is a tenth (steps)."""
     drops: tuple[int, ...] = ()
-    """Epochs after which the learning rate falls to a tenth, for the schedule `steps`."""
+    """Epochs, or steps if `steps` is given, after which the learning rate falls to a tenth, for `steps`."""
+    patience: int = 0
+    """Epochs without a better validation error after which the learning rate falls, for the schedule `plateau`."""
+    early_stopping: int = 0
+    """Epochs without a better validation error after which the run ends; 0 for never."""
+    validation_images: int = 0
+    """Training images held out, on which the error is measured after each epoch instead of on the test images."""
     momentum: float = 0.9
     """Share of the last update that is added to the next."""
     nesterov: bool = False
@@ -36,12 +44,34 @@ class Recipe:
     """Strength of the weight decay."""
     weight_decay_kind: str = "l2"
     """l2 (in the gradient, all parameters), l2_kernels (in the gradient, kernels only) or decoupled."""
+    clip_norm: float = 0.0
+    """The largest norm of all gradients together, after their mean over the replicas; 0 for any."""
+    ema: float = 0.0
+    """Momentum of an average of the weights, which replaces them at the end; 0 for none."""
     label_smoothing: float = 0.0
     """Share of a label that is spread over all classes."""
     crop_padding: int = 0
     """Pixels of padding for random crops; 0 for no crops."""
+    pad_value: str = "mean"
+    """What the padding holds: mean (0 once normalised), black or reflect."""
     flip: bool = False
     """Mirror half of the images."""
+    scale: tuple[int, ...] = ()
+    """Lowest and highest length of the shorter side, of which a random crop is taken."""
+    area: tuple[float, ...] = ()
+    """Lowest and highest share of the image that a crop of aspect 3/4 to 4/3 covers."""
+    colour: float = 0.0
+    """Largest change of brightness, contrast and saturation."""
+    lighting: float = 0.0
+    """Deviation of the noise along the principal components of ImageNet's colours."""
+    cutout: int = 0
+    """Side in pixels of a square that is blanked; 0 for none."""
+    mixup: float = 0.0
+    """Alpha of the mixture of two images; 0 for none."""
+    cutmix: float = 0.0
+    """Alpha of the rectangle taken from another image; 0 for none."""
+    image_size: int = 0
+    """Side of the square images that the network sees, for data sets of image files; 0 for the data set's own."""
     precision: str = "float32"
     """A Keras dtype policy."""
     bn_synchronized: bool = False
@@ -52,24 +82,52 @@ class Recipe:
     def __post_init__(self):
         for name in ("epochs", "global_batch_size"):
             check_integer(name, getattr(self, name))
-        for name in ("warmup_steps", "crop_padding", "seed"):
+        for name in _COUNTS:
             check_integer(name, getattr(self, name), minimum=0)
-        check_number("learning_rate", self.learning_rate, low=0.0)
-        check_number("weight_decay", self.weight_decay, low=0.0)
-        check_number("momentum", self.momentum, 0.0, 1.0, below_high=True)
-        check_number("label_smoothing", self.label_smoothing, 0.0, 1.0, below_high=True)
+        for name in ("learning_rate", "weight_decay", "clip_norm"):
+            check_number(name, getattr(self, name), low=0.0)
+        for name in ("momentum", "label_smoothing", "ema"):
+            check_number(name, getattr(self, name), 0.0, 1.0, below_high=True)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("weight_decay_kind", self.weight_decay_kind, WEIGHT_DECAYS)
         check_choice("precision", self.precision, PRECISIONS)
-        object.__setattr__(self, "drops", tuple(check_integer("drops", epoch) for epoch in self.drops))
+        object.__setattr__(self, "drops", tuple(check_integer("drops", drop) for drop in self.drops))
+        for name in ("scale", "area"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_schedule()
+
+    def _check_schedule(self):
         if self.drops and self.schedule != "steps":
-            raise argument_error(
-                "drops", f'left out with schedule="{self.schedule}"', self.drops, 'Use schedule="steps".'
-            )
+            hint = 'Use schedule="steps".'
+            raise argument_error("drops", f'left out with schedule="{self.schedule}"', self.drops, hint)
         if list(self.drops) != sorted(set(self.drops)):
             raise argument_error("drops", "growing epochs", self.drops)
+        if (self.schedule == "plateau") != bool(self.patience):
+            raise argument_error("patience", 'epochs with schedule="plateau", else 0', self.patience)
+        if self.schedule == "plateau" and self.warmup_steps:
+            raise argument_error("warmup_steps", '0 with schedule="plateau"', self.warmup_steps)
+        if (self.patience or self.early_stopping) and not self.validation_images:
+            hint = "A schedule or an end that the test images decide would make their error no measurement."
+            raise argument_error("validation_images", "above 0 with patience or early_stopping", 0, hint)
 
     def replace(self, **fields):
         """Returns a copy with some fields changed; an unknown one is a `ValueError` that lists those that exist."""
         check_fields(type(self), fields)
         return dataclasses.replace(self, **fields)
+
+    def total_steps(self, steps_per_epoch):
+        """Returns the steps of the whole training."""
+        return self.steps or self.epochs * steps_per_epoch
+
+
+_COUNTS = (
+    "steps",
+    "warmup_steps",
+    "patience",
+    "early_stopping",
+    "validation_images",
+    "crop_padding",
+    "cutout",
+    "image_size",
+    "seed",
+)

@@ -3,6 +3,8 @@
 from keras_preact.errors import check_choice
 from keras_preact.training.recipe import Recipe
 
+_CIFAR_CROP = dict(crop_padding=4, pad_value="mean", flip=True)
+
 RECIPES = {
     "digits": Recipe(
         source="ours: ResNet-164 on scikit-learn's digits in one to two minutes on two CPU cores",
@@ -12,6 +14,81 @@ RECIPES = {
         warmup_steps=10,
         nesterov=True,
         crop_padding=1,
+    ),
+    # The paper's pixels are not divided by a deviation, and its mean is per pixel; the data set's are used here.
+    "paper_cifar": Recipe(
+        source="He et al. 2016 (arXiv 1603.05027), section 4 and appendix; 64,000 steps as in He et al. 2015",
+        steps=64_000,
+        global_batch_size=128,
+        learning_rate=0.1,
+        schedule="steps",
+        warmup_steps=400,
+        drops=(32_000, 48_000),
+        **_CIFAR_CROP,
+    ),
+    "fair_cifar": Recipe(
+        source="github.com/KaimingHe/resnet-1k-layers and facebook/fb.resnet.torch; batch 64 for ResNet-1001",
+        epochs=200,
+        global_batch_size=64,
+        learning_rate=0.1,
+        schedule="steps",
+        drops=(80, 121),
+        nesterov=True,
+        **_CIFAR_CROP,
+    ),
+    "paper_imagenet": Recipe(
+        source="He et al. 2016 (arXiv 1603.05027), appendix; the end, 90 epochs, is fb.resnet.torch's",
+        epochs=90,
+        global_batch_size=256,
+        learning_rate=0.1,
+        schedule="steps",
+        drops=(30, 60),
+        scale=(256, 480),
+        lighting=0.1,
+        flip=True,
+        image_size=224,
+    ),
+    "fair_imagenet": Recipe(
+        source="github.com/facebook/fb.resnet.torch, ResNet-200",
+        epochs=90,
+        global_batch_size=256,
+        learning_rate=0.1,
+        schedule="steps",
+        drops=(30, 60),
+        nesterov=True,
+        area=(0.08, 1.0),
+        colour=0.4,
+        lighting=0.1,
+        flip=True,
+        image_size=224,
+    ),
+    "modern_cifar": Recipe(
+        source="ours: cosine, weight decay 5e-4 on kernels, label smoothing, cutout (DeVries and Taylor 2017), "
+        "an average of the weights. Not yet measured on CIFAR",
+        epochs=200,
+        global_batch_size=128,
+        learning_rate=0.1,
+        warmup_steps=2_000,
+        nesterov=True,
+        weight_decay=5e-4,
+        weight_decay_kind="l2_kernels",
+        label_smoothing=0.1,
+        cutout=16,
+        ema=0.999,
+        **_CIFAR_CROP,
+    ),
+    "modern_cifar_short": Recipe(
+        source="ours: modern_cifar in 60 epochs, for the least time. Not yet measured on CIFAR",
+        epochs=60,
+        global_batch_size=256,
+        learning_rate=0.2,
+        warmup_steps=500,
+        nesterov=True,
+        weight_decay=5e-4,
+        weight_decay_kind="l2_kernels",
+        label_smoothing=0.1,
+        ema=0.998,
+        **_CIFAR_CROP,
     ),
 }
 

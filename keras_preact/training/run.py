@@ -1,39 +1,82 @@
-"""The run folder: a model, its card, its history and its curves."""
+"""The run folder: what it is a run of, its checkpoints, and at the end a model and its card."""
 
-import csv
-import io
 import json
-import math
 import pathlib
+import shutil
 
 import keras
 
 from keras_preact.errors import argument_error
-from keras_preact.files import write_text, written_aside
+from keras_preact.files import write_text
+from keras_preact.training import checkpoints
 
 CARD = "card.json"
+EXPERIMENT = "experiment.json"
 MODEL = "model.keras"
 SAVED_MODEL = "saved_model"
+CHECKPOINTS = "checkpoints"
+HISTORY = "history.csv"
 
 
-def check_folder(path, overwrite=False):
-    """Returns the path of a run's folder to be; raises a `ValueError` if what is there may not be overwritten.
+def check_folder(path, experiment, overwrite=False):
+    """Returns the path of a run's folder to be, whether it is new or holds the same run, which goes on.
 
-    Something else than a run's folder is never overwritten, and a run's only with `overwrite`.
+    Args:
+        path: The folder.
+        experiment: What is to run, as JSON holds it.
+        overwrite: Whether the folder of another run may be overwritten.
+
+    Raises:
+        ValueError: If it holds another run, whose differences are named, and `overwrite` is False, or no run at all.
     """
     path = pathlib.Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        if not overwrite:
-            raise argument_error("output", "a new or empty folder", str(path), "Pass --overwrite (overwrite=True).")
-        if not (path / CARD).is_file() and not (path / "history.csv").is_file():
-            raise argument_error("output", "a run's folder if it is to be overwritten", str(path))
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return path
+    if not path.is_dir() or not any((path / name).is_file() for name in (CARD, EXPERIMENT, HISTORY)):
+        raise argument_error("output", "a new or empty folder, or a run's folder", str(path))
+    if overwrite:
+        return path
+    before = _experiment(path)
+    if before is None:
+        raise argument_error("output", "a new or empty folder", str(path), "Pass --overwrite (overwrite=True).")
+    differ = list(_differences(before, json.loads(json.dumps(experiment))))
+    if differ:
+        hint = f"It holds another run: {'; '.join(differ)}. Pass --overwrite (overwrite=True), or another folder."
+        raise argument_error("output", "a new folder, or one of the same run, which goes on", str(path), hint)
     return path
 
 
-def make_folder(path):
-    """Makes the folder of a run, with those above it, and takes the card of an old run out of it."""
+def finished_card(path, overwrite):
+    """Returns the card of a finished run that `check_folder` let pass and is not to be overwritten, else None."""
+    return None if overwrite or not (path / CARD).is_file() else read_card(path)
+
+
+def make_folder(path, experiment, overwrite):
+    """Makes the folder of a run, with those above it; another or a finished run in it is removed."""
     path.mkdir(parents=True, exist_ok=True)
-    (path / CARD).unlink(missing_ok=True)  # the card is written last: a folder with one holds a finished run
+    same = _experiment(path) == json.loads(json.dumps(experiment))
+    if overwrite and ((path / CARD).is_file() or not same):
+        (path / CARD).unlink(missing_ok=True)  # the card is written last: a folder with one holds a finished run
+        shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+    write_text(path / EXPERIMENT, json.dumps(experiment, indent=2) + "\n")
+    (path / CHECKPOINTS).mkdir(exist_ok=True)
+    checkpoints.clean(path / CHECKPOINTS)
+
+
+def _experiment(path):
+    try:
+        return json.loads((path / EXPERIMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _differences(before, now, prefix=""):
+    for name in sorted({*before, *now}):
+        there, here = before.get(name), now.get(name)
+        if isinstance(there, dict) and isinstance(here, dict):
+            yield from _differences(there, here, f"{prefix}{name}.")
+        elif there != here:
+            yield f"{prefix}{name} is {there!r} there and {here!r} here"
 
 
 def read_card(path):
@@ -69,57 +112,3 @@ def _readable(card):
         else:
             rows.append(f"- {name}: {value}")
     return f"# {card['model']} on {card['data']}\n\n" + "\n".join(rows) + "\n"
-
-
-class RunFiles(keras.callbacks.Callback):
-    """Writes `history.csv` and `curves.png` after each epoch."""
-
-    def __init__(self, folder):
-        super().__init__()
-        self.folder, self.rows = pathlib.Path(folder), []
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self.folder / "history.csv", text.getvalue())
-        self._draw()
-
-    def _draw(self):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 3.2), layout="constrained")
-        epochs = [row["epoch"] for row in self.rows]
-        panels = (("loss", ("loss", "val_loss")), ("error, %", ("error_percent", "val_error_percent")))
-        for axes, (title, names) in zip(figure.subplots(1, 2), panels):
-            for name in names:
-                if name in self.rows[0]:
-                    label = "test" if name.startswith("val_") else "training"
-                    axes.plot(epochs, [row[name] for row in self.rows], marker=".", label=label)
-            axes.set(xlabel="epoch", ylabel=title, yscale="log" if title == "loss" else "linear")
-            axes.legend()
-        with written_aside(self.folder / "curves.png") as aside:
-            figure.savefig(aside, dpi=120)
-
-
-class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Ends training with a `FloatingPointError` as soon as the loss is not finite, before anything of it is written.
-
-    Args:
-        schedule: The learning rate: a number, or a function of the step.
-    """
-
-    def __init__(self, schedule):
-        super().__init__()
-        self.schedule, self.step = schedule, 0
-
-    def on_train_batch_end(self, batch, logs=None):
-        loss = float((logs or {}).get("loss", 0.0))
-        if not math.isfinite(loss):
-            rate = float(self.schedule(self.step) if callable(self.schedule) else self.schedule)
-            raise FloatingPointError(
-                f"The loss is {loss} at step {self.step}, learning rate {rate:g}. Try a lower one."
-            )
-        self.step += 1

@@ -1,64 +1,329 @@
 """On which devices a run computes. The one file that names `tf.distribute`."""
 
 import contextlib
-from dataclasses import dataclass
+import json
+import os
+import sys
+import threading
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_preact.errors import argument_error, check_choice
 
-STRATEGIES = ("auto", "none", "mirrored")
+STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu", "jax_data_parallel")
+BACKENDS = {
+    "none": ("tensorflow", "jax", "torch"),
+    "mirrored": ("tensorflow",),
+    "multi_worker": ("tensorflow",),
+    "tpu": ("tensorflow",),
+    "jax_data_parallel": ("jax",),
+}
+START_DEADLINE = 60.0
+NO_PEERS = 69  # the exit status of a worker whose peers did not come: EX_UNAVAILABLE
 
 
 @dataclass(frozen=True)
 class Devices:
-    """Says where a run computes: `scope()` is entered to build and compile, `replicas` share a batch."""
+    """Says where a run computes.
+
+    Attributes:
+        name: The strategy, without `"auto"`.
+        replicas: Copies of the network that share a global batch.
+        kind: `"CPU"`, `"GPU"` or `"TPU"`.
+        workers: Processes that run the same command, each with `replicas / workers` copies.
+        worker: This one's number; number 0 writes the files.
+        strategy: A `tf.distribute.Strategy` or a `keras.distribution.Distribution`, or None.
+        functions: TensorFlow functions made so far.
+    """
 
     name: str
     replicas: int
     kind: str
+    workers: int = 1
+    worker: int = 0
     strategy: Any = None
+    functions: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def is_chief(self):
+        """Whether this process writes the run's files."""
+        return self.worker == 0
+
+    @property
+    def on_tensorflow(self):
+        """Whether `strategy` is one of TensorFlow's."""
+        return self.strategy is not None and self.name != "jax_data_parallel"
 
     def scope(self):
-        """Returns the context in which variables are made."""
+        """Returns the context in which variables are made and training runs."""
         return self.strategy.scope() if self.strategy is not None else contextlib.nullcontext()
+
+    def check_batch(self, name, size):
+        """Raises a `ValueError` if `size` images do not fill the replicas equally; the argument is called `name`."""
+        if size % self.replicas:
+            near = max(self.replicas, size - size % self.replicas)
+            hint = f"A batch of {size} leaves a replica with fewer images, or none. Nearest: {near}."
+            raise argument_error(name, f"a multiple of the {self.replicas} replicas", size, hint)
+
+    def dataset(self, generate, spec, count=None):
+        """Returns what `fit` reads.
+
+        Args:
+            generate: A function without arguments that returns a generator of this worker's share of each batch, as
+                nested tuples and dicts of arrays.
+            spec: The same structure of (shape, dtype), shapes with the share's size first.
+            count: Batches, if they end.
+        """
+        if keras.backend.backend() != "tensorflow":
+            return generate()
+        import tensorflow as tf
+
+        local = self.replicas // self.workers
+
+        def signature(leaf):
+            (size, *rest), dtype = leaf
+            return tf.TensorSpec((size // local, *rest), dtype)
+
+        def parts():
+            for batch in generate():
+                for part in range(local):
+                    yield _map(lambda array: np.split(array, local)[part], batch)  # noqa: B023
+
+        def make(_context=None):
+            source = generate if local == 1 else parts
+            made = tf.data.Dataset.from_generator(source, output_signature=_map(signature, spec)).prefetch(2)
+            return made if count is None else made.apply(tf.data.experimental.assert_cardinality(count * local))
+
+        return self.strategy.distribute_datasets_from_function(make) if self.strategy is not None else make()
+
+    def gather(self, values):
+        """Returns one row per replica of all workers, (replicas, n), of a list of n variables' scalars."""
+        if self.replicas == 1 or not self.on_tensorflow:
+            return np.array([[read(variable) for variable in values]], "float64")
+        import tensorflow as tf
+
+        def rows():
+            row = self.strategy.run(lambda: tf.stack([tf.cast(_own(value), tf.float64) for value in values])[None])
+            return self.strategy.gather(row, axis=0)
+
+        return self._traced("gather", rows)().numpy()
+
+    def barrier(self):
+        """Waits until every worker is here."""
+        self.agree("nothing", 0)
+
+    def agree(self, what, number):
+        """Raises a `RuntimeError` if `number` is not the same in every worker."""
+        if self.workers == 1:
+            return
+        if self.on_tensorflow:
+            import tensorflow as tf
+
+            def gather(number):
+                return self.strategy.gather(self.strategy.run(lambda: number), axis=0)
+
+            numbers = self._traced("agree", gather)(tf.constant([number], tf.int64)).numpy()
+        else:
+            from jax.experimental import multihost_utils
+
+            numbers = multihost_utils.process_allgather(np.array([number]))
+        if len(set(np.ravel(numbers).tolist())) > 1:
+            hint = "Every worker must see the same output folder."
+            raise RuntimeError(f"The workers differ in {what}: {np.ravel(numbers).tolist()}. {hint}")
+
+    def scatter(self, variables, rows):
+        """Sets each replica's copy of the n scalar `variables` to its row of `rows` (replicas, n).
+
+        Rows of another number of replicas are added up: the variables are totals and counts.
+        """
+        if len(rows) != (self.replicas if self.on_tensorflow else 1):
+            rows = np.concatenate([rows.sum(0, keepdims=True), np.zeros((self.replicas - 1, rows.shape[1]))])
+        if self.replicas == 1 or not self.on_tensorflow:
+            for variable, value in zip(variables, rows[0]):
+                variable.assign(value)
+            return
+        import tensorflow as tf
+
+        local = self.replicas // self.workers
+        mine = rows[self.worker * local :][:local]
+
+        def assign():
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group % local
+            row = tf.gather(tf.constant(mine), replica)
+            for index, variable in enumerate(variables):
+                _own(variable).assign(tf.cast(row[index], variable.dtype))
+
+        self._traced("scatter", lambda: self.strategy.run(assign))()
+
+    def _traced(self, name, function):
+        """Returns `function` as one of TensorFlow's, the same at each call."""
+        import tensorflow as tf
+
+        return self.functions.setdefault(name, tf.function(function))
+
+
+def _own(variable):
+    """Returns a Keras variable's `tf.Variable` of the replica that asks."""
+    value = variable.value
+    return value._get() if hasattr(value, "_get") else value
+
+
+def _map(function, structure):
+    """Applies `function` to the leaves of nested tuples and dicts; a (shape, dtype) pair is a leaf."""
+    if isinstance(structure, dict):
+        return {name: _map(function, part) for name, part in structure.items()}
+    if isinstance(structure, tuple) and not (len(structure) == 2 and isinstance(structure[1], str)):
+        return tuple(_map(function, part) for part in structure)
+    return function(structure)
+
+
+def read(variable):
+    """Returns a Keras variable's value as an array: under a strategy, the first local replica's."""
+    value = variable.value
+    if hasattr(value, "addressable_data"):  # JAX, where other processes may hold copies too
+        return np.asarray(value.addressable_data(0))
+    if hasattr(value, "values"):  # a copy per replica
+        return value.values[0].numpy()
+    return np.asarray(keras.ops.convert_to_numpy(value))
+
+
+def sum_over_replicas(tensors):
+    """Returns the sum of each tensor over the replicas, and their number; called by each replica."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        context, replicas = tf.distribute.get_replica_context(), tf.distribute.get_strategy().num_replicas_in_sync
+        if context is not None and replicas > 1:
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors), replicas
+    return tensors, 1
 
 
 def make_devices(name):
     """Returns the `Devices` of a strategy.
 
     Args:
-        name: `"mirrored"`: `tf.distribute.MirroredStrategy` over the local GPUs, or CPUs if there are none; `"none"`:
-            one device; `"auto"`: mirrored on TensorFlow, none elsewhere.
+        name: `"none"`: one device. On TensorFlow, `"mirrored"`: all local GPUs, or CPUs if there are none;
+            `"multi_worker"`: the processes that the variable TF_CONFIG lists; `"tpu"`: the TPU that TPU_NAME names, or
+            this machine's. On JAX, `"jax_data_parallel"`: all local devices, or those of all processes if the
+            KERAS_DISTRIBUTION variables are set. `"auto"`: what these variables ask for, else all local devices.
 
     Raises:
-        ValueError: If the strategy is unknown, or is TensorFlow's on another backend.
+        ValueError: If the strategy is unknown, is another backend's, or there are no such devices.
     """
     check_choice("strategy", name, STRATEGIES)
     backend = keras.backend.backend()
-    if backend != "tensorflow":
-        if name == "mirrored":
-            raise argument_error("strategy", f'"none" or "auto" on the {backend} backend', name)
-        return Devices("none", 1, backend)
+    if name == "auto":
+        name = _automatic(backend)
+    if backend not in BACKENDS[name]:
+        fitting = ", ".join(f'"{known}"' for known, backends in BACKENDS.items() if backend in backends)
+        raise argument_error("strategy", f'"auto" or one of {fitting} on the {backend} backend', name)
+    return {
+        "none": _one_device,
+        "mirrored": _mirrored,
+        "multi_worker": _multi_worker,
+        "tpu": _tpu,
+        "jax_data_parallel": _jax_data_parallel,
+    }[name]()
+
+
+def _automatic(backend):
+    if backend == "tensorflow":
+        if "cluster" in _tf_config():
+            return "multi_worker"
+        return "tpu" if os.environ.get("TPU_NAME") else "mirrored"
+    if backend == "jax":
+        import jax
+
+        several = int(os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", "1")) > 1
+        return "jax_data_parallel" if several or len(jax.devices()) > 1 else "none"
+    return "none"
+
+
+def _one_device():
+    return Devices("none", 1, _kind())
+
+
+def _kind():
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+    return keras.distribution.list_devices()[0].split(":")[0].upper()
+
+
+def _mirrored():
     import tensorflow as tf
 
-    gpus, cpus = tf.config.list_logical_devices("GPU"), tf.config.list_logical_devices("CPU")
-    kind = "GPU" if gpus else "CPU"
-    if name == "none":
-        return Devices("none", 1, kind)
-    strategy = tf.distribute.MirroredStrategy([device.name for device in gpus or cpus])
-    return Devices("mirrored", strategy.num_replicas_in_sync, kind, strategy)
+    kind = _kind()
+    strategy = tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)])
+    return Devices("mirrored", strategy.num_replicas_in_sync, kind, strategy=strategy)
 
 
-def check_batch(count, batch_size, replicas):
-    """Raises a `ValueError` if `count` images in batches of `batch_size` leave a replica without an image.
+def _tf_config():
+    text = os.environ.get("TF_CONFIG", "{}")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argument_error("TF_CONFIG", "JSON", text, str(error)) from error
 
-    TensorFlow gives each replica ceil(n / replicas) images of a batch of n until none is left; an empty share is an
-    error on CPUs, and silently NaN elsewhere.
-    """
-    last = count % batch_size or batch_size
-    for size in {min(count, batch_size), last}:
-        if (replicas - 1) * -(-size // replicas) >= size:
-            hint = f"A batch of {size} leaves one of {replicas} replicas empty."
-            raise argument_error("batch_size", f"one that fills {replicas} replicas", batch_size, hint)
+
+def _multi_worker():
+    import tensorflow as tf
+
+    config = _tf_config()
+    workers, task = config.get("cluster", {}).get("worker", []), config.get("task", {})
+    if not workers or task.get("type") != "worker" or task.get("index") not in range(len(workers)):
+        expected = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+        hint = "Under `keras-preact launch --workers N -- train ...` it is set for you."
+        raise argument_error("TF_CONFIG", expected, os.environ.get("TF_CONFIG"), hint)
+    with _deadline(f"the {len(workers)} workers {', '.join(workers)}"):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    replicas = strategy.num_replicas_in_sync
+    return Devices("multi_worker", replicas, _kind(), len(workers), task["index"], strategy)
+
+
+@contextlib.contextmanager
+def _deadline(what):
+    """Ends the process if the body takes longer than START_DEADLINE: it would wait for an absent peer without end."""
+    seconds = float(os.environ.get("KERAS_PREACT_START_DEADLINE", START_DEADLINE))
+
+    def end():
+        print(f"keras-preact: not all of {what} came within {seconds:g} s.", file=sys.stderr, flush=True)
+        os._exit(NO_PEERS)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _tpu():
+    import tensorflow as tf
+
+    name = os.environ.get("TPU_NAME", "")
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        raise argument_error("strategy", '"auto" or "none" where there is no TPU', "tpu", str(error)) from error
+    strategy = tf.distribute.TPUStrategy(resolver)
+    return Devices("tpu", strategy.num_replicas_in_sync, "TPU", strategy=strategy)
+
+
+def _jax_data_parallel():
+    import jax
+
+    processes = int(os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", "1"))
+    if processes > 1 and not jax.distributed.is_initialized():
+        with _deadline(f"the {processes} processes of {os.environ.get('KERAS_DISTRIBUTION_JOB_ADDRESSES')}"):
+            keras.distribution.initialize()
+    strategy = keras.distribution.DataParallel(devices=keras.distribution.list_devices(), auto_shard_dataset=False)
+    replicas = len(keras.distribution.list_devices())
+    return Devices("jax_data_parallel", replicas, _kind(), processes, jax.process_index(), strategy)

@@ -1,179 +1,348 @@
-"""A whole experiment: a network, a data set and a recipe become a run folder."""
+"""A whole experiment: a network, a data set and a recipe become a run folder, from start or from where it stopped."""
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
+import importlib.util
 import pathlib
 import platform
+import signal
 import sys
 import time
 
 import keras
+import numpy as np
 
 from keras_preact import export
 from keras_preact.data import load
 from keras_preact.data.augment import Augmentation
-from keras_preact.data.batches import TrainingBatches
+from keras_preact.data.batches import EvaluationBatches, TrainingBatches
+from keras_preact.data.dataset import ArraySplit, held_out
+from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
-from keras_preact.training import run
+from keras_preact.training import callbacks as own
+from keras_preact.training import checkpoints, run
+from keras_preact.training.feed import Feed
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
-from keras_preact.training.strategies import check_batch, make_devices
+from keras_preact.training.strategies import make_devices, read
+from keras_preact.training.training_model import Crossentropy, ErrorPercent, MultiWorkerModel, TrainingModel
 from keras_preact.version import __version__
 from keras_preact.zoo import get_model, model_key
 
 EVALUATION_BATCH = 256
+RESIDENT_BYTES = 1 << 30  # a data set up to here lives on an accelerator
+STATISTICS_STEPS = 100
 
 
-@keras.saving.register_keras_serializable(package="keras_preact")
-class ErrorPercent(keras.metrics.MeanMetricWrapper):
-    """Counts images whose most probable class is not their label, in % of all: the paper's test error."""
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Holds what decides a run's result: what its checkpoints must agree on."""
 
-    def __init__(self, name="error_percent", dtype=None):
-        super().__init__(_error_percent, name=name, dtype=dtype)
+    key: str
+    data: str
+    data_dir: str | None
+    recipe_name: str
+    recipe: Recipe
+    options: dict
 
-    def get_config(self):
-        return {"name": self.name, "dtype": self.dtype}
-
-
-def _error_percent(labels, probabilities):
-    return 100.0 * (1.0 - keras.metrics.sparse_categorical_accuracy(labels, probabilities))
+    def plain(self):
+        """Returns it as JSON holds it."""
+        recipe = {"name": self.recipe_name, **dataclasses.asdict(self.recipe)}
+        return {"model": self.key, "data": self.data, "recipe": recipe, "options": dict(self.options)}
 
 
 def train(
     model="ResNet164",
     *,
     data="digits",
+    data_dir=None,
+    skip_corrupt=False,
     recipe="digits",
     output=None,
     overwrite=False,
     strategy="auto",
+    checkpoint_steps=0,
     model_options=None,
+    callbacks=(),
     verbose="auto",
 ):
-    """Trains a network from its start and writes a run folder; prints what it does and where things lie.
+    """Trains a network and writes a run folder; the same call again goes on where one before it stopped.
 
     Args:
         model: A name of `keras_preact.list_models()`, in any case.
-        data: A name of `keras_preact.data.DATA_SETS`.
+        data: A name of `keras_preact.data.DATA_SETS`, the path of a folder of images (`class/name.png`), or a
+            `DataSet`.
+        data_dir: Where the data set's files are, if not where its loader looks.
+        skip_corrupt: Whether image files that cannot be read are left out.
         recipe: A name of `RECIPES`, or a `Recipe`.
         output: The run folder: `model.keras`, a SavedModel, `card.json` and its readable twin `card.md`,
-            `history.csv`, `curves.png`, a few test images. `runs/<model>.<data>.<recipe>` if None.
-        overwrite: Whether a run folder that exists may be overwritten.
+            `history.csv`, `curves.png`, `checkpoints/`, a few test images. `runs/<model>.<data>.<recipe>` if None.
+        overwrite: Whether a run folder of something else may be overwritten.
         strategy: A name of `strategies.STRATEGIES`.
+        checkpoint_steps: Steps between checkpoints within an epoch, beside those at epoch ends; 0 for none.
         model_options: Keywords for the network's function, e.g. `{"ordering": "original"}`.
+        callbacks: Further `keras.callbacks.Callback`s.
         verbose: As in `keras.Model.fit`; `"auto"` draws a progress bar on a terminal, else a line an epoch.
 
     Returns:
-        The card, a dict: what ran, with what, and `error_percent` on the test split after the last epoch.
+        The card, a dict: what ran, with what, and `error_percent` on the test split after the last epoch. In a worker
+        that is not the first, the card holds no error: the first measures.
 
     Raises:
         ValueError: If an argument is not allowed; nothing is written then.
         FloatingPointError: If the loss stops being finite.
+        OSError: If a file cannot be written (disk full, no permission); the last checkpoint is intact.
     """
-    start = time.perf_counter()
+    started = time.perf_counter()
     key = model_key(model)
     name = recipe if isinstance(recipe, str) else "custom"
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if not isinstance(recipe, Recipe):
         raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
-    data = load(data)
-    folder = run.check_folder(output or pathlib.Path("runs") / f"{key}.{data.name}.{name}", overwrite)
-    devices = make_devices(strategy)
-    check_batch(recipe.global_batch_size, recipe.global_batch_size, devices.replicas)
-    check_batch(len(data.test), EVALUATION_BATCH, devices.replicas)
-    keras.utils.set_random_seed(recipe.seed)
-    augmentation = Augmentation(crop_padding=recipe.crop_padding, flip=recipe.flip)
-    batches = TrainingBatches(data, recipe.global_batch_size, recipe.seed, augmentation)
-    with devices.scope():
-        network = _network(key, data, recipe, model_options or {}, devices, len(batches))
-    run.make_folder(folder)
-    print(
-        f"{network.name}, {network.count_params():,} parameters, on {data.name}: {len(data.train):,} training"
-        f" and {len(data.test):,} test images; {devices.replicas} x {devices.kind} ({devices.name})"
+    augmentation = make_augmentation(recipe)
+    data = load(data, data_dir=data_dir, skip_corrupt=skip_corrupt, image_size=recipe.image_size or None)
+    validation = data
+    if recipe.validation_images:
+        data, validation = held_out(data, recipe.validation_images, recipe.seed)
+    experiment = Experiment(key, data.name, str(data_dir) if data_dir else None, name, recipe, model_options or {})
+    folder = run.check_folder(
+        output or pathlib.Path("runs") / f"{key}.{data.name}.{name}", experiment.plain(), overwrite
     )
-    fit_seconds = _fit(network, batches, recipe, folder, verbose)
-    card = {
-        "model": key,
-        "data": data.name,
-        "error_percent": _save(network, data, folder),
-        "seconds": round(time.perf_counter() - start, 1),
-        "images_per_second": round(recipe.epochs * len(batches) * recipe.global_batch_size / fit_seconds, 1),
-        "recipe": {"name": name, **dataclasses.asdict(recipe)},
-        "network": network.get_config(),
-        "classes": list(data.class_names),
-        "preprocessing": {"size": data.image_shape[:2], "mean": data.mean, "deviation": data.deviation},
-        "devices": {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind},
-        "versions": _versions(),
-        "command": " ".join(sys.argv),
-    }
-    run.write_card(folder, card)
+    if (finished := run.finished_card(folder, overwrite)) is not None:
+        print(f"{folder} holds this run, finished: {finished['error_percent']:.2f} % test error.")
+        return {**finished, "folder": str(folder)}
+    devices = make_devices(strategy)
+    devices.check_batch("global_batch_size", recipe.global_batch_size)
+    with _restored_sigterm():
+        with devices.scope():
+            training = Training(experiment, data, validation, augmentation, devices, folder, overwrite)
+            training.fit(checkpoint_steps, callbacks, verbose)
+            training.finish()
+            training.check_workers()
+        card = training.card(started) if devices.is_chief else experiment.plain()
+        devices.barrier()
     return {**card, "folder": str(folder)}
 
 
-def evaluate(folder):
+def make_augmentation(recipe):
+    """Returns the `Augmentation` of a `Recipe`: its fields of the same names."""
+    return Augmentation(**{field.name: getattr(recipe, field.name) for field in dataclasses.fields(Augmentation)})
+
+
+class Training:
+    """Builds and trains one experiment's network; a helper of `train`, in the scope of its devices."""
+
+    def __init__(self, experiment, data, validation, augmentation, devices, folder, overwrite):
+        recipe = experiment.recipe
+        self.experiment, self.recipe, self.data, self.validation = experiment, recipe, data, validation
+        self.devices, self.folder = devices, folder
+        keras.utils.set_random_seed(recipe.seed)
+        share = (devices.worker, devices.workers)
+        resident = _can_reside(data, augmentation) and devices.kind != "CPU"
+        self.batches = TrainingBatches(
+            data, recipe.global_batch_size, recipe.seed, augmentation, share=share, resident=resident
+        )
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        self.total_steps = recipe.total_steps(self.steps_per_epoch)
+        self.preparation = Preparation(data, augmentation, resident)
+        self.model = self._model()
+        if devices.is_chief:
+            run.make_folder(folder, experiment.plain(), overwrite)
+        devices.barrier()
+        self.start = checkpoints.newest(folder / run.CHECKPOINTS)
+        step = self.start.step if self.start else 0
+        devices.agree("the checkpoint that each worker found", step)
+        if self.start:
+            own.restore(self.model, self.start)
+        self.fit_seconds = self.waited = 0.0
+        self._announce(step)
+
+    def _model(self):
+        arguments = {
+            "input_shape": self.data.image_shape,
+            "num_classes": len(self.data.class_names),
+            "dtype": self.recipe.precision,
+            "bn_synchronized": self.recipe.bn_synchronized,
+            **self.experiment.options,
+        }
+        network = get_model(self.experiment.key, **arguments)
+        several = self.devices.on_tensorflow and self.devices.workers > 1
+        model = (MultiWorkerModel if several else TrainingModel)(network, self.preparation)
+        classes = len(self.data.class_names)
+        model.compile(
+            make_optimizer(self.recipe, self.steps_per_epoch),
+            Crossentropy(classes, self.recipe.label_smoothing),
+            weighted_metrics=evaluation_metrics(),
+            # Keras cannot do XLA under a tf.distribute strategy.
+            jit_compile=False if self.devices.on_tensorflow else "auto",
+        )
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    def _announce(self, step):
+        if not self.devices.is_chief:
+            return
+        devices, data = self.devices, self.data
+        workers = f" in {devices.workers} workers" if devices.workers > 1 else ""
+        print(
+            f"{self.model.network.name}, {self.model.network.count_params():,} parameters, on {data.name}:"
+            f" {len(data.train):,} training and {len(data.test):,} test images; {devices.replicas} x {devices.kind}"
+            f"{workers} ({devices.name})"
+        )
+        if step:
+            print(f"going on after step {step:,} of {self.total_steps:,}")
+
+    def fit(self, checkpoint_steps, callbacks, verbose):
+        """Trains from the restored step to the last."""
+        recipe, devices, start = self.recipe, self.devices, self.start
+        files = own.RunFiles(self.folder, start.state["history"] if start else (), devices.is_chief)
+        schedule = make_schedule(recipe, self.steps_per_epoch)
+        step = start.step if start else 0
+        guard = own.StopOnNonFiniteLoss(schedule, step, period=1 if devices.kind == "CPU" else 50)
+        stoppers = _stoppers(recipe)
+        counted = [*stoppers, *callbacks]
+        keeping = own.Checkpointing(
+            self.folder / run.CHECKPOINTS, devices, files, counted, self.steps_per_epoch, checkpoint_steps, start
+        )
+        own.on_sigterm(keeping)
+        logs = _tensorboard(self.folder) if devices.is_chief else []
+        if verbose == "auto":
+            verbose = 1 if sys.stdout.isatty() else 2
+        begun = time.perf_counter()
+        for first, last, steps in segments(step, self.total_steps, self.steps_per_epoch):
+            feed = Feed(self.batches, keeping.step)
+            self.model.fit(
+                devices.dataset(feed, self.batches.spec()),
+                epochs=last,
+                initial_epoch=first,
+                steps_per_epoch=steps,
+                shuffle=False,  # the batches have their own order
+                validation_data=evaluation_data(self.validation, self.devices),
+                callbacks=[guard, files, *counted, *logs, keeping],
+                verbose=verbose if devices.is_chief else 0,
+            )
+            self.waited += feed.waited
+            if self.model.stop_training:
+                break
+        self.fit_seconds, self.images = time.perf_counter() - begun, (keeping.step - step) * recipe.global_batch_size
+
+    def finish(self):
+        """Replaces the weights by their average, if the recipe keeps one, and measures BN's statistics for it."""
+        if not self.recipe.ema:
+            return
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        optimizer.use_average(self.model.trainable_variables)
+        reestimate_statistics(self.model, self.batches, self.devices)
+
+    def check_workers(self):
+        """Raises a `RuntimeError` if the workers' weights are not the same to the bit."""
+        if self.devices.workers > 1:
+            parts = (np.ascontiguousarray(read(variable)) for variable in self.model.network.variables)
+            digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
+            self.devices.agree("the trained weights", int.from_bytes(digest[:7], "big"))
+
+    def card(self, started):
+        """Writes the model's files and the card, and returns it."""
+        experiment, data, devices = self.experiment, self.data, self.devices
+        card = {
+            **experiment.plain(),
+            "data_dir": experiment.data_dir,
+            "error_percent": _save(self.model.network, data, self.folder),
+            "seconds": round(time.perf_counter() - started, 1),
+            "images_per_second": round(self.images / self.fit_seconds, 1) if self.images else None,
+            "data_wait_percent": round(100 * self.waited / self.fit_seconds, 1) if self.images else None,
+            "network": self.model.network.get_config(),
+            "classes": list(data.class_names),
+            "preprocessing": {"size": data.image_shape[:2], "mean": data.mean, "deviation": data.deviation},
+            "devices": {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind},
+            "versions": _versions(),
+            "command": " ".join(sys.argv),
+        }
+        run.write_card(self.folder, card)
+        return card
+
+
+def _can_reside(data, augmentation):
+    """Returns whether the training images fit on an accelerator, and need nothing of the host."""
+    return isinstance(data.train, ArraySplit) and not augmentation.resizes and data.train.images.nbytes < RESIDENT_BYTES
+
+
+def segments(step, total, per_epoch):
+    """Yields (first epoch, last epoch, steps in each) of the calls of `fit` from `step` to `total`.
+
+    The first and the last epoch may be short: the first when a run goes on within it.
+    """
+    while step < total:
+        epoch, done = divmod(step, per_epoch)
+        whole = 0 if done else (total - step) // per_epoch
+        steps = per_epoch if whole else min(per_epoch - done, total - step)
+        epochs = whole or 1
+        yield epoch, epoch + epochs, steps
+        step += epochs * steps
+
+
+def _stoppers(recipe):
+    watch = dict(monitor="val_error_percent", mode="min")
+    stoppers = []
+    if recipe.patience:
+        stoppers.append(keras.callbacks.ReduceLROnPlateau(factor=0.1, patience=recipe.patience, **watch))
+    if recipe.early_stopping:
+        stoppers.append(keras.callbacks.EarlyStopping(patience=recipe.early_stopping, **watch))
+    return stoppers
+
+
+def _tensorboard(folder):
+    """Returns the callback that writes TensorBoard's logs, where TensorFlow and TensorBoard are installed."""
+    if keras.backend.backend() != "tensorflow" or importlib.util.find_spec("tensorboard") is None:
+        return []
+    return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]
+
+
+@contextlib.contextmanager
+def _restored_sigterm():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def evaluation_metrics():
+    """Returns the metrics that count each image once: the error in % and the cross-entropy."""
+    return [ErrorPercent(), keras.metrics.SparseCategoricalCrossentropy(name="crossentropy")]
+
+
+def evaluation_data(data, devices):
+    """Returns what `evaluate` reads: every test image once, in full batches."""
+    size = -(-EVALUATION_BATCH // devices.replicas) * devices.replicas
+    batches = EvaluationBatches(data, "test", size, share=(devices.worker, devices.workers))
+
+    def generate():
+        return (batches[index] for index in range(len(batches)))
+
+    if keras.backend.backend() == "tensorflow":
+        return devices.dataset(generate, batches.spec(), len(batches))
+    return batches
+
+
+def reestimate_statistics(model, batches, devices, steps=STATISTICS_STEPS):
+    """Measures the moving statistics of BN anew for the weights as they are: training steps of learning rate 0."""
+    still = TrainingModel(model.network, model.preparation)
+    still.compile(keras.optimizers.SGD(0.0), Crossentropy(model.loss.classes), jit_compile=model.jit_compile)
+    feed = Feed(batches)
+    still.fit(devices.dataset(feed, batches.spec()), steps_per_epoch=steps, verbose=0)
+
+
+def evaluate(folder, data_dir=None):
     """Measures a run's saved model on its data set's test split again; returns {"error_percent": ..., "loss": ...}."""
     card = run.read_card(folder)
-    return _measured(run.load_model(folder), load(card["data"]))
-
-
-def _network(key, data, recipe, options, devices, steps_per_epoch):
-    """Returns the compiled network; to be called in the strategy's scope."""
-    arguments = {
-        "input_shape": data.image_shape,
-        "num_classes": len(data.class_names),
-        "dtype": recipe.precision,
-        "bn_synchronized": recipe.bn_synchronized,
-        **options,
-    }
-    network = get_model(key, **arguments)
-    network.compile(
-        make_optimizer(recipe, steps_per_epoch),
-        _loss(recipe, len(data.class_names)),
-        metrics=[ErrorPercent()],
-        jit_compile=False if devices.strategy is not None else "auto",  # Keras cannot do XLA under a strategy
-    )
-    return network
-
-
-def _fit(network, batches, recipe, folder, verbose):
-    """Trains the network, and returns the seconds it took."""
-    if verbose == "auto":
-        verbose = 1 if sys.stdout.isatty() else 2
-    data, start = batches.data, time.perf_counter()
-    network.fit(
-        batches.prepared(),
-        epochs=recipe.epochs,
-        shuffle=False,  # the batches have their own order
-        validation_data=(data.normalized(data.test.images), data.test.labels),
-        validation_batch_size=EVALUATION_BATCH,
-        callbacks=[run.StopOnNonFiniteLoss(make_schedule(recipe, len(batches))), run.RunFiles(folder)],
-        verbose=verbose,
-    )
-    return time.perf_counter() - start
-
-
-def _loss(recipe, classes):
-    if not recipe.label_smoothing:
-        return keras.losses.SparseCategoricalCrossentropy()
-    return SmoothedCrossentropy(classes, recipe.label_smoothing)
-
-
-@keras.saving.register_keras_serializable(package="keras_preact")
-class SmoothedCrossentropy(keras.losses.Loss):
-    """Cross-entropy of whole-number labels, of which a share is spread over all classes."""
-
-    def __init__(self, classes, label_smoothing, name="smoothed_crossentropy", **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.classes, self.label_smoothing = classes, label_smoothing
-
-    def call(self, y_true, y_pred):
-        labels = keras.ops.one_hot(keras.ops.reshape(y_true, (-1,)), self.classes, dtype=y_pred.dtype)
-        return keras.losses.categorical_crossentropy(labels, y_pred, label_smoothing=self.label_smoothing)
-
-    def get_config(self):
-        return {**super().get_config(), "classes": self.classes, "label_smoothing": self.label_smoothing}
+    size = card["recipe"].get("image_size") or None
+    data = load(card["data"], data_dir=data_dir or card.get("data_dir"), image_size=size)
+    return _measured(run.load_model(folder), data)
 
 
 def _save(network, data, folder):
@@ -184,16 +353,17 @@ def _save(network, data, folder):
     error_percent = _measured(saved, data)["error_percent"]
     preprocessing = export.Preprocessing(data.image_shape, data.mean, data.deviation)
     if export.can_export():
-        export.export_savedmodel(saved, folder / run.SAVED_MODEL, preprocessing, data.class_names, data.test.images[:3])
+        samples = data.test.read(np.arange(3))
+        export.export_savedmodel(saved, folder / run.SAVED_MODEL, preprocessing, data.class_names, samples)
     _write_samples(data, folder / "samples")
     return error_percent
 
 
-def _measured(model, data):
-    model.compile(loss="sparse_categorical_crossentropy", metrics=[ErrorPercent()])
-    images = data.normalized(data.test.images)
-    loss, error = model.evaluate(images, data.test.labels, batch_size=EVALUATION_BATCH, verbose=0)
-    return {"error_percent": round(float(error), 4), "loss": round(float(loss), 6)}
+def _measured(network, data):
+    model = TrainingModel(network, Preparation(data, Augmentation()))
+    model.compile(loss=Crossentropy(len(data.class_names)), weighted_metrics=evaluation_metrics())
+    results = model.evaluate(EvaluationBatches(data, "test", EVALUATION_BATCH), verbose=0, return_dict=True)
+    return {"error_percent": round(results["error_percent"], 4), "loss": round(results["crossentropy"], 6)}
 
 
 def _write_samples(data, folder):
@@ -201,9 +371,11 @@ def _write_samples(data, folder):
     from PIL import Image
 
     folder.mkdir(exist_ok=True)
+    labels = list(data.test.labels)
     for label, name in list(enumerate(data.class_names))[:5]:
-        image = data.test.images[list(data.test.labels).index(label)]
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{name}.png")
+        if label in labels:
+            image = data.test.read(np.array([labels.index(label)]))[0]
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{name}.png")
 
 
 def _versions():

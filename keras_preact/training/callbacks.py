@@ -1,0 +1,200 @@
+"""What happens while a run trains: a guard against NaN, history and curves, checkpoints, preemption."""
+
+import csv
+import io
+import math
+import os
+import pathlib
+import signal
+
+import keras
+
+from keras_preact.files import write_text, written_aside
+from keras_preact.training import checkpoints
+from keras_preact.training.strategies import read
+
+PREEMPTED = 143  # the exit status of a process that SIGTERM ends: 128 + 15
+
+# What Keras' callbacks count. (EarlyStopping turns the sign of `min_delta` in place, so that is not restored.)
+COUNTERS = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch")
+
+
+class StopOnNonFiniteLoss(keras.callbacks.Callback):
+    """Ends training with a `FloatingPointError` as soon as the loss is seen not to be finite, before it is written.
+
+    Args:
+        schedule: The learning rate: a number, or a function of the step.
+        step: Steps done before.
+        period: Steps between looks at the loss, which wait for the device. The loss is a mean over the epoch, so no
+            step is missed.
+    """
+
+    def __init__(self, schedule, step=0, period=1):
+        super().__init__()
+        self.schedule, self.step, self.period = schedule, step, period
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.step % self.period == 0:
+            self._look(logs)
+        self.step += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._look(logs)
+
+    def _look(self, logs):
+        loss = float((logs or {}).get("loss", 0.0))
+        if not math.isfinite(loss):
+            rate = float(self.schedule(self.step) if callable(self.schedule) else self.schedule)
+            raise FloatingPointError(
+                f"The loss is {loss} at step {self.step}, learning rate {rate:g}. Try a lower one, or look for NaN in "
+                "the data. The checkpoints were written before it."
+            )
+
+
+class RunFiles(keras.callbacks.Callback):
+    """Writes `history.csv` and `curves.png` after each epoch.
+
+    Args:
+        folder: The run's.
+        rows: Those of the epochs before.
+        writes: Whether this process is the one that writes.
+    """
+
+    def __init__(self, folder, rows=(), writes=True):
+        super().__init__()
+        self.folder, self.rows, self.writes = pathlib.Path(folder), list(rows), writes
+
+    def on_epoch_end(self, epoch, logs=None):
+        names = {name: value for name, value in (logs or {}).items() if name not in ("val_loss", "crossentropy")}
+        if "val_crossentropy" in names:  # Keras' val_loss counts the images that fill the last batch up
+            names["val_loss"] = names.pop("val_crossentropy")
+        self.rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in names.items()}})
+        if not self.writes:
+            return
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self.rows[0].keys(), lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.folder / "history.csv", text.getvalue())
+        self._draw()
+
+    def _draw(self):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(8, 3.2), layout="constrained")
+        epochs = [row["epoch"] for row in self.rows]
+        panels = (("loss", ("loss", "val_loss")), ("error, %", ("error_percent", "val_error_percent")))
+        for axes, (title, names) in zip(figure.subplots(1, 2), panels):
+            for name in names:
+                if name in self.rows[0]:
+                    label = "test" if name.startswith("val_") else "training"
+                    axes.plot(epochs, [row[name] for row in self.rows], marker=".", label=label)
+            axes.set(xlabel="epoch", ylabel=title, yscale="log" if title == "loss" else "linear")
+            axes.legend()
+        with written_aside(self.folder / "curves.png") as aside:
+            figure.savefig(aside, dpi=120)
+
+
+class Checkpointing(keras.callbacks.Callback):
+    """Saves all that a run needs to go on: at epoch ends, every so many steps, and when SIGTERM comes.
+
+    It stands last among the callbacks, so that their counters are of the step that it saves.
+
+    Args:
+        folder: Of the checkpoints.
+        devices: The run's `Devices`.
+        files: The `RunFiles`, whose rows are saved.
+        others: Callbacks whose counters are saved.
+        steps_per_epoch: Training steps in an epoch.
+        every: Training steps between checkpoints within an epoch; 0 for none.
+        start: The `Checkpoint` that the run goes on from, or None.
+    """
+
+    def __init__(self, folder, devices, files, others, steps_per_epoch, every=0, start=None):
+        super().__init__()
+        self.folder, self.devices, self.files, self.others = folder, devices, files, list(others)
+        self.steps_per_epoch, self.every = steps_per_epoch, every
+        self.start, self.counters = start, start.state["counters"] if start else []
+        self.step = start.step if start else 0
+        self.preempted = False
+
+    def on_train_begin(self, logs=None):
+        # Keras' callbacks forget what they counted when a `fit` begins.
+        for callback, counters in zip(self.others, self.counters):
+            for name, value in counters.items():
+                setattr(callback, name, value)
+
+    def on_train_end(self, logs=None):
+        self.counters = self._counters()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.start is not None and self.start.step % self.steps_per_epoch:
+            self.devices.scatter(self._scalars(), self.start.arrays["metrics"])
+        self.start = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.step += 1
+        if self.step % self.steps_per_epoch == 0:
+            return  # the epoch's end saves, after its validation
+        if (self.every and self.step % self.every == 0) or self.preempted:
+            self._save()
+        self._leave()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._save()
+        self._leave()
+
+    def _leave(self):
+        if self.preempted:
+            print(f"\nkeras-preact: SIGTERM after step {self.step}. The same command goes on from there.", flush=True)
+            raise SystemExit(PREEMPTED)
+
+    def _save(self):
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()  # `fit` holds the state elsewhere between epochs' ends
+        metrics = self.devices.gather(self._scalars())  # all workers take part
+        if not self.devices.is_chief:
+            return
+        arrays = {name: read(variable) for name, variable in training_variables(self.model).items()}
+        state = {"counters": self._counters(), "history": self.files.rows}
+        checkpoints.save(self.folder, checkpoints.Checkpoint(self.step, {**arrays, "metrics": metrics}, state))
+
+    def _scalars(self):
+        return [variable for metric in self.model.metrics for variable in metric.variables]
+
+    def _counters(self):
+        return [
+            {name: _plain(getattr(callback, name)) for name in COUNTERS if getattr(callback, name, None) is not None}
+            for callback in self.others
+        ]
+
+
+def _plain(value):
+    return value if isinstance(value, int) else float(value)
+
+
+def training_variables(model):
+    """Returns the variables that training changes by name: weights, states of random generators, the optimizer's."""
+    variables = {f"network/{number:05d}": variable for number, variable in enumerate(model.network.variables)}
+    return variables | {f"optimizer/{number:05d}": part for number, part in enumerate(model.optimizer.variables)}
+
+
+def restore(model, checkpoint):
+    """Sets a compiled, built `TrainingModel` to the weights and optimizer of a `Checkpoint`."""
+    for name, variable in training_variables(model).items():
+        variable.assign(checkpoint.arrays[name])
+
+
+def on_sigterm(checkpointing):
+    """Makes SIGTERM end the run resumably; to be called once the strategy exists, since TensorFlow's swallow it.
+
+    One process finishes its step and saves. One of several leaves at once: its peers cannot know, and
+    would wait for it.
+    """
+
+    def handle(_number, _frame):
+        if checkpointing.devices.workers > 1:
+            os._exit(PREEMPTED)
+        checkpointing.preempted = True
+
+    return signal.signal(signal.SIGTERM, handle)

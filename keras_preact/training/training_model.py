@@ -1,0 +1,90 @@
+"""The network as it is trained: uint8 images and their draws in, augmented and normalised on the device."""
+
+import keras
+
+EVALUATION_METRICS = ("error_percent", "crossentropy")
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class ErrorPercent(keras.metrics.MeanMetricWrapper):
+    """Counts images whose most probable class is not their label, in % of all: the paper's test error."""
+
+    def __init__(self, name="error_percent", dtype=None):
+        super().__init__(_error_percent, name=name, dtype=dtype)
+
+    def get_config(self):
+        return {"name": self.name, "dtype": self.dtype}
+
+
+def _error_percent(labels, probabilities):
+    return 100.0 * (1.0 - keras.metrics.sparse_categorical_accuracy(labels, probabilities))
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class Crossentropy(keras.losses.Loss):
+    """Cross-entropy of labels, whole numbers or shares of classes, of which a share is spread over all classes.
+
+    Args:
+        classes: Their number.
+        label_smoothing: The share.
+    """
+
+    def __init__(self, classes, label_smoothing=0.0, name="crossentropy", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.classes, self.label_smoothing = classes, label_smoothing
+
+    def call(self, y_true, y_pred):
+        if len(y_true.shape) < 2 or y_true.shape[-1] == 1:
+            if not self.label_smoothing:
+                return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+            y_true = keras.ops.one_hot(keras.ops.reshape(y_true, (-1,)), self.classes, dtype=y_pred.dtype)
+        return keras.losses.categorical_crossentropy(y_true, y_pred, label_smoothing=self.label_smoothing)
+
+    def get_config(self):
+        return {**super().get_config(), "classes": self.classes, "label_smoothing": self.label_smoothing}
+
+
+class TrainingModel(keras.Model):
+    """Trains `network` on dicts of uint8 images and draws; what is saved is the network alone.
+
+    Args:
+        network: A `keras.Model` from normalised images to probabilities.
+        preparation: A `Preparation`: inputs and labels to normalised images and labels.
+    """
+
+    def __init__(self, network, preparation):
+        super().__init__(name=f"{network.name}_in_training")
+        self.network, self.preparation = network, preparation
+        self.built = True
+
+    def call(self, inputs, training=False):
+        images, _ = self.preparation(inputs, None, training=training)
+        return self.network(images, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        if training and self.preparation.augmentation.mixes:
+            _, y = self.preparation(x, y, training=True)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def compile(self, *args, jit_compile="auto", **kwargs):
+        """Compiles as the network does."""
+        self.network.compile(*args, jit_compile=jit_compile, **kwargs)
+        super().compile(*args, jit_compile=self.network.jit_compile, **kwargs)
+
+
+class MultiWorkerModel(TrainingModel):
+    """Trains under `tf.distribute.MultiWorkerMirroredStrategy`, where `keras.Model.fit` fails (keras issue 20585)."""
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Builds nothing: the network is built, and a batch of several workers cannot be looked at."""
+
+    def train_step(self, data):
+        return _with_an_axis(super().train_step(data))
+
+    def test_step(self, data):
+        return _with_an_axis(super().test_step(data))
+
+
+def _with_an_axis(logs):
+    """Returns logs as Keras reduces them over workers: along an axis."""
+    return {name: keras.ops.reshape(value, (1,)) for name, value in logs.items()}

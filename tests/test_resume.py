@@ -1,0 +1,194 @@
+"""Runs that are killed: what goes on is, to the bit, what would have been."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import keras_preact
+from keras_preact.training import checkpoints
+
+PROGRAM = [sys.executable, "-c", "from keras_preact.cli import main; main()", "train", "ResNet11"]
+STEPS = 11  # in an epoch of the digits at this batch
+
+# Dropout on the shortcuts, crops, a falling and then an interrupted learning rate, counters of two callbacks.
+FLAGS = [
+    *("--shortcut", "dropout", "--epochs", "5", "--global-batch-size", "120", "--crop-padding", "2", "--flip"),
+    *("--validation-images", "100", "--schedule", "plateau", "--patience", "1", "--early-stopping", "9"),
+    *("--warmup-steps", "0", "--ema", "0.9", "--checkpoint-steps", "4"),
+]
+
+
+def start(folder, log):
+    return subprocess.Popen([*PROGRAM, *FLAGS, "--output", str(folder)], stdout=log, stderr=log, env=os.environ)
+
+
+def last(folder):
+    return max((path.name for path in (folder / "checkpoints").glob("[0-9]*")), default="")
+
+
+def wait_for_another_checkpoint(folder, process):
+    before = last(folder)
+    while last(folder) == before:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+
+
+def killed(folder, log, how, delay):
+    """Runs until some time after the next checkpoint, and returns the exit status of the killed process."""
+    process = start(folder, log)
+    wait_for_another_checkpoint(folder, process)
+    time.sleep(delay)
+    process.send_signal(how)
+    return process.wait(60)
+
+
+def finished(folder, log):
+    assert start(folder, log).wait(300) == 0, pathlib.Path(log.name).read_text()[-3000:]
+    return checkpoints.newest(folder / "checkpoints"), (folder / "history.csv").read_text()
+
+
+def check(tmp_path, kills):
+    rng = random.Random(0)
+    with open(tmp_path / "log", "w") as log:
+        expected, history = finished(tmp_path / "whole", log)
+        folder = tmp_path / "killed"
+        for number in range(kills):
+            assert killed(folder, log, signal.SIGKILL, rng.uniform(0.0, 0.4)) == -signal.SIGKILL
+            if number == 0:  # once as a cluster manager does it
+                assert killed(folder, log, signal.SIGTERM, 0.0) == 143
+            if last(folder) > f"{3 * STEPS:09d}":
+                got, got_history = finished(folder, log)
+                assert got_history == history
+                assert_same(got, expected)
+                folder = tmp_path / f"killed{number}"
+        got, got_history = finished(folder, log)
+    assert got_history == history
+    assert_same(got, expected)
+    assert keras_preact.evaluate(folder) == keras_preact.evaluate(tmp_path / "whole")
+
+
+def assert_same(got, expected):
+    assert got.step == expected.step == 5 * STEPS
+    assert got.state == expected.state
+    assert got.arrays.keys() == expected.arrays.keys()
+    for name in expected.arrays:
+        np.testing.assert_array_equal(got.arrays[name], expected.arrays[name], err_msg=name)
+
+
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
+    check(tmp_path, kills=2)
+
+
+@pytest.mark.long
+def test_a_run_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path):
+    check(tmp_path, kills=20)
+
+
+SAVING = """
+import pathlib, sys
+import numpy as np
+from keras_preact.training import checkpoints
+folder, first = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+checkpoints.clean(folder)
+print("saving", flush=True)
+for step in range(first, first + 100_000):
+    arrays = {f"network/{n:05d}": np.full(16_000, step, "float32") for n in range(200)}  # as many as ResNet-164 has
+    checkpoints.save(folder, checkpoints.Checkpoint(step, arrays, {"history": [step]}))
+"""
+
+
+def check_kills_during_saves(folder, kills):
+    rng, step = random.Random(0), 0
+    for _ in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVING, str(folder), str(step + 1)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "KERAS_BACKEND": "jax"},
+        )
+        assert process.stdout.readline() == b"saving\n"
+        time.sleep(rng.uniform(0.1, 0.6))
+        process.kill()
+        process.communicate()
+        found = checkpoints.newest(folder)
+        assert found.step >= step
+        assert found.state == {"history": [found.step]}
+        assert len(found.arrays) == 200
+        assert all((array == found.step).all() for array in found.arrays.values())
+        step = found.step
+    assert step > kills
+
+
+def test_a_kill_during_a_save_leaves_a_whole_checkpoint(tmp_path):
+    check_kills_during_saves(tmp_path, kills=3)
+
+
+@pytest.mark.long
+def test_twenty_kills_during_saves_leave_whole_checkpoints(tmp_path):
+    check_kills_during_saves(tmp_path, kills=20)
+
+
+@pytest.fixture
+def three(tmp_path):
+    for step in (1, 2, 3):
+        arrays = {"weights": np.full(1000, step, "float32"), "metrics": np.zeros((1, 2))}
+        checkpoints.save(tmp_path, checkpoints.Checkpoint(step, arrays, {"history": [step], "counters": []}))
+    return tmp_path
+
+
+def test_the_last_two_checkpoints_are_kept(three):
+    assert sorted(path.name for path in three.iterdir()) == ["000000002", "000000003"]
+    assert checkpoints.newest(three).step == 3
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-7]),
+    "empty": lambda path: path.write_bytes(b""),
+    "bit-flipped": flip_a_bit,
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", [checkpoints.ARRAYS, checkpoints.STATE, checkpoints.SUMS])
+def test_a_damaged_checkpoint_is_seen_and_the_one_before_it_used(three, name, damage):
+    DAMAGES[damage](three / "000000003" / name)
+    with pytest.warns(UserWarning, match=r"000000003 is damaged .*trying the one before"):
+        found = checkpoints.newest(three)
+    assert (found.step, found.arrays["weights"][0], found.state["history"]) == (2, 2.0, [2])
+    DAMAGES[damage](three / "000000002" / name)
+    with (
+        pytest.warns(UserWarning, match="damaged"),
+        pytest.raises(ValueError, match=r"output.*one checkpoint at least is whole"),
+    ):
+        checkpoints.newest(three)
+
+
+def test_what_is_not_finite_is_not_saved(three):
+    bad = checkpoints.Checkpoint(4, {"weights": np.array([1.0, np.nan])}, {})
+    with pytest.raises(FloatingPointError, match="weights is not finite after step 4"):
+        checkpoints.save(three, bad)
+    assert checkpoints.newest(three).step == 3
+
+
+def test_a_full_disk_leaves_the_checkpoints_that_are_there(three, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(three, checkpoints.Checkpoint(4, {"weights": np.ones(3)}, {}))
+    assert sorted(path.name for path in three.iterdir()) == ["000000002", "000000003"]
+    assert checkpoints.newest(three).step == 3
