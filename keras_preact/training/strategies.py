@@ -3,8 +3,8 @@
 import contextlib
 import json
 import os
+import subprocess
 import sys
-import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,8 +21,7 @@ BACKENDS = {
     "tpu": ("tensorflow",),
     "jax_data_parallel": ("jax",),
 }
-START_DEADLINE = 60.0
-NO_PEERS = 69  # the exit status of a worker whose peers did not come: EX_UNAVAILABLE
+START_DEADLINE = 60
 
 
 @dataclass(frozen=True)
@@ -68,14 +67,13 @@ class Devices:
             hint = f"A batch of {size} leaves a replica with fewer images, or none. Nearest: {near}."
             raise argument_error(name, f"a multiple of the {self.replicas} replicas", size, hint)
 
-    def dataset(self, generate, spec, count=None):
+    def dataset(self, generate, spec):
         """Returns what `fit` reads.
 
         Args:
-            generate: A function without arguments that returns a generator of this worker's share of each batch, as
-                nested tuples and dicts of arrays.
+            generate: A function without arguments that returns an endless generator of this worker's share of each
+                batch, as nested tuples and dicts of arrays.
             spec: The same structure of (shape, dtype), shapes with the share's size first.
-            count: Batches, if they end.
         """
         if keras.backend.backend() != "tensorflow":
             return generate()
@@ -94,8 +92,7 @@ class Devices:
 
         def make(_context=None):
             source = generate if local == 1 else parts
-            made = tf.data.Dataset.from_generator(source, output_signature=_map(signature, spec)).prefetch(2)
-            return made if count is None else made.apply(tf.data.experimental.assert_cardinality(count * local))
+            return tf.data.Dataset.from_generator(source, output_signature=_map(signature, spec)).prefetch(2)
 
         return self.strategy.distribute_datasets_from_function(make) if self.strategy is not None else make()
 
@@ -285,22 +282,23 @@ def _multi_worker():
     return Devices("multi_worker", replicas, _kind(), len(workers), task["index"], strategy)
 
 
+# A process of its own, since TensorFlow holds Python's lock while it waits. Its input ends when it is not needed.
+_WATCHDOG = """
+import os, select, signal, sys
+seconds, parent, what = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if not select.select([sys.stdin], [], [], seconds)[0]:
+    print(f"keras-preact: not all of {what} came within {seconds:g} s.", file=sys.stderr, flush=True)
+    os.kill(parent, signal.SIGKILL)
+"""
+
+
 @contextlib.contextmanager
 def _deadline(what):
-    """Ends the process if the body takes longer than START_DEADLINE: it would wait for an absent peer without end."""
-    seconds = float(os.environ.get("KERAS_PREACT_START_DEADLINE", START_DEADLINE))
-
-    def end():
-        print(f"keras-preact: not all of {what} came within {seconds:g} s.", file=sys.stderr, flush=True)
-        os._exit(NO_PEERS)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
+    """Kills this process if the body takes longer than START_DEADLINE: it would wait for an absent peer without end."""
+    seconds = os.environ.get("KERAS_PREACT_START_DEADLINE", str(START_DEADLINE))
+    command = [sys.executable, "-S", "-c", _WATCHDOG, seconds, str(os.getpid()), what]
+    with subprocess.Popen(command, stdin=subprocess.PIPE):  # at the end its input is closed, and it is waited for
         yield
-    finally:
-        timer.cancel()
 
 
 def _tpu():

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import pathlib
 import platform
 import signal
@@ -212,6 +213,7 @@ class Training:
         logs = _tensorboard(self.folder) if devices.is_chief else []
         if verbose == "auto":
             verbose = 1 if sys.stdout.isatty() else 2
+        validation, validation_steps = evaluation_data(self.validation, devices)
         begun = time.perf_counter()
         for first, last, steps in segments(step, self.total_steps, self.steps_per_epoch):
             feed = Feed(self.batches, keeping.step)
@@ -221,7 +223,8 @@ class Training:
                 initial_epoch=first,
                 steps_per_epoch=steps,
                 shuffle=False,  # the batches have their own order
-                validation_data=evaluation_data(self.validation, self.devices),
+                validation_data=validation,
+                validation_steps=validation_steps,
                 callbacks=[guard, files, *counted, *logs, keeping],
                 verbose=verbose if devices.is_chief else 0,
             )
@@ -317,16 +320,15 @@ def evaluation_metrics():
 
 
 def evaluation_data(data, devices):
-    """Returns what `evaluate` reads: every test image once, in full batches."""
+    """Returns what `evaluate` reads, and in how many steps: every test image once, in full batches."""
     size = -(-EVALUATION_BATCH // devices.replicas) * devices.replicas
     batches = EvaluationBatches(data, "test", size, share=(devices.worker, devices.workers))
 
     def generate():
-        return (batches[index] for index in range(len(batches)))
+        for _ in itertools.count():
+            yield from (batches[index] for index in range(len(batches)))
 
-    if keras.backend.backend() == "tensorflow":
-        return devices.dataset(generate, batches.spec(), len(batches))
-    return batches
+    return devices.dataset(generate, batches.spec()), len(batches)
 
 
 def reestimate_statistics(model, batches, devices, steps=STATISTICS_STEPS):
@@ -334,7 +336,7 @@ def reestimate_statistics(model, batches, devices, steps=STATISTICS_STEPS):
     still = TrainingModel(model.network, model.preparation)
     still.compile(keras.optimizers.SGD(0.0), Crossentropy(model.loss.classes), jit_compile=model.jit_compile)
     feed = Feed(batches)
-    still.fit(devices.dataset(feed, batches.spec()), steps_per_epoch=steps, verbose=0)
+    still.fit(devices.dataset(feed, batches.spec()), steps_per_epoch=steps, shuffle=False, verbose=0)
 
 
 def evaluate(folder, data_dir=None):

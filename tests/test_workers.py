@@ -1,0 +1,97 @@
+"""Several processes as one job over loopback, started by `keras-preact launch`, and what becomes of one that dies."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from keras_preact.training import checkpoints
+
+PROGRAM = [sys.executable, "-c", "from keras_preact.cli import main; main()"]
+TRAIN = [
+    *("train", "ResNet11", "--epochs", "3", "--global-batch-size", "120", "--precision", "float64", "--flip"),
+    *("--learning-rate", "0.01", "--clip-norm", "0.5", "--bn-synchronized"),
+]
+
+
+def launched(workers, folder, log, *arguments, backend="tensorflow"):
+    command = [*PROGRAM, "launch", "--workers", str(workers), "--max-restarts", "3", "--", *TRAIN, *arguments]
+    return subprocess.Popen(
+        [*command, "--output", str(folder)], stdout=log, stderr=log, env={**os.environ, "KERAS_BACKEND": backend}
+    )
+
+
+def workers_of(process):
+    """Returns the process numbers of a launcher's workers, the first worker's first."""
+    with open(f"/proc/{process.pid}/task/{process.pid}/children") as file:
+        return [int(number) for number in file.read().split()]
+
+
+def wait_for_checkpoint(folder, step, process):
+    while not any(int(path.name) >= step for path in (folder / "checkpoints").glob("[0-9]*")):
+        assert process.poll() is None, "the job ended too early"
+        time.sleep(0.02)
+
+
+def end(folder):
+    with contextlib.suppress(FileNotFoundError):
+        return checkpoints.newest(folder / "checkpoints")
+
+
+def assert_near(got, expected, bound):
+    assert got.step == expected.step == 33
+    for name, array in expected.arrays.items():
+        if name != "metrics":
+            np.testing.assert_allclose(got.arrays[name], array, rtol=0, atol=bound, err_msg=name)
+
+
+def check(tmp_path, workers, backend="tensorflow"):
+    with open(tmp_path / "log", "w") as log:
+        process = launched(workers, tmp_path / "whole", log, backend=backend)
+        assert process.wait(500) == 0, (tmp_path / "log").read_text()[-4000:]
+        process = launched(workers, tmp_path / "killed", log, backend=backend)
+        for step, how in ((11, signal.SIGKILL), (22, signal.SIGTERM)):
+            wait_for_checkpoint(tmp_path / "killed", step, process)
+            os.kill(workers_of(process)[-1], how)
+        assert process.wait(500) == 0, (tmp_path / "log").read_text()[-4000:]
+        alone = [*PROGRAM, *TRAIN, "--strategy", "none", "--output", str(tmp_path / "alone")]
+        environment = {**os.environ, "KERAS_BACKEND": backend}
+        subprocess.run(alone, stdout=log, stderr=log, env=environment, check=True, timeout=500)
+    whole, killed = end(tmp_path / "whole"), end(tmp_path / "killed")
+    for name, array in whole.arrays.items():
+        np.testing.assert_array_equal(killed.arrays[name], array, err_msg=name)
+    assert killed.state == whole.state
+    text = (tmp_path / "log").read_text()
+    assert "ended with status 137; starting the job again, 2 more times" in text
+    assert "ended with status 143; starting the job again, 1 more times" in text
+    assert_near(whole, end(tmp_path / "alone"), 1e-6)
+
+
+def test_two_workers_equal_one_and_survive_kills(tmp_path):
+    check(tmp_path, 2)
+
+
+@pytest.mark.long
+def test_three_workers_equal_one_and_survive_kills(tmp_path):
+    check(tmp_path, 3)
+
+
+@pytest.mark.long
+def test_two_processes_of_jax_equal_one_and_survive_kills(tmp_path):
+    check(tmp_path, 2, "jax")
+
+
+def test_a_worker_whose_peer_never_comes_says_so_and_ends(tmp_path):
+    cluster = {"cluster": {"worker": ["127.0.0.1:29471", "127.0.0.1:29472"]}, "task": {"type": "worker", "index": 0}}
+    environment = {**os.environ, "TF_CONFIG": json.dumps(cluster), "KERAS_PREACT_START_DEADLINE": "4"}
+    command = [*PROGRAM, *TRAIN, "--output", str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert "not all of the 2 workers 127.0.0.1:29471, 127.0.0.1:29472 came within 4 s" in done.stderr
+    assert not (tmp_path / "run").exists()
