@@ -17,7 +17,7 @@ def download(url, sha256, folder):
     Args:
         url: An https address.
         sha256: The file's SHA-256, in hexadecimal.
-        folder: A `pathlib.Path` whose name is not empty.
+        folder: A `pathlib.Path`; made if it is not there.
 
     Raises:
         OSError: If the server is not reached in `CONNECT_SECONDS`, sends nothing for `STALL_SECONDS`, or sends
@@ -25,6 +25,7 @@ def download(url, sha256, folder):
     """
     if not is_reachable(url):
         raise OSError(f"{urllib.parse.urlsplit(url).hostname} was not reached in {CONNECT_SECONDS:g} s")
+    folder.mkdir(parents=True, exist_ok=True)  # Keras writes into /tmp if it is not there
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(STALL_SECONDS)  # Keras sets none
     try:
