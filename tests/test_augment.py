@@ -138,6 +138,13 @@ def test_cutmix_gives_the_label_the_share_of_pixels():
     assert (inputs["box"][:, 2] > inputs["box"][:, 0]).any()
 
 
+def test_cutmix_boxes_have_the_area_that_was_drawn():
+    drawn = Augmentation(cutmix=1.0).draw(np.random.default_rng(0), 20_000, (512, 512, 3))
+    top, left, bottom, right = drawn["box"].T / 512
+    # A side r about a uniform centre keeps r - r^2 / 4 of itself inside on average, and r^2 is uniform.
+    assert ((bottom - top) * (right - left)).mean() == pytest.approx(1 / 2 - 1 / 5 + 1 / 48, abs=0.01)
+
+
 def test_with_both_an_image_gets_mixup_or_cutmix():
     drawn = Augmentation(mixup=1.0, cutmix=1.0).draw(np.random.default_rng(0), 10_000, (32, 32, 3))
     top, left, bottom, right = drawn["box"].T

@@ -207,6 +207,7 @@ NAN[2, 1, 0] = np.nan
         ({"train_images": np.full((4, 2, 2, 1), -3)}, r"train_images.*0 to 255.*-3"),
         ({"test_images": np.full((2, 2, 2, 1), 256)}, r"test_images.*0 to 255.*256"),
         ({"train_images": NAN}, r"train_images.*finite.*image 2"),
+        ({"test_images": np.array([-np.inf, np.inf] * 4).reshape(2, 2, 2, 1)}, r"test_images.*finite.*image 0"),
         ({"train_images": NAN.astype(str)}, r"train_images.*uint8 of 0 to 255.*str"),
         ({"train_images": np.zeros((4, 2), np.uint8)}, r"train_images.*\(images, height, width.*\(4, 2\)"),
         ({"train_images": np.zeros((0, 2, 2, 1), np.uint8)}, r"train_images.*one image at least"),

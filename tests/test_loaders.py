@@ -285,7 +285,8 @@ def no_data(tmp_path, monkeypatch):
 
 
 def hang(*arguments, **options):
-    time.sleep(60)
+    time.sleep(6)
+    raise OSError
 
 
 def refuse(*arguments, **options):

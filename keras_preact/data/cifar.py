@@ -138,10 +138,13 @@ def _find_prepared(kind, folder):
 
 def _read_prepared(kind, folder):
     try:
-        tfds = importlib.import_module("tensorflow_datasets")
+        return _read_with_tfds(importlib.import_module("tensorflow_datasets"), folder)
     except ImportError as error:
-        hint = 'Install what reads it: pip install "keras_preact[data]"'
-        raise argument_error("data_dir", "a form that can be read without TFDS", str(folder), hint) from error
+        hint = f'{error}. It takes pip install "keras_preact[data]", and TensorFlow unless it is array_record.'
+        raise argument_error("data_dir", "a form that this machine can read", str(folder), hint) from error
+
+
+def _read_with_tfds(tfds, folder):
     builder = tfds.builder_from_directory(folder)
     arrays = []
     for split in ("train", "test"):

@@ -129,8 +129,9 @@ def _without_corrupt(paths, labels, skip_corrupt):
         hint = f"{len(corrupt)} of {len(paths)} are none. Leave such files out with skip_corrupt (--skip-corrupt)."
         raise argument_error("data", "files of whole images", corrupt[0], hint)
     print(f"Left out {len(corrupt)} of {len(paths)} files that are no images, the first {corrupt[0]}")
-    kept = np.array([path not in set(corrupt) for path in paths])
-    return [path for path, keep in zip(paths, kept) if keep], labels[kept]
+    left_out = set(corrupt)
+    kept = [k for k, path in enumerate(paths) if path not in left_out]
+    return [paths[k] for k in kept], labels[kept]
 
 
 def _in_memory(split):
