@@ -79,7 +79,7 @@ def test_images_of_many_sizes_are_resized_and_cropped(tmp_path):
     wide = load(tmp_path / "mixed", image_size=(4, 16)).test.read([0])
     assert wide.shape == (1, 4, 16, 3)
     for fields in ({"area": (0.08, 1.0)}, {"scale": (8, 12)}):
-        batches = TrainingBatches(data, 2, seed=0, augmentation=Augmentation(**fields), ahead=2)
+        batches = TrainingBatches(data, 2, seed=0, augmentation=Augmentation(**fields))
         first = batches[0][0]
         assert set(first) == {"images"}
         assert first["images"].shape == (2, 8, 8, 3)

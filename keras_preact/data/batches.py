@@ -1,10 +1,5 @@
 """Batches whose order and augmentation are a function of (seed, epoch, step), on every backend."""
 
-import concurrent.futures
-import functools
-import threading
-import time
-
 import keras
 import numpy as np
 
@@ -27,22 +22,18 @@ class TrainingBatches(keras.utils.PyDataset):
         augmentation: An `Augmentation`.
         share: (i, n) for the i-th, from 0, of n equal parts of every batch: one worker's.
         resident: Whether the images lie on the device, so that batches hold indices.
-        ahead: Batches that are made ahead, each in a thread; 0 to make each when it is asked for.
 
     Attributes:
         steps_per_epoch: Batches in a whole epoch; `len()` counts those that are left of the present one.
         epoch: The present epoch, from 0.
         step: The present epoch's batch, from 0, that is batch 0 of this object.
-        seconds: Time spent in making batches so far, over all threads.
 
     Raises:
         ValueError: If a batch is larger than the data set, is not cut evenly by `share`, or the augmentation is none
             for these images.
     """
 
-    def __init__(
-        self, data, global_batch_size, seed, augmentation=Augmentation(), share=(0, 1), resident=False, ahead=0
-    ):
+    def __init__(self, data, global_batch_size, seed, augmentation=Augmentation(), share=(0, 1), resident=False):
         super().__init__()  # without Keras' workers: on JAX their queue serves batches of the epoch before
         if check_integer("global_batch_size", global_batch_size) > len(data.train):
             expected = f"at most the {len(data.train)} training images of {data.name}"
@@ -56,41 +47,37 @@ class TrainingBatches(keras.utils.PyDataset):
         self.data, self.size, self.seed = data, global_batch_size, check_integer("seed", seed, minimum=0)
         self.augmentation, self.resident = augmentation, resident
         self.steps_per_epoch = len(data.train) // global_batch_size
-        self.seconds = 0.0
-        self._order = functools.lru_cache(maxsize=2)(self._make_order)
-        self._queue = ReadAhead(self._make, check_integer("ahead", ahead, minimum=0))
         self.set_position(0)
 
     def __len__(self):
         return self.steps_per_epoch - self.step
 
     def __getitem__(self, index):
-        return self._queue.get(self.epoch * self.steps_per_epoch + self.step + index)
+        step = self.step + index
+        chosen = self.order[step * self.size : (step + 1) * self.size][self.slice]
+        drawn = {name: values[self.slice] for name, values in self._draws(step).items()}
+        inputs = _for_device(drawn)
+        if self.resident:
+            inputs["index"] = chosen
+        else:
+            inputs["images"] = self.data.train.read(chosen, drawn)
+        return inputs, self.data.train.labels[chosen]
 
     def set_position(self, epoch, step=0):
-        """Makes batch 0 the `step`-th, from 0, of an epoch. A step behind the last begins the next epoch.
-
-        `keras.Model.fit` takes the length of its first epoch for all of them, so the rest of an epoch wants a `fit` of
-        its own.
-        """
+        """Makes batch 0 the `step`-th, from 0, of an epoch. A step behind the last begins the next epoch."""
         epoch, step = check_integer("epoch", epoch, minimum=0), check_integer("step", step, minimum=0)
         if step > self.steps_per_epoch:
             raise argument_error("step", f"at most the {self.steps_per_epoch} of an epoch", step)
         self.epoch, self.step = epoch + step // self.steps_per_epoch, step % self.steps_per_epoch
-        self._has_begun = False
-
-    def on_epoch_begin(self):
-        self._has_begun = True
+        self.order = self._rng(0).permutation(len(self.data.train)).astype(np.int32)
 
     def on_epoch_end(self):
-        """Goes on to the next epoch, if this one has begun: Keras ends one before its first."""
-        if self._has_begun:
-            self.set_position(self.epoch + 1)
+        self.set_position(self.epoch + 1)
 
     def spec(self):
         """Returns what a batch is without making one: ({name: (shape, dtype)}, (shape, dtype) of the labels)."""
         count = self.slice.stop - self.slice.start
-        drawn = _for_device(self._draws(0, 0))
+        drawn = _for_device(self._draws(0))
         inputs = {name: ((count, *values.shape[1:]), values.dtype.name) for name, values in drawn.items()}
         if self.resident:
             inputs["index"] = ((count,), "int32")
@@ -102,68 +89,27 @@ class TrainingBatches(keras.utils.PyDataset):
         """Returns the same batches as (normalised float32 images, labels), for `keras.Model.fit`."""
         return PreparedBatches(self)
 
-    def _make(self, number):
-        """Returns the batch that is `number`-th since the start of epoch 0."""
-        start = time.perf_counter()
-        epoch, step = divmod(number, self.steps_per_epoch)
-        chosen = self._order(epoch)[step * self.size : (step + 1) * self.size][self.slice]
-        drawn = {name: values[self.slice] for name, values in self._draws(epoch, step).items()}
-        inputs = _for_device(drawn)
-        if self.resident:
-            inputs["index"] = chosen
-        else:
-            inputs["images"] = self.data.train.read(chosen, drawn)
-        self.seconds += time.perf_counter() - start
-        return inputs, self.data.train.labels[chosen]
+    def _draws(self, step):
+        return self.augmentation.draw(self._rng(1 + step), self.size, self.data.image_shape)
 
-    def _make_order(self, epoch):
-        return self._rng(epoch, 0).permutation(len(self.data.train)).astype(np.int32)
-
-    def _draws(self, epoch, step):
-        return self.augmentation.draw(self._rng(epoch, 1 + step), self.size, self.data.image_shape)
-
-    def _rng(self, epoch, purpose):
-        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(epoch, purpose)))
+    def _rng(self, purpose):
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch, purpose)))
 
 
 def _for_device(drawn):
     return {name: values for name, values in drawn.items() if name not in HOST_DRAWS}
 
 
-class ReadAhead:
-    """Calls `make` for the numbers that follow the one that is asked for, in threads, and keeps what they return.
-
-    Args:
-        make: A function of a whole number; what it returns must depend on nothing else.
-        ahead: How many numbers.
-    """
-
-    def __init__(self, make, ahead):
-        self.make, self.ahead = make, ahead
-        self.pool = concurrent.futures.ThreadPoolExecutor(ahead, thread_name_prefix="batches") if ahead else None
-        self.made, self.lock = {}, threading.Lock()
-
-    def get(self, number):
-        """Returns `make(number)`."""
-        if not self.ahead:
-            return self.make(number)
-        with self.lock:
-            wanted = range(number, number + self.ahead + 1)
-            for past in set(self.made) - set(wanted):
-                self.made.pop(past).cancel()
-            for later in wanted:
-                if later not in self.made:
-                    self.made[later] = self.pool.submit(self.make, later)
-            future = self.made[number]
-        return future.result()
-
-
 class PreparedBatches(keras.utils.PyDataset):
-    """Yields the batches of a `TrainingBatches` as images and labels that a network takes, prepared one by one."""
+    """Yields the batches of a `TrainingBatches` as images and labels that a network takes, prepared one by one.
+
+    `keras.Model.fit` takes the length of its first epoch for all of them, so the rest of an epoch wants a `fit` of its
+    own.
+    """
 
     def __init__(self, batches):
         super().__init__()
-        self.batches = batches
+        self.batches, self.has_begun = batches, False
         self.preparation = Preparation(batches.data, batches.augmentation, batches.resident)
 
     def __len__(self):
@@ -174,10 +120,12 @@ class PreparedBatches(keras.utils.PyDataset):
         return keras.ops.convert_to_numpy(images), keras.ops.convert_to_numpy(labels)
 
     def on_epoch_begin(self):
-        self.batches.on_epoch_begin()
+        self.has_begun = True
 
     def on_epoch_end(self):
-        self.batches.on_epoch_end()
+        if self.has_begun:  # Keras ends an epoch before its first
+            self.batches.on_epoch_end()
+        self.has_begun = False
 
 
 class EvaluationBatches(keras.utils.PyDataset):
@@ -191,23 +139,18 @@ class EvaluationBatches(keras.utils.PyDataset):
         split: `"test"` or `"train"`.
         batch_size: Images a batch, over all replicas and workers.
         share: (i, n) for the i-th, from 0, of n equal parts of every batch.
-        ahead: Batches that are made ahead, each in a thread.
     """
 
-    def __init__(self, data, split, batch_size, share=(0, 1), ahead=0):
+    def __init__(self, data, split, batch_size, share=(0, 1)):
         super().__init__()
         self.split = getattr(data, check_choice("split", split, ("train", "test")))
         self.size = check_integer("batch_size", batch_size)
         self.slice = share_slice(batch_size, share)
-        self._queue = ReadAhead(self._make, check_integer("ahead", ahead, minimum=0))
 
     def __len__(self):
         return -(-len(self.split) // self.size)
 
     def __getitem__(self, index):
-        return self._queue.get(index)
-
-    def _make(self, index):
         positions = np.arange(index * self.size, (index + 1) * self.size)[self.slice]
         chosen = np.minimum(positions, len(self.split) - 1)
         weights = (positions < len(self.split)).astype(np.float32)
