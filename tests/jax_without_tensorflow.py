@@ -1,5 +1,6 @@
 """Run by `test_jax.py`: builds, trains, saves and compares networks on JAX without TensorFlow."""
 
+import functools
 import pathlib
 import sys
 
@@ -20,6 +21,9 @@ import keras
 import numpy as np
 
 import keras_preact
+from keras_preact.data import Augmentation, load
+from keras_preact.data.batches import TrainingBatches
+from keras_preact.data.preparation import Preparation
 
 
 def training(folder):
@@ -42,6 +46,27 @@ def training(folder):
     assert card["versions"]["jax"]
     assert not (folder / "run" / "saved_model").exists()
     assert keras_preact.evaluate(folder / "run")["error_percent"] == card["error_percent"]
+    preparation()
+
+
+def preparation():
+    """Batches are prepared alike eagerly and compiled, with the images as an argument or on the device."""
+    data = load("digits")
+    augmentation = Augmentation(crop_padding=2, flip=True, cutout=5, mixup=0.2, cutmix=1.0)
+    prepared = []
+    for resident in (False, True):
+        prepare = Preparation(data, augmentation, resident)
+        tables = [variable.value for variable in prepare.non_trainable_variables]
+        inputs, labels = TrainingBatches(data, 32, seed=0, augmentation=augmentation, resident=resident)[3]
+        prepared.append(prepare(inputs, labels, training=True))
+        step = functools.partial(prepare.stateless_call, [], training=True)
+        prepared.append(jax.jit(step)(tables, inputs, labels)[0])
+        constants = jax.make_jaxpr(step)(tables, inputs, labels).consts
+        assert sum(getattr(constant, "nbytes", 0) for constant in constants) < 1000, "the images are in the program"
+    for images, mixed in prepared:
+        np.testing.assert_allclose(images, prepared[0][0], atol=1e-5)
+        np.testing.assert_allclose(mixed, prepared[0][1], atol=1e-6)
+        np.testing.assert_allclose(mixed.sum(axis=1), 1.0, atol=1e-6)
 
 
 def layouts(folder):

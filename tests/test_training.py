@@ -277,7 +277,7 @@ def test_the_same_seed_trains_the_same(tmp_path):
     [
         ({"model": "ResNet163"}, r"depth.*163.*Nearest"),
         ({"model": "VGG16"}, r"model.*VGG16.*Nearest|model.*vgg16.*Nearest"),
-        ({"data": "cifar"}, r'data.*Nearest: "digits"'),
+        ({"data": "digit"}, r'data.*Nearest: "digits"'),
         ({"recipe": "digit"}, r'recipe.*Nearest: "digits"'),
         ({"recipe": 3}, r"recipe.*3"),
         ({"strategy": "mirror"}, r'strategy.*Nearest: "mirrored"'),

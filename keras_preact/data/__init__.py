@@ -1,26 +1,43 @@
 """Data sets by name, and their batches."""
 
+import functools
+import os
+
 from keras_preact.data.augment import Augmentation
+from keras_preact.data.cifar import CIFAR10, CIFAR100, load_cifar
 from keras_preact.data.dataset import from_arrays
 from keras_preact.data.digits import load_digits
-from keras_preact.errors import check_choice
+from keras_preact.data.folders import load_folder, load_imagenet
+from keras_preact.errors import argument_error, check_choice
 
 __all__ = ["DATA_SETS", "Augmentation", "from_arrays", "load"]
 
-DATA_SETS = {"digits": load_digits}
+DATA_SETS = {
+    "digits": load_digits,
+    "cifar10": functools.partial(load_cifar, CIFAR10),
+    "cifar100": functools.partial(load_cifar, CIFAR100),
+    "imagenet2012": load_imagenet,
+}
 
 
 def load(name, data_dir=None, *, image_size=None, skip_corrupt=False):
     """Returns the `DataSet` called `name`.
 
     Args:
-        name: One of `DATA_SETS`, or the path of a folder of images.
-        data_dir: The folder in which to look for a named data set.
-        image_size: Height and width in pixels to give images that are read from files, or None.
+        name: One of `DATA_SETS`, or the path of a folder of images: `DIR/train/class/name.png` and `DIR/test/...`, or
+            `DIR/class/name.png`.
+        data_dir: The folder in which to look for a named data set; its usual places if None.
+        image_size: Height and width, in pixels, or both as a tuple, to give images that are read from files.
         skip_corrupt: Whether to leave files out that are no images, and say how many, instead of stopping.
 
     Raises:
-        ValueError: If there is no such data set, or its files are not there; in at most a few seconds.
+        ValueError: If there is no such data set, or its files are not there and cannot be downloaded, or are broken.
     """
-    options = dict(data_dir=data_dir, image_size=image_size, skip_corrupt=skip_corrupt)
-    return DATA_SETS[check_choice("data", name, DATA_SETS)](**options)
+    if name not in DATA_SETS and isinstance(name, (str, os.PathLike)):
+        if os.path.isdir(name):
+            if data_dir is not None:
+                raise argument_error("data_dir", "left out for a folder of images", str(data_dir))
+            return load_folder(name, image_size, skip_corrupt)
+        if not isinstance(name, str) or os.sep in name:
+            raise argument_error("data", "an existing folder of images, or one of " + ", ".join(DATA_SETS), str(name))
+    return DATA_SETS[check_choice("data", name, DATA_SETS)](data_dir, image_size, skip_corrupt)

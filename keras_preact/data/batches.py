@@ -1,13 +1,11 @@
 """Batches whose order and augmentation are a function of (seed, epoch, step), on every backend."""
 
-import time
-
 import keras
 import numpy as np
 
 from keras_preact.data.augment import HOST_DRAWS, Augmentation
 from keras_preact.data.preparation import Preparation, check_resident
-from keras_preact.errors import argument_error, check_integer
+from keras_preact.errors import argument_error, check_choice, check_integer
 
 
 class TrainingBatches(keras.utils.PyDataset):
@@ -24,23 +22,20 @@ class TrainingBatches(keras.utils.PyDataset):
         augmentation: An `Augmentation`.
         share: (i, n) for the i-th, from 0, of n equal parts of every batch: one worker's.
         resident: Whether the images lie on the device, so that batches hold indices.
-        workers: Threads that make batches ahead; with 1, Keras makes them as it needs them.
 
     Attributes:
         steps_per_epoch: Batches in a whole epoch; `len()` counts those that are left of the present one.
         epoch: The present epoch, from 0.
-        seconds: Time spent in making batches so far, over all threads.
+        step: The present epoch's batch, from 0, that is batch 0 of this object.
 
     Raises:
         ValueError: If a batch is larger than the data set, is not cut evenly by `share`, or the augmentation is none
             for these images.
     """
 
-    def __init__(
-        self, data, global_batch_size, seed, augmentation=Augmentation(), share=(0, 1), resident=False, workers=1
-    ):
-        super().__init__(workers=workers)
-        if global_batch_size > len(data.train):
+    def __init__(self, data, global_batch_size, seed, augmentation=Augmentation(), share=(0, 1), resident=False):
+        super().__init__()  # without Keras' workers: on JAX their queue serves batches of the epoch before
+        if check_integer("global_batch_size", global_batch_size) > len(data.train):
             expected = f"at most the {len(data.train)} training images of {data.name}"
             raise argument_error("global_batch_size", expected, global_batch_size)
         augmentation.check(data.image_shape)
@@ -52,11 +47,21 @@ class TrainingBatches(keras.utils.PyDataset):
         self.data, self.size, self.seed = data, global_batch_size, check_integer("seed", seed, minimum=0)
         self.augmentation, self.resident = augmentation, resident
         self.steps_per_epoch = len(data.train) // global_batch_size
-        self.seconds = 0.0
         self.set_position(0)
 
     def __len__(self):
         return self.steps_per_epoch - self.step
+
+    def __getitem__(self, index):
+        step = self.step + index
+        chosen = self.order[step * self.size : (step + 1) * self.size][self.slice]
+        drawn = {name: values[self.slice] for name, values in self._draws(step).items()}
+        inputs = _for_device(drawn)
+        if self.resident:
+            inputs["index"] = chosen
+        else:
+            inputs["images"] = self.data.train.read(chosen, drawn)
+        return inputs, self.data.train.labels[chosen]
 
     def set_position(self, epoch, step=0):
         """Makes batch 0 the `step`-th, from 0, of an epoch. A step behind the last begins the next epoch."""
@@ -69,23 +74,10 @@ class TrainingBatches(keras.utils.PyDataset):
     def on_epoch_end(self):
         self.set_position(self.epoch + 1)
 
-    def __getitem__(self, index):
-        start, step = time.perf_counter(), self.step + index
-        chosen = self.order[step * self.size : (step + 1) * self.size][self.slice]
-        drawn = {name: values[self.slice] for name, values in self._draws(step).items()}
-        inputs = {name: values for name, values in drawn.items() if name not in HOST_DRAWS}
-        if self.resident:
-            inputs["index"] = chosen
-        else:
-            inputs["images"] = self.data.train.read(chosen, drawn)
-        labels = self.data.train.labels[chosen]
-        self.seconds += time.perf_counter() - start
-        return inputs, labels
-
     def spec(self):
         """Returns what a batch is without making one: ({name: (shape, dtype)}, (shape, dtype) of the labels)."""
         count = self.slice.stop - self.slice.start
-        drawn = {name: values for name, values in self._draws(0).items() if name not in HOST_DRAWS}
+        drawn = _for_device(self._draws(0))
         inputs = {name: ((count, *values.shape[1:]), values.dtype.name) for name, values in drawn.items()}
         if self.resident:
             inputs["index"] = ((count,), "int32")
@@ -104,12 +96,20 @@ class TrainingBatches(keras.utils.PyDataset):
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch, purpose)))
 
 
+def _for_device(drawn):
+    return {name: values for name, values in drawn.items() if name not in HOST_DRAWS}
+
+
 class PreparedBatches(keras.utils.PyDataset):
-    """Yields the batches of a `TrainingBatches` as images and labels that a network takes, prepared one by one."""
+    """Yields the batches of a `TrainingBatches` as images and labels that a network takes, prepared one by one.
+
+    `keras.Model.fit` takes the length of its first epoch for all of them, so the rest of an epoch wants a `fit` of its
+    own.
+    """
 
     def __init__(self, batches):
         super().__init__()
-        self.batches = batches
+        self.batches, self.has_begun = batches, False
         self.preparation = Preparation(batches.data, batches.augmentation, batches.resident)
 
     def __len__(self):
@@ -119,8 +119,13 @@ class PreparedBatches(keras.utils.PyDataset):
         images, labels = self.preparation(*self.batches[index], training=True)
         return keras.ops.convert_to_numpy(images), keras.ops.convert_to_numpy(labels)
 
+    def on_epoch_begin(self):
+        self.has_begun = True
+
     def on_epoch_end(self):
-        self.batches.on_epoch_end()
+        if self.has_begun:  # Keras ends an epoch before its first
+            self.batches.on_epoch_end()
+        self.has_begun = False
 
 
 class EvaluationBatches(keras.utils.PyDataset):
@@ -134,12 +139,12 @@ class EvaluationBatches(keras.utils.PyDataset):
         split: `"test"` or `"train"`.
         batch_size: Images a batch, over all replicas and workers.
         share: (i, n) for the i-th, from 0, of n equal parts of every batch.
-        workers: Threads that make batches ahead.
     """
 
-    def __init__(self, data, split, batch_size, share=(0, 1), workers=1):
-        super().__init__(workers=workers)
-        self.split, self.size = getattr(data, split), check_integer("batch_size", batch_size)
+    def __init__(self, data, split, batch_size, share=(0, 1)):
+        super().__init__()
+        self.split = getattr(data, check_choice("split", split, ("train", "test")))
+        self.size = check_integer("batch_size", batch_size)
         self.slice = share_slice(batch_size, share)
 
     def __len__(self):

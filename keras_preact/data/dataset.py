@@ -158,7 +158,7 @@ def check_images(images, argument="images"):
     if not is_float and not np.issubdtype(images.dtype, np.integer):
         raise argument_error(argument, "uint8 of 0 to 255, or floats of 0 to 1", images.dtype.name)
     low, high = images.min(), images.max()
-    if is_float and not np.isfinite(low + high):
+    if is_float and not np.isfinite([low, high]).all():
         first = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
         raise argument_error(argument, "finite", f"NaN or infinity in image {first}")
     span, top = f"{images.dtype.name} from {low:g} to {high:g}", 1 if is_float else 255

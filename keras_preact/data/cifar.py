@@ -1,0 +1,245 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from whatever form of them lies on this machine, or from their source."""
+
+import importlib
+import os
+import pathlib
+import tarfile
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from keras_preact.data.dataset import ArraySplit, DataSet, check_images
+from keras_preact.data.download import download
+from keras_preact.errors import argument_error
+
+HOME = "https://www.cs.toronto.edu/~kriz/"
+CIFAR100_CLASSES = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """Describes one of the two.
+
+    Attributes:
+        name: As TFDS and Keras call it.
+        archive: The archive of binary files; each record is labels, the last of which counts, and 3,072 pixels.
+        sha256: Of the archive.
+        labels: Bytes of labels a record.
+        folder: The archive's folder.
+        train_files: Names of the training files.
+        test_file: Name of the test file.
+        python: The form that is not read here, since it holds Python objects.
+        mean: Of fb.resnet.torch, per channel, 0 to 255.
+        deviation: As `mean`.
+        class_names: In the order of the labels.
+    """
+
+    name: str
+    archive: str
+    sha256: str
+    labels: int
+    folder: str
+    train_files: tuple[str, ...]
+    test_file: str
+    python: str
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    class_names: tuple[str, ...]
+
+
+CIFAR10 = Cifar(
+    name="cifar10",
+    archive="cifar-10-binary.tar.gz",
+    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    labels=1,
+    folder="cifar-10-batches-bin",
+    train_files=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+    test_file="test_batch.bin",
+    python="cifar-10-batches-py",
+    mean=(125.3, 123.0, 113.9),
+    deviation=(63.0, 62.1, 66.7),
+    class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+)
+CIFAR100 = Cifar(
+    name="cifar100",
+    archive="cifar-100-binary.tar.gz",
+    sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    labels=2,
+    folder="cifar-100-binary",
+    train_files=("train.bin",),
+    test_file="test.bin",
+    python="cifar-100-python",
+    mean=(129.3, 124.1, 112.4),
+    deviation=(68.2, 65.4, 70.4),
+    class_names=tuple(CIFAR100_CLASSES.split()),
+)
+
+
+def load_cifar(kind, data_dir=None, image_size=None, skip_corrupt=False):
+    """Returns the `DataSet` of a `Cifar`.
+
+    It is looked for in `data_dir`, or else in TFDS's and Keras' own folders: a data set prepared by TFDS, `NAME.npz`
+    with `x_train`, `y_train`, `x_test`, `y_test`, the original archive of binary files, or these files. If no
+    `data_dir` is given and it is in neither folder, the archive is downloaded into Keras' and its SHA-256 is checked.
+
+    Raises:
+        ValueError: If it is not there and cannot be downloaded (offline it says so in seconds), or a file is broken.
+    """
+    if image_size is not None:
+        raise argument_error("image_size", f"left out for {kind.name}, whose images are 32x32", image_size)
+    folders = [pathlib.Path(data_dir).expanduser()] if data_dir is not None else default_folders()
+    for folder in folders:
+        for find, read in FORMS:
+            found = find(kind, folder)
+            if found is not None:
+                return _data_set(kind, *read(kind, found))
+    if data_dir is not None:
+        raise argument_error("data_dir", f"a folder with {kind.name} in it", str(data_dir), _help(kind, folders[0]))
+    if (folders[-1] / f"{kind.python}-target" / kind.python).is_dir():
+        (train_images, train_labels), (test_images, test_labels) = getattr(keras.datasets, kind.name).load_data()
+        return _data_set(kind, train_images, train_labels, test_images, test_labels)
+    return _data_set(kind, *_read_archive(kind, _download(kind, folders[-1])))
+
+
+def default_folders():
+    """Returns the folders in which TFDS and Keras keep data sets."""
+    tfds = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    kept = os.environ.get("KERAS_HOME", "~/.keras")
+    return [pathlib.Path(tfds).expanduser(), pathlib.Path(kept).expanduser() / "datasets"]
+
+
+def _data_set(kind, train_images, train_labels, test_images, test_labels):
+    splits = []
+    for images, labels in ((train_images, train_labels), (test_images, test_labels)):
+        images = check_images(images, f"images of {kind.name}")
+        if images.shape[1:] != (32, 32, 3):
+            raise argument_error(f"images of {kind.name}", "(images, 32, 32, 3)", images.shape)
+        splits.append(ArraySplit(images, labels))
+    return DataSet(kind.name, *splits, kind.class_names, kind.mean, kind.deviation)
+
+
+def _find_prepared(kind, folder):
+    for pattern in ("dataset_info.json", "*/dataset_info.json", f"{kind.name}/*/dataset_info.json"):
+        found = [path.parent for path in sorted(folder.glob(pattern)) if kind.name in path.parts]
+        if found:
+            return found[-1]
+    return None
+
+
+def _read_prepared(kind, folder):
+    try:
+        return _read_with_tfds(importlib.import_module("tensorflow_datasets"), folder)
+    except ImportError as error:
+        hint = f'{error}. It takes pip install "keras_preact[data]", and TensorFlow unless it is array_record.'
+        raise argument_error("data_dir", "a form that this machine can read", str(folder), hint) from error
+
+
+def _read_with_tfds(tfds, folder):
+    builder = tfds.builder_from_directory(folder)
+    arrays = []
+    for split in ("train", "test"):
+        if builder.info.file_format.value == "array_record":
+            records = list(builder.as_data_source(split))
+            arrays += [np.stack([record[key] for record in records]) for key in ("image", "label")]
+        else:
+            records = tfds.as_numpy(builder.as_dataset(split, batch_size=-1))  # by TensorFlow
+            arrays += [records["image"], records["label"]]
+    return arrays
+
+
+def _find_npz(kind, folder):
+    return _first_file(folder, folder / f"{kind.name}.npz", suffix=".npz")
+
+
+def _read_npz(kind, path):
+    with np.load(path) as arrays:
+        if not set(ARRAYS) <= set(arrays):
+            raise argument_error("data_dir", f"a file with the arrays {', '.join(ARRAYS)}", f"{path}: {list(arrays)}")
+        return [arrays[name] for name in ARRAYS]
+
+
+def _find_archive(kind, folder):
+    return _first_file(folder, folder / kind.archive, suffix=kind.archive)
+
+
+def _read_archive(kind, path):
+    contents = {}
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                name = pathlib.PurePosixPath(member.name).name
+                if member.isfile() and name in (*kind.train_files, kind.test_file):
+                    contents[name] = archive.extractfile(member).read()
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise argument_error("data_dir", "a folder whose archive is whole", str(path), str(error)) from error
+    return _read_records(kind, path, contents)
+
+
+def _find_files(kind, folder):
+    for within in (folder, folder / kind.folder):
+        if all((within / name).is_file() for name in (*kind.train_files, kind.test_file)):
+            return within
+    return None
+
+
+def _read_files(kind, folder):
+    return _read_records(
+        kind, folder, {name: (folder / name).read_bytes() for name in (*kind.train_files, kind.test_file)}
+    )
+
+
+def _read_records(kind, path, contents):
+    arrays = []
+    for names in (kind.train_files, (kind.test_file,)):
+        parts = []
+        for name in names:
+            values = np.frombuffer(contents.get(name, b""), np.uint8)
+            if not len(values) or len(values) % (kind.labels + 3072):
+                expected = f"where {name} is records of {kind.labels + 3072} bytes"
+                raise argument_error("data_dir", expected, f"{path}: {len(values)} bytes")
+            parts.append(values.reshape(-1, kind.labels + 3072))
+        records = np.concatenate(parts)
+        planes = records[:, kind.labels :].reshape(-1, 3, 32, 32)
+        arrays += [np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, kind.labels - 1]]
+    return arrays
+
+
+# Forms of a data set on a disk: how to find one in a folder (or at a file's own path), and how to read it.
+FORMS = (
+    (_find_prepared, _read_prepared),
+    (_find_npz, _read_npz),
+    (_find_archive, _read_archive),
+    (_find_files, _read_files),
+)
+
+
+def _first_file(given, within, suffix):
+    """Returns the file that a person gave, or the one in the folder that they gave, or None."""
+    if given.is_file() and given.name.endswith(suffix):
+        return given
+    return within if within.is_file() else None
+
+
+def _download(kind, folder):
+    try:
+        return download(HOME + kind.archive, kind.sha256, folder)
+    except OSError as error:
+        hint = f"{error}. {_help(kind, folder)}"
+        raise argument_error("data_dir", f"a folder with {kind.name} in it", None, hint) from error
+
+
+def _help(kind, folder):
+    return (
+        f"Download {HOME}{kind.archive} and put it into {folder}, or into any folder DIR and pass data_dir=DIR "
+        "(--data-dir DIR); the archive of Python objects is not read."
+    )

@@ -1,0 +1,208 @@
+"""Batches: order and augmentation as a function of (seed, epoch, step), shares of workers, evaluation, arrays."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_preact.data import Augmentation, from_arrays, load
+from keras_preact.data.batches import EvaluationBatches, TrainingBatches
+
+COUNT = 50
+IMAGES = np.arange(COUNT, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+LABELS = np.arange(COUNT) % 5
+DATA = from_arrays(IMAGES, LABELS, IMAGES[:7], LABELS[:7], class_names=list("abcde"))
+ALL = Augmentation(crop_padding=1, flip=True, scale=(4, 8), colour=0.4, lighting=0.1, cutout=2, mixup=0.2, cutmix=1.0)
+
+
+def epoch(batches):
+    return [batches[step] for step in range(len(batches))]
+
+
+def assert_equal(first, second):
+    assert len(first) == len(second)
+    for (inputs, labels), (others, other_labels) in zip(first, second):
+        assert inputs.keys() == others.keys()
+        for name in inputs:
+            np.testing.assert_array_equal(inputs[name], others[name], err_msg=name)
+        np.testing.assert_array_equal(labels, other_labels)
+
+
+def order(batches):
+    return np.concatenate([inputs["images"][:, 0, 0, 0] for inputs, _ in epoch(batches)])
+
+
+def test_an_epochs_order_is_a_function_of_seed_and_number():
+    orders = {}
+    for seed in (0, 1):
+        batches = TrainingBatches(DATA, 8, seed)
+        for number in range(3):
+            orders[seed, number] = tuple(order(batches))
+            assert len(set(orders[seed, number])) == 48
+            batches.on_epoch_end()
+    assert len(set(orders.values())) == 6
+    for (seed, number), expected in orders.items():
+        batches = TrainingBatches(DATA, 8, seed)
+        batches.set_position(number)
+        assert tuple(order(batches)) == expected
+
+
+def test_every_draw_differs_between_epochs_steps_and_seeds():
+    batches = TrainingBatches(DATA, 8, seed=0, augmentation=ALL)
+    drawn = epoch(batches)
+    batches.on_epoch_end()
+    drawn += epoch(batches) + epoch(TrainingBatches(DATA, 8, seed=1, augmentation=ALL))
+    for name in ("corner", "mirror", "factors", "lighting", "hole", "own", "box"):
+        kinds = {inputs[name].tobytes() for inputs, _ in drawn}
+        assert len(kinds) == len(drawn) if name != "mirror" else len(kinds) > 12, name
+
+
+def test_training_goes_on_anywhere_as_if_it_had_not_stopped():
+    batches = TrainingBatches(DATA, 8, seed=3, augmentation=ALL)
+    stream = []
+    for _ in range(3):
+        stream += epoch(batches)
+        batches.on_epoch_end()
+    for done in (0, 1, 5, 6, 7, 12, 17):
+        resumed = TrainingBatches(DATA, 8, seed=3, augmentation=ALL)
+        resumed.set_position(done // 6, done % 6)
+        assert len(resumed) == 6 - done % 6
+        rest = []
+        while len(rest) < 18 - done:
+            rest += epoch(resumed)
+            resumed.on_epoch_end()
+        assert_equal(rest, stream[done:])
+    resumed.set_position(0, 6)
+    assert (resumed.epoch, len(resumed)) == (1, 6)
+    with pytest.raises(ValueError, match=r"step.*at most the 6"):
+        resumed.set_position(0, 7)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_workers_shares_are_the_global_batch(count):
+    whole = epoch(TrainingBatches(DATA, 16, seed=0, augmentation=ALL))
+    parts = [epoch(TrainingBatches(DATA, 16, seed=0, augmentation=ALL, share=(k, count))) for k in range(count)]
+    joined = []
+    for pieces in zip(*parts):
+        inputs = {name: np.concatenate([piece[0][name] for piece in pieces]) for name in pieces[0][0]}
+        joined.append((inputs, np.concatenate([piece[1] for piece in pieces])))
+    assert_equal(joined, whole)
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_the_spec_is_what_batches_are(resident):
+    augmentation = Augmentation(crop_padding=1, flip=True, mixup=0.1)
+    batches = TrainingBatches(DATA, 16, seed=0, augmentation=augmentation, share=(1, 2), resident=resident)
+    inputs, labels = batches[0]
+    made = {name: (values.shape, values.dtype.name) for name, values in inputs.items()}
+    assert batches.spec() == (made, (labels.shape, labels.dtype.name))
+    assert ("index" in made) == resident
+
+
+def test_keras_fits_prepared_batches():
+    batches = TrainingBatches(DATA, 8, seed=0, augmentation=Augmentation(flip=True))
+    prepared = batches.prepared()
+    inputs, labels = batches[2]
+    images, same = prepared[2]
+    np.testing.assert_array_equal(images, DATA.normalized(inputs["images"]))
+    np.testing.assert_array_equal(same, labels)
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(5, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    seen, step = [], model.train_step
+    model.train_step = lambda batch: (seen.append(batch[1].numpy()), step(batch))[1]
+    batches.set_position(0, 2)
+    model.fit(prepared, shuffle=False, verbose=0)  # the rest of an epoch
+    model.fit(prepared, epochs=2, shuffle=False, verbose=0)
+    assert batches.epoch == 3
+    expected, wanted = TrainingBatches(DATA, 8, seed=0), []
+    for position in ((0, 2), (1, 0), (2, 0)):
+        expected.set_position(*position)
+        wanted += [labels for _, labels in epoch(expected)]
+    np.testing.assert_array_equal(seen, wanted)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_evaluation_sees_every_image_once_in_order(workers):
+    seen = []
+    for worker in range(workers):
+        batches = EvaluationBatches(DATA, "train", 16, share=(worker, workers))
+        assert len(batches) == 4
+        for inputs, labels, weights in epoch(batches):
+            assert len(labels) == len(weights) == 16 // workers
+            kept = weights == 1
+            seen += list(zip(inputs["images"][kept][:, 0, 0, 0].tolist(), labels[kept].tolist()))
+    assert sorted(seen) == [(k, k % 5) for k in range(COUNT)]
+    if workers == 1:
+        assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"global_batch_size": 51}, r"global_batch_size.*at most the 50 training images of arrays.*51"),
+        ({"share": (0, 3)}, r"global_batch_size.*divisible by 3 workers.*8"),
+        ({"share": (2, 2)}, r"share.*\(2, 2\)"),
+        ({"seed": -1}, r"seed.*at least 0"),
+        ({"share": (0, 8), "augmentation": Augmentation(mixup=0.1)}, r"global_batch_size.*even on each worker"),
+        ({"resident": True, "augmentation": ALL}, r"resident.*`scale` or `area`"),
+    ],
+)
+def test_wrong_batches_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingBatches(**{"data": DATA, "global_batch_size": 8, "seed": 0, **arguments})
+
+
+def arrays(**changed):
+    images = np.array([[[0, 100], [200, 255]]] * 4, np.uint8)
+    values = dict(train_images=images, train_labels=[0, 1, 2, 1], test_images=images[:2], test_labels=[0, 1])
+    return from_arrays(**{**values, **changed})
+
+
+def test_arrays_of_any_honest_kind_become_the_same_uint8():
+    expected = arrays().train.images
+    assert expected.shape == (4, 2, 2, 1)
+    as_floats = expected[..., 0] / 255
+    for images in (expected, expected.astype("int64"), as_floats, as_floats.astype("float32")):
+        made = arrays(train_images=images)
+        np.testing.assert_array_equal(made.train.images, expected)
+        assert made.train.images.dtype == np.uint8
+    assert made.class_names == ("0", "1", "2")
+    assert made.mean == pytest.approx((expected.mean(),))
+    assert made.deviation == pytest.approx((expected.std(),))
+    normalized = made.normalized(expected)
+    assert abs(normalized.mean()) < 1e-6
+    assert normalized.std() == pytest.approx(1)
+
+
+NAN = np.full((4, 2, 2, 1), 0.5)
+NAN[2, 1, 0] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"train_labels": [0, 1, 2, -1]}, r"train labels.*0 to 2.*-1 to 2"),
+        ({"train_labels": [0, 1, 2, 3], "class_names": ("a", "b", "c")}, r"train labels.*0 to 2.*0 to 3"),
+        ({"test_labels": [0, 7], "class_names": ("a", "b", "c")}, r"test labels.*0 to 2.*0 to 7"),
+        ({"train_labels": [0, 1, 2]}, r"labels.*one per image \(4\).*3"),
+        ({"train_labels": [0.0, 1, 2, 1]}, r"train_labels.*whole numbers.*float64"),
+        ({"train_labels": np.eye(4)}, r"train_labels.*not one-hot.*\(4, 4\)"),
+        ({"train_images": np.full((4, 2, 2, 1), 255.0)}, r'train_images.*0 to 1.*255.*astype\("uint8"\)'),
+        ({"train_images": np.eye(2, dtype=np.uint8)[None].repeat(4, 0)}, r"train_images.*0 to 1\? Multiply by 255"),
+        ({"train_images": np.full((4, 2, 2, 1), -3)}, r"train_images.*0 to 255.*-3"),
+        ({"test_images": np.full((2, 2, 2, 1), 256)}, r"test_images.*0 to 255.*256"),
+        ({"train_images": NAN}, r"train_images.*finite.*image 2"),
+        ({"test_images": np.array([-np.inf, np.inf] * 4).reshape(2, 2, 2, 1)}, r"test_images.*finite.*image 0"),
+        ({"train_images": NAN.astype(str)}, r"train_images.*uint8 of 0 to 255.*str"),
+        ({"train_images": np.zeros((4, 2), np.uint8)}, r"train_images.*\(images, height, width.*\(4, 2\)"),
+        ({"train_images": np.zeros((0, 2, 2, 1), np.uint8)}, r"train_images.*one image at least"),
+        ({"test_images": np.full((2, 2, 2, 3), 9)}, r"test images.*\(2, 2, 1\).*\(2, 2, 3\)"),
+    ],
+)
+def test_wrong_arrays_are_refused_in_a_sentence(changed, message):
+    with pytest.raises(ValueError, match=message):
+        arrays(**changed)
+
+
+def test_the_digits_take_no_options():
+    with pytest.raises(ValueError, match=r"data_dir.*left out for the digits"):
+        load("digits", data_dir="x")

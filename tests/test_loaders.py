@@ -1,0 +1,333 @@
+"""Data sets from files: image folders, CIFAR in every form, ImageNet's layout, and what is refused."""
+
+import hashlib
+import io
+import socket
+import tarfile
+import time
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_preact.data import Augmentation, download, files, folders, load
+from keras_preact.data.batches import TrainingBatches
+from keras_preact.data.cifar import CIFAR10, CIFAR100
+from keras_preact.data.preparation import Preparation
+
+RNG = np.random.default_rng(0)
+
+
+def write(path, pixels, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def colours(height=6, width=6):
+    return RNG.integers(256, size=(height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of 3 + 2 images of two classes, and their pixels by path."""
+    pixels = {}
+    for name in ("train/cat/a.png", "train/cat/b.png", "train/dog/a.PNG", "test/dog/x.png", "test/cat/y.png"):
+        pixels[name] = colours()
+        write(tmp_path / "pets" / name, pixels[name])
+    (tmp_path / "pets" / "train" / "cat" / "notes.txt").write_text("not an image")
+    return tmp_path / "pets", pixels
+
+
+def test_a_folder_of_classes_is_a_data_set(folder):
+    path, pixels = folder
+    data = load(str(path))
+    assert (data.name, data.class_names, data.image_shape) == ("pets", ("cat", "dog"), (6, 6, 3))
+    assert data.train.labels.tolist() == [0, 0, 1]
+    assert data.test.labels.tolist() == [0, 1]
+    expected = [pixels[name] for name in ("train/cat/a.png", "train/cat/b.png", "train/dog/a.PNG")]
+    np.testing.assert_array_equal(data.train.images, expected)
+    np.testing.assert_array_equal(data.test.images, [pixels["test/cat/y.png"], pixels["test/dog/x.png"]])
+    np.testing.assert_allclose(data.mean, np.mean(expected, axis=(0, 1, 2)))
+    np.testing.assert_allclose(data.deviation, np.std(expected, axis=(0, 1, 2)))
+    (path / "test").rename(path / "val")
+    np.testing.assert_array_equal(load(path).test.images, data.test.images)
+
+
+def test_a_folder_without_a_split_is_split_by_its_names(tmp_path):
+    for name in "abcdefghijklmnopqrstuvwxyz":
+        write(tmp_path / "all" / "one" / f"{name}.png", np.full((4, 4), ord(name), np.uint8))
+    data = load(tmp_path / "all")
+    assert data.image_shape == (4, 4, 1)
+    letters = [sorted(chr(value) for value in split.images[:, 0, 0, 0]) for split in (data.train, data.test)]
+    assert "".join(letters[1]) == "dksvy"  # a golden value: the split must never change
+    assert "".join(sorted(letters[0] + letters[1])) == "abcdefghijklmnopqrstuvwxyz"
+    write(tmp_path / "all" / "one" / "new.png", np.zeros((4, 4), np.uint8))
+    assert set(load(tmp_path / "all").test.images[:, 0, 0, 0]) >= {ord(letter) for letter in letters[1]}
+
+
+def test_images_of_many_sizes_are_resized_and_cropped(tmp_path):
+    stripes = np.repeat(np.linspace(0, 255, 30).astype(np.uint8)[None, :, None], 12, 0).repeat(3, 2)
+    for name, pixels in (("train/a/1.png", stripes), ("train/a/2.png", colours(20, 9)), ("test/a/3.png", stripes)):
+        write(tmp_path / "mixed" / name, pixels)
+    with pytest.raises(ValueError, match=r"image_size.*given.*2 sizes.*--image-size"):
+        load(tmp_path / "mixed")
+    data = load(tmp_path / "mixed", image_size=8)
+    assert data.image_shape == (8, 8, 3)
+    resized = np.asarray(Image.fromarray(stripes).resize((20, 8), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(data.test.read([0])[0], resized[:, 6:14])
+    wide = load(tmp_path / "mixed", image_size=(4, 16)).test.read([0])
+    assert wide.shape == (1, 4, 16, 3)
+    for fields in ({"area": (0.08, 1.0)}, {"scale": (8, 12)}):
+        batches = TrainingBatches(data, 2, seed=0, augmentation=Augmentation(**fields))
+        first = batches[0][0]
+        assert set(first) == {"images"}
+        assert first["images"].shape == (2, 8, 8, 3)
+        again = TrainingBatches(data, 2, seed=0, augmentation=Augmentation(**fields))
+        np.testing.assert_array_equal(again[0][0]["images"], first["images"])
+        batches.set_position(1)
+        assert not np.array_equal(batches[0][0]["images"], first["images"])
+    with pytest.raises(ValueError, match=r"resident.*read from files"):
+        Preparation(data, resident=True)
+
+
+def test_grey_and_transparent_images_in_a_colour_set_become_rgb(folder):
+    path, _ = folder
+    write(path / "train/cat/grey.png", np.full((6, 6), 90, np.uint8))
+    clear = np.concatenate([colours(), np.zeros((6, 6, 1), np.uint8)], axis=-1)
+    write(path / "train/cat/clear.png", clear)
+    data = load(path)
+    assert (data.train.images[3] == 90).all()
+    assert (data.train.images[2] == 255).all()
+    write(path / "train/cat/deep.png", np.full((6, 6), 9000, np.uint16))
+    with pytest.raises(ValueError, match=r"data.*deep\.png.*more than 8 bits"):
+        load(path)
+
+
+def test_images_larger_than_memory_stay_in_files(folder, monkeypatch):
+    path, _ = folder
+    small = load(path)
+    monkeypatch.setattr(folders, "IN_MEMORY", 100)
+    data = load(path)
+    assert isinstance(data.train, files.FileSplit)
+    np.testing.assert_array_equal(data.train.read([2, 0]), small.train.images[[2, 0]])
+    assert data.mean == pytest.approx(small.mean)
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:60], lambda raw: b"", lambda raw: raw[:70] + b"x" + raw[71:]])
+def test_a_corrupt_image_is_named_or_left_out(folder, damage, capsys):
+    path, _ = folder
+    bad = path / "train" / "cat" / "a.png"
+    bad.write_bytes(damage(bad.read_bytes()))
+    with pytest.raises(ValueError, match=r"data.*cat/a\.png.*1 of 3.*--skip-corrupt"):
+        load(path)
+    data = load(path, skip_corrupt=True)
+    assert data.train.labels.tolist() == [0, 1]
+    assert "Left out 1 of 3 files" in capsys.readouterr().out
+    (path / "train" / "dog" / "a.PNG").write_bytes(b"")
+    with pytest.raises(ValueError, match=r'data.*one train image of each class.*"dog"'):
+        load(path, skip_corrupt=True)
+
+
+def test_an_image_that_turns_out_corrupt_gives_way_to_one_of_its_class(folder, monkeypatch, capsys):
+    path, pixels = folder
+    monkeypatch.setattr(folders, "IN_MEMORY", 100)
+    data, strict = load(path, skip_corrupt=True), load(path)
+    (path / "train" / "cat" / "b.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"data.*cat/b\.png"):
+        strict.train.read([0, 1])
+    np.testing.assert_array_equal(data.train.read([1, 1])[0], pixels["train/cat/a.png"])
+    assert data.train.skipped == {1}
+    assert capsys.readouterr().out.count("Skipped") == 1
+    (path / "train" / "dog" / "a.PNG").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"one whole image a class"):
+        data.train.read([2])
+
+
+def test_wrong_folders_are_refused(folder, tmp_path):
+    path, _ = folder
+    (path / "train" / "bird").mkdir()
+    with pytest.raises(ValueError, match=r"one image at least.*train/bird.*empty"):
+        load(path)
+    write(path / "train/bird/a.png", colours())
+    write(path / "test/fish/a.png", colours())
+    with pytest.raises(ValueError, match=r"test classes are in train/.*fish"):
+        load(path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"folder of folders.*empty"):
+        load(tmp_path / "empty")
+    (path / "test").rename(path / "other")
+    with pytest.raises(ValueError, match=r"test images in test/ or val/"):
+        load(path)
+    for name, message in (("no/such", r"existing folder of images.*no/such"), ("cifar11", r'data.*Nearest: "cifar10')):
+        with pytest.raises(ValueError, match=message):
+            load(name)
+    with pytest.raises(ValueError, match=r"image_size.*at least 1.*0"):
+        load(path.parent / "pets" / "train", image_size=0)
+    write(tmp_path / "tiny" / "one" / "a.png", colours())
+    with pytest.raises(ValueError, match=r"enough images.*1 images"):
+        load(tmp_path / "tiny")
+
+
+def test_imagenet_is_its_two_folders(tmp_path):
+    for name in ("train/n01/a.JPEG", "train/n02/b.JPEG", "val/n01/c.JPEG", "val/n02/d.JPEG"):
+        write(tmp_path / name, colours(40, 30))
+    data = load("imagenet2012", tmp_path)
+    assert (data.name, data.class_names, data.image_shape) == ("imagenet2012", ("n01", "n02"), (224, 224, 3))
+    assert data.mean == pytest.approx((123.675, 116.28, 103.53))
+    with Image.open(tmp_path / "val/n01/c.JPEG") as image:
+        expected = np.asarray(image.resize((256, 341), Image.Resampling.BICUBIC))[58:282, 16:240]
+    np.testing.assert_array_equal(data.test.read([0])[0], expected)
+    with pytest.raises(ValueError, match=r"data_dir.*image-net\.org.*DIR/val/n01440764"):
+        load("imagenet2012")
+    with pytest.raises(ValueError, match=r"data_dir.*image-net\.org"):
+        load("imagenet2012", tmp_path / "train")
+
+
+def records(kind):
+    """Returns the images, labels and record bytes of a tiny CIFAR, by file name."""
+    made = {}
+    for number, name in enumerate((*kind.train_files, kind.test_file)):
+        images = RNG.integers(256, size=(2, 32, 32, 3), dtype=np.uint8)
+        labels = np.array([number, number + 4], np.uint8)
+        coarse = np.full((2, kind.labels - 1), 17, np.uint8)
+        planes = np.moveaxis(images, 3, 1).reshape(2, -1)
+        made[name] = images, labels, np.concatenate([coarse, labels[:, None], planes], axis=1).tobytes()
+    return made
+
+
+@pytest.mark.parametrize("kind", [CIFAR10, CIFAR100], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("form", ["npz", "archive", "files", "files in their folder"])
+def test_cifar_is_read_from_each_of_its_forms(kind, form, tmp_path):
+    made = records(kind)
+    train = [np.concatenate([made[name][k] for name in kind.train_files]) for k in (0, 1)]
+    test = made[kind.test_file][:2]
+    if form == "npz":
+        arrays = {"x_train": train[0], "y_train": train[1][:, None], "x_test": test[0], "y_test": test[1]}
+        np.savez(tmp_path / f"{kind.name}.npz", **arrays)
+    elif form == "archive":
+        with tarfile.open(tmp_path / kind.archive, "w:gz") as archive:
+            for name, (_, _, raw) in made.items():
+                member = tarfile.TarInfo(f"{kind.folder}/{name}")
+                member.size = len(raw)
+                archive.addfile(member, io.BytesIO(raw))
+    else:
+        within = tmp_path / kind.folder if "their" in form else tmp_path
+        within.mkdir(exist_ok=True)
+        for name, (_, _, raw) in made.items():
+            (within / name).write_bytes(raw)
+    data = load(kind.name, tmp_path)
+    np.testing.assert_array_equal(data.train.images, train[0])
+    np.testing.assert_array_equal(data.train.labels, train[1])
+    np.testing.assert_array_equal(data.test.images, test[0])
+    np.testing.assert_array_equal(data.test.labels, test[1])
+    assert data.mean[0] == {"cifar10": 125.3, "cifar100": 129.3}[kind.name]
+    assert len(data.class_names) == len(set(data.class_names)) == {"cifar10": 10, "cifar100": 100}[kind.name]
+    if form in ("npz", "archive"):
+        file = tmp_path / (f"{kind.name}.npz" if form == "npz" else kind.archive)
+        np.testing.assert_array_equal(load(kind.name, file).train.images, train[0])
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_cifar_is_read_as_tfds_prepared_it(file_format, tmp_path):
+    import tensorflow_datasets as tfds
+
+    images, labels = RNG.integers(256, size=(6, 32, 32, 3), dtype=np.uint8), [3, 1, 4, 1, 5, 9]
+    features = tfds.features.FeaturesDict(
+        {"image": tfds.features.Image(shape=(32, 32, 3)), "label": tfds.features.ClassLabel(num_classes=10)}
+    )
+    examples = [(k, {"image": images[k], "label": labels[k]}) for k in range(6)]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="cifar10",
+        version="3.0.2",
+        features=features,
+        split_datasets={"train": examples[:4], "test": examples[4:]},
+        data_dir=tmp_path,
+        file_format=file_format,
+        disable_shuffling=True,
+    )
+    assert (tmp_path / "cifar10/3.0.2/dataset_info.json").is_file()
+    for folder in (tmp_path, tmp_path / "cifar10", tmp_path / "cifar10/3.0.2"):
+        data = load("cifar10", folder)
+        np.testing.assert_array_equal(data.train.images, images[:4])
+        assert data.train.labels.tolist() + data.test.labels.tolist() == labels
+
+
+def test_a_broken_cifar_is_refused(tmp_path):
+    (tmp_path / CIFAR10.archive).write_bytes(b"\x1f\x8b\x08\x00cut")
+    with pytest.raises(ValueError, match=r"data_dir.*archive is whole.*cifar-10-binary"):
+        load("cifar10", tmp_path)
+    (tmp_path / CIFAR10.archive).unlink()
+    for name in (*CIFAR10.train_files, CIFAR10.test_file):
+        (tmp_path / name).write_bytes(b"\x01" * 3000)
+    with pytest.raises(ValueError, match=r"data_dir.*data_batch_1.bin is records of 3073 bytes.*3000 bytes"):
+        load("cifar10", tmp_path)
+    for name in (*CIFAR10.train_files, CIFAR10.test_file):
+        (tmp_path / name).write_bytes(b"\x0a" * 3073)
+    with pytest.raises(ValueError, match=r"train labels.*0 to 9.*10 to 10"):
+        load("cifar10", tmp_path)
+    np.savez(tmp_path / "cifar10.npz", images=np.zeros(3))
+    with pytest.raises(ValueError, match=r"data_dir.*x_train, y_train.*\['images'\]"):
+        load("cifar10", tmp_path)
+    np.savez(tmp_path / "cifar10.npz", x_train=np.zeros((2, 8, 8, 3), np.uint8) + 9, y_train=[1, 2], x_test=0, y_test=0)
+    with pytest.raises(ValueError, match=r"images of cifar10.*\(images, 32, 32, 3\).*8, 8"):
+        load("cifar10", tmp_path)
+    with pytest.raises(ValueError, match=r"image_size.*left out for cifar10"):
+        load("cifar10", tmp_path, image_size=64)
+
+
+@pytest.fixture
+def no_data(tmp_path, monkeypatch):
+    """Neither TFDS's nor Keras' folder holds anything."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    return tmp_path
+
+
+def hang(*arguments, **options):
+    time.sleep(6)
+    raise OSError
+
+
+def refuse(*arguments, **options):
+    raise socket.gaierror("no name server")
+
+
+@pytest.mark.parametrize(("name", "network"), [("cifar10", hang), ("cifar100", refuse)])
+def test_offline_it_says_at_once_what_to_download_and_where_to(no_data, monkeypatch, name, network):
+    monkeypatch.setattr(socket, "create_connection", network)
+    start = time.perf_counter()
+    with pytest.raises(
+        ValueError, match=rf"data_dir.*{name}.*Download https://\S*binary.tar.gz and put it into \S*keras"
+    ):
+        load(name)
+    assert time.perf_counter() - start < 5
+    with pytest.raises(ValueError, match=rf"data_dir.*a folder with {name}.*Download"):
+        load(name, data_dir=no_data)
+    assert not list(no_data.iterdir())
+
+
+def test_what_tfds_or_keras_keep_is_found(no_data, monkeypatch):
+    arrays = dict(x_train=np.full((2, 32, 32, 3), 7), y_train=[1, 2], x_test=np.full((2, 32, 32, 3), 7), y_test=[1, 2])
+    kept = no_data / "keras" / "datasets"
+    (kept / "cifar-100-python-target" / "cifar-100-python").mkdir(parents=True)
+    given = ((arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"]))
+    monkeypatch.setattr(keras.datasets.cifar100, "load_data", lambda: given)
+    assert load("cifar100").train.labels.tolist() == [1, 2]
+    np.savez(kept / "cifar10.npz", **arrays)
+    assert load("cifar10").test.labels.tolist() == [1, 2]
+
+
+def test_the_archive_is_downloaded_once_and_its_hash_is_checked(no_data, monkeypatch):
+    source = no_data / "source"
+    source.mkdir()
+    (source / "a.bin").write_bytes(b"contents")
+    monkeypatch.setattr(download, "is_reachable", lambda url: True)
+    url, target = (source / "a.bin").as_uri(), no_data / "keras" / "datasets"
+    with pytest.raises(OSError, match=r"(?i)hash|incomplete|corrupted"):
+        download.download(url, "0" * 64, target)
+    assert not (target / "a.bin").exists()
+    digest = hashlib.sha256(b"contents").hexdigest()
+    assert download.download(url, digest, target) == str(target / "a.bin")
+    (source / "a.bin").unlink()
+    assert download.download(url, digest, target) == str(target / "a.bin")
