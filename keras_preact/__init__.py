@@ -40,7 +40,7 @@ from keras_preact.zoo import (
 _LAZY = {
     "RECIPES": "keras_preact.training.recipes",
     "Recipe": "keras_preact.training.recipe",
-    "evaluate": "keras_preact.training.trainer",
+    "evaluate": "keras_preact.training.evaluation",
     "predict": "keras_preact.training.predictor",
     "train": "keras_preact.training.trainer",
 }

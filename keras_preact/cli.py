@@ -26,6 +26,6 @@ def main(arguments=None):
             "reproduce": networks.reproduce,
         }
         tyro.extras.subcommand_cli_from_dict(verbs, prog="keras-preact", description=ABOUT, args=arguments)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, FloatingPointError, OSError, ImportError) as error:
         print(f"keras-preact: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, ValueError) else 1) from error

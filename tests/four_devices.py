@@ -6,11 +6,18 @@ import sys
 
 os.environ |= {"KERAS_BACKEND": "jax", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
 
+import jax
 import numpy as np
 import pytest
 
 import keras_preact
+from keras_preact.data import Augmentation, load
+from keras_preact.data.batches import TrainingBatches
+from keras_preact.data.preparation import Preparation
 from keras_preact.training import checkpoints
+from keras_preact.training.evaluation import evaluation_metrics
+from keras_preact.training.optimizers import make_optimizer
+from keras_preact.training.training_model import Crossentropy, TrainingModel
 
 folder = pathlib.Path(sys.argv[1])
 recipe = keras_preact.RECIPES["digits"].replace(epochs=1, global_batch_size=360, clip_norm=0.3, learning_rate=0.01)
@@ -22,4 +29,26 @@ for name, array in alone.items():
     np.testing.assert_allclose(together[name], array, rtol=1e-5, atol=1e-5, err_msg=name)
 with pytest.raises(ValueError, match="multiple of the 4 replicas"):
     keras_preact.train("ResNet11", recipe=recipe.replace(global_batch_size=90), output=folder / "other")
+
+
+def lowered_for_tpu():
+    """Lowers a whole training step, loop, augmentation and optimizer included, for a TPU that is not here."""
+    data = load("digits")
+    augmentation = Augmentation(crop_padding=2, flip=True)
+    network = keras_preact.build_network(
+        keras_preact.NetworkSpec((8, 8), (4, 4), "basic", stem={"width": 4}), input_shape=data.image_shape
+    )
+    model = TrainingModel(network, Preparation(data, augmentation))
+    model.compile(make_optimizer(recipe, 3), Crossentropy(10), weighted_metrics=evaluation_metrics())
+    batch = TrainingBatches(data, 32, 0, augmentation)[0]
+    model.optimizer.build(model.trainable_variables)
+    model._symbolic_build(data_batch=batch)
+    parts = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
+    state = tuple([part.value for part in variables] for variables in (*parts, model.metrics_variables))
+    exported = jax.export.export(jax.jit(model.train_step), platforms=["tpu"])(state, batch)
+    assert exported.platforms == ("tpu",)
+    assert "stablehlo.while" in exported.mlir_module()
+
+
+lowered_for_tpu()
 print("four devices: done")

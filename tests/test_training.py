@@ -10,13 +10,16 @@ import pytest
 import tensorflow as tf
 
 import keras_preact
-from keras_preact.data import load
+from keras_preact.data import Augmentation, load
+from keras_preact.data.batches import TrainingBatches
+from keras_preact.data.preparation import Preparation
+from keras_preact.training.evaluation import evaluation_metrics
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import RECIPES
 from keras_preact.training.strategies import Devices, make_devices
 from keras_preact.training.trainer import segments
-from keras_preact.training.training_model import Crossentropy, ErrorPercent
+from keras_preact.training.training_model import Crossentropy, ErrorPercent, TrainingModel
 
 QUICK = RECIPES["digits"].replace(epochs=1, global_batch_size=128, warmup_steps=0)
 
@@ -297,3 +300,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(tmp_path):
         keras_preact.train("ResNet11", recipe=recipe, output=tmp_path / "run", verbose=0)
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
     assert not (tmp_path / "run" / "card.json").exists()
+
+
+def test_a_step_compiles_once_with_xla_and_static_shapes():
+    data, augmentation = load("digits"), Augmentation(crop_padding=2, flip=True)
+    spec = keras_preact.NetworkSpec((1, 7), (4, 4), "single", stem={"width": 4})
+    network = keras_preact.build_network(spec, input_shape=data.image_shape)
+    model = TrainingModel(network, Preparation(data, augmentation))
+    model.compile(make_optimizer(QUICK, 3), Crossentropy(10), weighted_metrics=evaluation_metrics(), jit_compile=False)
+    batches = TrainingBatches(data, 32, 0, augmentation)
+    step = tf.function(model.train_step, jit_compile=True, autograph=False)
+    losses = [float(step(batches[number])["loss"]) for number in range(3)]
+    assert np.isfinite(losses).all()
+    assert step.experimental_get_tracing_count() == 1

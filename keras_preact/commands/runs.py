@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 from keras_preact.errors import argument_error
 from keras_preact.model import LAYOUTS
 from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS
-from keras_preact.training import launcher, predictor, run, trainer
+from keras_preact.training import evaluation, launcher, predictor, run, trainer
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 from keras_preact.training.strategies import STRATEGIES
@@ -88,9 +88,9 @@ def _print_result(card):
         run.HISTORY: "loss and error of every epoch",
         "curves.png": "the same as a picture",
     }
-    print(
-        f"\ntest error {card['error_percent']:.2f} % after the last epoch; {card['seconds']:.0f} s in all\n\n{folder}/"
-    )
+    if card["images_per_second"]:
+        print(f"\n{card['images_per_second']:,.0f} images/s, {card['data_wait_percent']:.1f} % of it waiting for data")
+    print(f"test error {card['error_percent']:.2f} % after the last epoch; {card['seconds']:.0f} s in all\n\n{folder}/")
     for name, meaning in about.items():
         if (folder / name).exists():
             print(f"  {name:12} {meaning}")
@@ -99,13 +99,17 @@ def _print_result(card):
     print(f"  keras-preact train {card['model']} --ordering original --output runs/original")
 
 
-def evaluate(folder: Positional[pathlib.Path], /) -> None:
+def evaluate(
+    folder: Positional[pathlib.Path], /, *, data: str | None = None, data_dir: pathlib.Path | None = None
+) -> None:
     """Measures a run's saved model on its test images again.
 
     Args:
         folder: The folder of a finished run.
+        data: Another data set than the run's.
+        data_dir: Where its files are, if not where the run found them.
     """
-    print(json.dumps(trainer.evaluate(folder)))
+    print(json.dumps(evaluation.evaluate(folder, data, data_dir)))
 
 
 def predict(folder: Positional[pathlib.Path], images: Positional[tuple[pathlib.Path, ...]], /, *, top: int = 3) -> None:

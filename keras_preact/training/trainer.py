@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
-import itertools
 import pathlib
 import platform
 import signal
@@ -16,27 +15,25 @@ import keras
 import numpy as np
 
 from keras_preact import export
-from keras_preact.data import load
 from keras_preact.data.augment import Augmentation
-from keras_preact.data.batches import EvaluationBatches, TrainingBatches
-from keras_preact.data.dataset import ArraySplit, held_out
+from keras_preact.data.batches import TrainingBatches
+from keras_preact.data.dataset import ArraySplit, DataSet, held_out
 from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
 from keras_preact.training import callbacks as own
 from keras_preact.training import checkpoints, run
+from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, loaded, measure, reestimate_statistics
 from keras_preact.training.feed import Feed
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 from keras_preact.training.strategies import make_devices, read
-from keras_preact.training.training_model import Crossentropy, ErrorPercent, MultiWorkerModel, TrainingModel
+from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel
 from keras_preact.version import __version__
 from keras_preact.zoo import get_model, model_key
 
-EVALUATION_BATCH = 256
 RESIDENT_BYTES = 1 << 30  # a data set up to here lives on an accelerator
-STATISTICS_STEPS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +102,14 @@ def train(
     if not isinstance(recipe, Recipe):
         raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
     augmentation = make_augmentation(recipe)
-    data = load(data, data_dir=data_dir, skip_corrupt=skip_corrupt, image_size=recipe.image_size or None)
+    source = data.name if isinstance(data, DataSet) else str(data)
+    data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
     validation = data
     if recipe.validation_images:
         data, validation = held_out(data, recipe.validation_images, recipe.seed)
-    experiment = Experiment(key, data.name, str(data_dir) if data_dir else None, name, recipe, model_options or {})
-    folder = run.check_folder(
-        output or pathlib.Path("runs") / f"{key}.{data.name}.{name}", experiment.plain(), overwrite
-    )
+    experiment = Experiment(key, source, str(data_dir) if data_dir else None, name, recipe, model_options or {})
+    usual = pathlib.Path("runs") / f"{key}.{data.name}.{name}"
+    folder = run.check_folder(output or usual, experiment.plain(), overwrite)
     if (finished := run.finished_card(folder, overwrite)) is not None:
         print(f"{folder} holds this run, finished: {finished['error_percent']:.2f} % test error.")
         return {**finished, "folder": str(folder)}
@@ -194,6 +191,8 @@ class Training:
             f" {len(data.train):,} training and {len(data.test):,} test images; {devices.replicas} x {devices.kind}"
             f"{workers} ({devices.name})"
         )
+        if devices.on_tensorflow and devices.kind == "GPU":
+            print("XLA is off: Keras cannot compile a step under a tf.distribute strategy.")
         if step:
             print(f"going on after step {step:,} of {self.total_steps:,}")
 
@@ -314,58 +313,18 @@ def _restored_sigterm():
         signal.signal(signal.SIGTERM, before)
 
 
-def evaluation_metrics():
-    """Returns the metrics that count each image once: the error in % and the cross-entropy."""
-    return [ErrorPercent(), keras.metrics.SparseCategoricalCrossentropy(name="crossentropy")]
-
-
-def evaluation_data(data, devices):
-    """Returns what `evaluate` reads, and in how many steps: every test image once, in full batches."""
-    size = -(-EVALUATION_BATCH // devices.replicas) * devices.replicas
-    batches = EvaluationBatches(data, "test", size, share=(devices.worker, devices.workers))
-
-    def generate():
-        for _ in itertools.count():
-            yield from (batches[index] for index in range(len(batches)))
-
-    return devices.dataset(generate, batches.spec()), len(batches)
-
-
-def reestimate_statistics(model, batches, devices, steps=STATISTICS_STEPS):
-    """Measures the moving statistics of BN anew for the weights as they are: training steps of learning rate 0."""
-    still = TrainingModel(model.network, model.preparation)
-    still.compile(keras.optimizers.SGD(0.0), Crossentropy(model.loss.classes), jit_compile=model.jit_compile)
-    feed = Feed(batches)
-    still.fit(devices.dataset(feed, batches.spec()), steps_per_epoch=steps, shuffle=False, verbose=0)
-
-
-def evaluate(folder, data_dir=None):
-    """Measures a run's saved model on its data set's test split again; returns {"error_percent": ..., "loss": ...}."""
-    card = run.read_card(folder)
-    size = card["recipe"].get("image_size") or None
-    data = load(card["data"], data_dir=data_dir or card.get("data_dir"), image_size=size)
-    return _measured(run.load_model(folder), data)
-
-
 def _save(network, data, folder):
     """Writes the model's files, and returns the test error of the model read back from them."""
     with written_aside(folder / run.MODEL) as aside:
         network.save(aside)
     saved = keras.models.load_model(folder / run.MODEL, compile=False)
-    error_percent = _measured(saved, data)["error_percent"]
+    error_percent = measure(saved, data)["error_percent"]
     preprocessing = export.Preprocessing(data.image_shape, data.mean, data.deviation)
     if export.can_export():
         samples = data.test.read(np.arange(3))
         export.export_savedmodel(saved, folder / run.SAVED_MODEL, preprocessing, data.class_names, samples)
     _write_samples(data, folder / "samples")
     return error_percent
-
-
-def _measured(network, data):
-    model = TrainingModel(network, Preparation(data, Augmentation()))
-    model.compile(loss=Crossentropy(len(data.class_names)), weighted_metrics=evaluation_metrics())
-    results = model.evaluate(EvaluationBatches(data, "test", EVALUATION_BATCH), verbose=0, return_dict=True)
-    return {"error_percent": round(results["error_percent"], 4), "loss": round(results["crossentropy"], 6)}
 
 
 def _write_samples(data, folder):

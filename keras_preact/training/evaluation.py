@@ -1,0 +1,77 @@
+"""What a network is worth on test images, and the statistics of batch normalisation that it is judged with."""
+
+import itertools
+
+import keras
+
+from keras_preact.data import load
+from keras_preact.data.augment import Augmentation
+from keras_preact.data.batches import EvaluationBatches
+from keras_preact.data.dataset import DataSet
+from keras_preact.data.preparation import Preparation
+from keras_preact.training import run
+from keras_preact.training.feed import Feed
+from keras_preact.training.training_model import Crossentropy, ErrorPercent, TrainingModel
+
+EVALUATION_BATCH = 256
+STATISTICS_STEPS = 100
+
+
+def evaluate(folder, data=None, data_dir=None):
+    """Measures a run's saved model on the test images again.
+
+    Args:
+        folder: The folder of a finished run.
+        data: As in `train`, if not the run's.
+        data_dir: As in `train`, if not the run's.
+
+    Returns:
+        {"error_percent": ..., "loss": ...}.
+
+    Raises:
+        ValueError: If `folder` holds no finished run, or the data set is not to be had.
+    """
+    card = run.read_card(folder)
+    data_dir = data_dir or (card.get("data_dir") if data is None else None)
+    data = loaded(card["data"] if data is None else data, data_dir, card["recipe"].get("image_size"))
+    return measure(run.load_model(folder), data)
+
+
+def measure(network, data):
+    """Returns {"error_percent": ..., "loss": ...} of a network of probabilities on a `DataSet`'s test images."""
+    model = TrainingModel(network, Preparation(data, Augmentation()))
+    model.compile(loss=Crossentropy(len(data.class_names)), weighted_metrics=evaluation_metrics())
+    results = model.evaluate(EvaluationBatches(data, "test", EVALUATION_BATCH), verbose=0, return_dict=True)
+    return {"error_percent": round(results["error_percent"], 4), "loss": round(results["crossentropy"], 6)}
+
+
+def loaded(data, data_dir, image_size, skip_corrupt=False):
+    """Returns a `DataSet`, or the one that `data.load` finds by that name or path."""
+    if isinstance(data, DataSet):
+        return data
+    return load(data, data_dir, image_size=image_size or None, skip_corrupt=skip_corrupt)
+
+
+def evaluation_metrics():
+    """Returns the metrics that count each image once: the error in % and the cross-entropy."""
+    return [ErrorPercent(), keras.metrics.SparseCategoricalCrossentropy(name="crossentropy")]
+
+
+def evaluation_data(data, devices):
+    """Returns what `evaluate` reads, and in how many steps: every test image once, in full batches."""
+    size = -(-EVALUATION_BATCH // devices.replicas) * devices.replicas
+    batches = EvaluationBatches(data, "test", size, share=(devices.worker, devices.workers))
+
+    def generate():
+        for _ in itertools.count():
+            yield from (batches[index] for index in range(len(batches)))
+
+    return devices.dataset(generate, batches.spec()), len(batches)
+
+
+def reestimate_statistics(model, batches, devices, steps=STATISTICS_STEPS):
+    """Measures the moving statistics of BN anew for the weights as they are: training steps of learning rate 0."""
+    still = TrainingModel(model.network, model.preparation)
+    still.compile(keras.optimizers.SGD(0.0), Crossentropy(model.loss.classes), jit_compile=model.jit_compile)
+    feed = Feed(batches)
+    still.fit(devices.dataset(feed, batches.spec()), steps_per_epoch=steps, shuffle=False, verbose=0)
