@@ -55,6 +55,15 @@ def test_a_folder_of_classes_is_a_data_set(folder):
     np.testing.assert_array_equal(load(data.folder).test.images, data.test.images)
 
 
+def test_a_test_split_without_some_classes_keeps_their_labels(folder):
+    path, pixels = folder
+    (path / "test/cat/y.png").unlink()
+    (path / "test/cat").rmdir()
+    data = load(path)
+    assert data.class_names[data.test.labels[0]] == "dog"
+    np.testing.assert_array_equal(data.test.images[0], pixels["test/dog/x.png"])
+
+
 def test_a_folder_without_a_split_is_split_by_its_names(tmp_path):
     for name in "abcdefghijklmnopqrstuvwxyz":
         write(tmp_path / "all" / "one" / f"{name}.png", np.full((4, 4), ord(name), np.uint8))
