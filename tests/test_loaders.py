@@ -51,7 +51,17 @@ def test_a_folder_of_classes_is_a_data_set(folder):
     np.testing.assert_allclose(data.mean, np.mean(expected, axis=(0, 1, 2)))
     np.testing.assert_allclose(data.deviation, np.std(expected, axis=(0, 1, 2)))
     (path / "test").rename(path / "val")
-    np.testing.assert_array_equal(load(path).test.images, data.test.images)
+    assert data.folder == str(path.resolve())
+    np.testing.assert_array_equal(load(data.folder).test.images, data.test.images)
+
+
+def test_a_test_split_without_some_classes_keeps_their_labels(folder):
+    path, pixels = folder
+    (path / "test/cat/y.png").unlink()
+    (path / "test/cat").rmdir()
+    data = load(path)
+    assert data.class_names[data.test.labels[0]] == "dog"
+    np.testing.assert_array_equal(data.test.images[0], pixels["test/dog/x.png"])
 
 
 def test_a_folder_without_a_split_is_split_by_its_names(tmp_path):

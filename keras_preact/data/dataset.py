@@ -67,6 +67,7 @@ class DataSet:
         class_names: One per label.
         mean: Per channel, of the training images, 0 to 255.
         deviation: Per channel, of the training images, 0 to 255.
+        folder: The path that `load` takes to load a folder of images again; None for a named data set, and for arrays.
     """
 
     name: str
@@ -75,6 +76,7 @@ class DataSet:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
+    folder: str | None = None
 
     def __post_init__(self):
         for name in ("train", "test"):

@@ -55,7 +55,8 @@ def load_folder(folder, image_size=None, skip_corrupt=False):
         mean, deviation = splits["train"].measured()
     for split, files in splits.items():
         _check_classes(folder, names, files.labels, split)
-    return DataSet(folder.resolve().name, splits["train"], splits["test"], names, mean, deviation)
+    path = folder.resolve()
+    return DataSet(path.name, splits["train"], splits["test"], names, mean, deviation, folder=str(path))
 
 
 def load_imagenet(data_dir=None, image_size=None, skip_corrupt=False):
