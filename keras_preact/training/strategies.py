@@ -60,12 +60,14 @@ class Devices:
         """Returns the context in which variables are made and training runs."""
         return self.strategy.scope() if self.strategy is not None else contextlib.nullcontext()
 
-    def check_batch(self, name, size):
-        """Raises a `ValueError` if `size` images do not fill the replicas equally; the argument is called `name`."""
-        if size % self.replicas:
-            near = max(self.replicas, size - size % self.replicas)
+    def check_batch(self, name, size, each=1):
+        """Raises a `ValueError` if `size` images, the argument `name`, are no equal multiples of `each` per replica."""
+        unit = self.replicas * each
+        if size % unit:
+            near = max(unit, size - size % unit)
+            what = f"{each} for each of the {self.replicas} replicas" if each > 1 else f"the {self.replicas} replicas"
             hint = f"A batch of {size} leaves a replica with fewer images, or none. Nearest: {near}."
-            raise argument_error(name, f"a multiple of the {self.replicas} replicas", size, hint)
+            raise argument_error(name, f"a multiple of {what}", size, hint)
 
     def dataset(self, generate, spec):
         """Returns what `fit` reads.

@@ -17,7 +17,7 @@ import numpy as np
 from keras_preact import export
 from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import TrainingBatches
-from keras_preact.data.dataset import ArraySplit, DataSet, held_out
+from keras_preact.data.dataset import ArraySplit, held_out
 from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
@@ -102,19 +102,20 @@ def train(
     if not isinstance(recipe, Recipe):
         raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
     augmentation = make_augmentation(recipe)
-    source = data.name if isinstance(data, DataSet) else str(data)
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
     validation = data
     if recipe.validation_images:
         data, validation = held_out(data, recipe.validation_images, recipe.seed)
-    experiment = Experiment(key, source, str(data_dir) if data_dir else None, name, recipe, model_options or {})
+    experiment = Experiment(
+        key, data.folder or data.name, str(data_dir) if data_dir else None, name, recipe, model_options or {}
+    )
     usual = pathlib.Path("runs") / f"{key}.{data.name}.{name}"
     folder = run.check_folder(output or usual, experiment.plain(), overwrite)
     if (finished := run.finished_card(folder, overwrite)) is not None:
         print(f"{folder} holds this run, finished: {finished['error_percent']:.2f} % test error.")
         return {**finished, "folder": str(folder)}
     devices = make_devices(strategy)
-    devices.check_batch("global_batch_size", recipe.global_batch_size)
+    devices.check_batch("global_batch_size", recipe.global_batch_size, 2 if augmentation.mixes else 1)
     with _restored_sigterm():
         with devices.scope():
             training = Training(experiment, data, validation, augmentation, devices, folder, overwrite)
