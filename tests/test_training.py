@@ -314,3 +314,22 @@ def test_a_step_compiles_once_with_xla_and_static_shapes():
     traces = step.experimental_get_tracing_count()
     assert np.isfinite([float(step(batches[number])["loss"]) for number in range(1, 4)]).all()
     assert step.experimental_get_tracing_count() == traces
+
+
+def test_a_full_disk_ends_the_run_and_the_same_call_goes_on(tmp_path, monkeypatch):
+    arguments = dict(recipe=QUICK.replace(epochs=2), output=tmp_path / "run", strategy="none", verbose=0)
+    savez, calls = np.savez, []
+
+    def full(*positional, **arrays):
+        calls.append(None)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        savez(*positional, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match=r"No space left.*are whole: the same command"):
+        keras_preact.train("ResNet11", **arguments)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000011"]
+    assert not (tmp_path / "run" / "card.json").exists()
+    keras_preact.train("ResNet11", **arguments)
+    assert (tmp_path / "run" / "history.csv").read_text().count("\n") == 3

@@ -116,7 +116,7 @@ def train(
         return {**finished, "folder": str(folder)}
     devices = make_devices(strategy)
     devices.check_batch("global_batch_size", recipe.global_batch_size, 2 if augmentation.mixes else 1)
-    with _restored_sigterm():
+    with _restored_sigterm(), _told_where_to_go_on(folder):
         with devices.scope():
             training = Training(experiment, data, validation, augmentation, devices, folder, overwrite)
             training.fit(checkpoint_steps, callbacks, verbose)
@@ -303,6 +303,16 @@ def _tensorboard(folder):
     if keras.backend.backend() != "tensorflow" or importlib.util.find_spec("tensorboard") is None:
         return []
     return [keras.callbacks.TensorBoard(folder / "tensorboard", write_graph=False)]
+
+
+@contextlib.contextmanager
+def _told_where_to_go_on(folder):
+    """Says what is left when a file cannot be written: disk full, or no permission."""
+    try:
+        yield
+    except OSError as error:
+        hint = f"The checkpoints in {folder / run.CHECKPOINTS} are whole: the same command goes on from the last."
+        raise OSError(f"{error}. {hint}") from error
 
 
 @contextlib.contextmanager
