@@ -24,6 +24,7 @@ ORDER = [
     "export",
     "data",
     "costs",
+    "backbone",
     "zoo",
     "weights",
     "model",
