@@ -42,6 +42,7 @@ _LAZY = {
     "RECIPES": "keras_preact.training.recipes",
     "Recipe": "keras_preact.training.recipe",
     "evaluate": "keras_preact.training.evaluation",
+    "export": "keras_preact.exporting",
     "predict": "keras_preact.training.predictor",
     "train": "keras_preact.training.trainer",
 }

@@ -5,7 +5,7 @@ import sys
 
 import tyro
 
-from keras_preact.commands import networks, runs
+from keras_preact.commands import export, networks, runs
 
 ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3."
 
@@ -21,6 +21,7 @@ def main(arguments=None):
             "launch": runs.launch,
             "evaluate": runs.evaluate,
             "predict": runs.predict,
+            "export": export.export,
             "list": networks.list_networks,
             "inspect": networks.inspect,
             "reproduce": networks.reproduce,

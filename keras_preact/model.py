@@ -187,7 +187,7 @@ class ResidualNetwork(keras.Model):
 
     def _stacked(self):
         """Returns this model if it is stacked, else its weights in one that is."""
-        return self if self.layout == "stacked" else _converted(self, layout="stacked")
+        return self if self.layout == "stacked" else converted(self, layout="stacked")
 
     def _check_fingerprint(self, path):
         import h5py
@@ -263,7 +263,7 @@ def relayout(model, layout, unroll=None, remat=None):
     changes = {"layout": check_choice("layout", layout, LAYOUTS), "unroll": unroll, "remat": remat}
     if {**config, **changes} == config:
         return model
-    other = _converted(model, **changes)
+    other = converted(model, **changes)
     copy_trainable(model, other)
     if model.compiled:
         other.compile_from_config(model.get_compile_config())
@@ -271,7 +271,8 @@ def relayout(model, layout, unroll=None, remat=None):
     return other
 
 
-def _converted(model, **config):
+def converted(model, **config):
+    """Returns a network of the configuration of `model` with `config` changed, and its weights, not compiled."""
     other = ResidualNetwork.from_config({**model.get_config(), **config})
     copy_weights(model, other, partial=bool(model.features))
     return other

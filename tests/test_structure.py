@@ -21,7 +21,7 @@ ORDER = [
     "analysis",
     "transfer",
     "training",
-    "export",
+    "exporting",
     "data",
     "costs",
     "backbone",

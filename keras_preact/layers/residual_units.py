@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_preact.errors import from_fields
-from keras_preact.layers.batch_norm import batch_norm, moved
+from keras_preact.layers.batch_norm import batch_norm, folded, moved
 from keras_preact.layers.conv import convolve
 from keras_preact.layers.loop import scan, uniform
 from keras_preact.shapes import Shapes
@@ -109,7 +109,10 @@ class ResidualUnits(keras.layers.Layer):
 
     def folded(self):
         """Returns what inference computes with: the stacked weights by name, each foldable BN in its convolution."""
-        stacked = {name: ops.convert_to_tensor(variable) for name, variable in self.stacks.items()}
+        stacked = {
+            name: ops.cast(variable, self.compute_dtype if "conv" in name else variable.dtype)
+            for name, variable in self.stacks.items()
+        }
         self._fold(stacked)
         return stacked
 
@@ -125,16 +128,14 @@ class ResidualUnits(keras.layers.Layer):
     def _fold(self, stacked):
         """Multiplies, in a dict of stacked weights, each foldable BN into the convolution before it."""
         for bn, conv in self.foldable.items():
-            gamma, beta, mean, variance = (
-                stacked.pop(f"{bn}/{part}") for part in ("gamma", "beta", "moving_mean", "moving_variance")
-            )
-            scale = gamma * ops.rsqrt(variance + self.bn_epsilon)
+            weights = {
+                part: stacked.pop(f"{bn}/{part}") for part in ("gamma", "beta", "moving_mean", "moving_variance")
+            }
             # The kernel may be of half precision by now; fold the float32 one.
-            kernel = ops.cast(self.stacks[f"{conv}/kernel"].value, scale.dtype)
-            bias = stacked.get(f"{conv}/bias")
-            offset = beta - mean * scale if bias is None else beta + (ops.cast(bias, scale.dtype) - mean) * scale
-            stacked[f"{conv}/kernel"] = ops.cast(kernel * scale[:, None, None, None, :], self.compute_dtype)
-            stacked[f"{conv}/bias"] = ops.cast(offset, self.compute_dtype)
+            kernel = self.stacks[f"{conv}/kernel"].value
+            kernel, bias = folded(kernel, stacked.get(f"{conv}/bias"), weights, self.bn_epsilon)
+            stacked[f"{conv}/kernel"] = ops.cast(kernel, self.compute_dtype)
+            stacked[f"{conv}/bias"] = ops.cast(bias, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *residual_unit(Shapes(), tuple(input_shape[1:]), self.unit))

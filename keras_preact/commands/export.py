@@ -1,0 +1,106 @@
+"""The verb `export`: a run's model, or a .keras file, in formats that need no Keras."""
+
+import dataclasses
+import pathlib
+from typing import Literal
+
+import numpy as np
+from tyro.conf import Positional
+
+from keras_preact.data import load
+from keras_preact.errors import argument_error
+from keras_preact.exporting.formats import FORMATS, check_folder
+from keras_preact.exporting.formats import export as export_model
+from keras_preact.exporting.preprocessing import Preprocessing
+from keras_preact.training import run
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+CALIBRATION_IMAGES = 200
+
+
+def export(
+    model: Positional[pathlib.Path],
+    /,
+    *,
+    output: pathlib.Path | None = None,
+    formats: tuple[Literal[tuple(FORMATS)], ...] = ("savedmodel", "onnx", "litert"),
+    overwrite: bool = False,
+    images: pathlib.Path | None = None,
+    mean: tuple[float, ...] = (),
+    deviation: tuple[float, ...] = (),
+    class_names: tuple[str, ...] = (),
+) -> None:
+    """Writes a trained model as SavedModel, ONNX and LiteRT, and compares each file with it in a fresh process.
+
+    Args:
+        model: The folder of a finished run, or a .keras file.
+        output: The folder to write; <run>/export, or <file>.export, if left out.
+        formats: What to write. int8 is calibrated on the run's training images.
+        overwrite: Replace an earlier export.
+        images: A .keras file only: a folder of image files to compare on; half of them calibrate int8.
+        mean: A .keras file only: subtracted from pixels of 0 to 255, a number per channel.
+        deviation: A .keras file only: what they are divided by, a number per channel.
+        class_names: A .keras file only: a name for each output; numbers if left out.
+    """
+    path = pathlib.Path(model)
+    if path.suffix == ".keras":
+        target = output or path.with_suffix(".export")
+        check_folder(target, overwrite)
+        network, given = _of_file(path, images, mean, deviation, class_names)
+    else:
+        for name, value in (("images", images), ("mean", mean), ("deviation", deviation), ("class_names", class_names)):
+            if value:
+                raise argument_error(name, "left out for a run, whose card has it", value)
+        target = output or path / "export"
+        card = run.read_card(path)
+        check_folder(target, overwrite)
+        network, given = _of_run(path, card)
+    export_model(network, target, formats, overwrite=overwrite, **given)
+
+
+def _of_run(path, card):
+    data = load(card["data"])
+    preprocessing = card["preprocessing"]
+    shape = (*preprocessing["size"], data.image_shape[-1])
+    return run.load_model(path), {
+        "preprocessing": Preprocessing(shape, preprocessing["mean"], preprocessing["deviation"]),
+        "class_names": card["classes"],
+        "sample_images": data.test_images,
+        "sample_labels": data.test_labels,
+        "calibration_images": data.train_images[:CALIBRATION_IMAGES],
+        "card": card,
+    }
+
+
+def _of_file(path, folder, mean, deviation, class_names):
+    import keras
+
+    if not path.is_file():
+        raise argument_error("model", "the folder of a run, or an existing .keras file", str(path))
+    if not (mean and deviation):
+        hint = "A .keras file does not say how its images were normalised."
+        raise argument_error("mean, deviation", "given with a .keras file", (mean, deviation), hint)
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES) if folder and folder.is_dir() else []
+    if len(files) < 2:
+        raise argument_error("images", "a folder of two image files at least, to compare on", folder and str(folder))
+    network = keras.models.load_model(path, compile=False)
+    shape = network.input_shape[1:]
+    if None in shape:
+        raise argument_error("model", "of a fixed input size", shape)
+    preprocessing = Preprocessing(shape, mean, deviation)
+    pixels = _read(files, shape)
+    return network, {
+        "preprocessing": preprocessing,
+        "class_names": class_names or tuple(map(str, range(network.output_shape[-1]))),
+        "sample_images": pixels[::2],
+        "calibration_images": pixels[1::2],
+        "card": {"file": path.name, "preprocessing": dataclasses.asdict(preprocessing)},
+    }
+
+
+def _read(files, shape):
+    """Returns image files as uint8 (images, height, width, channels) of `shape`."""
+    from keras_preact.training.predictor import read_image
+
+    height, width, channels = shape
+    return np.stack([read_image(file, (height, width), channels) for file in files])
