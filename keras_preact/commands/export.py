@@ -7,15 +7,15 @@ from typing import Literal
 import numpy as np
 from tyro.conf import Positional
 
-from keras_preact.data import load
 from keras_preact.errors import argument_error
 from keras_preact.exporting.formats import FORMATS, check_folder
 from keras_preact.exporting.formats import export as export_model
 from keras_preact.exporting.preprocessing import Preprocessing
 from keras_preact.training import run
+from keras_preact.training.evaluation import loaded
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
-CALIBRATION_IMAGES = 200
+TEST_IMAGES, CALIBRATION_IMAGES = 1000, 200
 
 
 def export(
@@ -35,7 +35,8 @@ def export(
     Args:
         model: The folder of a finished run, or a .keras file.
         output: The folder to write; <run>/export, or <file>.export, if left out.
-        formats: What to write. int8 is calibrated on the run's training images.
+        formats: What to write. int8 is calibrated on 200 of the run's training images; all are compared on at
+            most 1000 test images.
         overwrite: Replace an earlier export.
         images: A .keras file only: a folder of image files to compare on; half of them calibrate int8.
         mean: A .keras file only: subtracted from pixels of 0 to 255, a number per channel.
@@ -59,17 +60,23 @@ def export(
 
 
 def _of_run(path, card):
-    data = load(card["data"])
+    data = loaded(card["data"], card.get("data_dir"), card["recipe"].get("image_size"))
+    tested = _evenly(len(data.test), TEST_IMAGES)
     preprocessing = card["preprocessing"]
     shape = (*preprocessing["size"], data.image_shape[-1])
     return run.load_model(path), {
         "preprocessing": Preprocessing(shape, preprocessing["mean"], preprocessing["deviation"]),
         "class_names": card["classes"],
-        "sample_images": data.test_images,
-        "sample_labels": data.test_labels,
-        "calibration_images": data.train_images[:CALIBRATION_IMAGES],
+        "sample_images": data.test.read(tested),
+        "sample_labels": data.test.labels[tested],
+        "calibration_images": data.train.read(_evenly(len(data.train), CALIBRATION_IMAGES)),
         "card": card,
     }
+
+
+def _evenly(length, count):
+    """Returns at most `count` positions of 0 to `length` - 1, evenly spread: folders come class by class."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
 
 
 def _of_file(path, folder, mean, deviation, class_names):

@@ -13,6 +13,7 @@ from keras_preact.units import residual_unit
 from keras_preact.version import __version__
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what reads these reads the file
+_LAST_OFF = {"starts": 0, "ends": -1, "axes": 1}
 ACTIVATIONS = {"softmax": ("Softmax", {"axis": -1}), "sigmoid": ("Sigmoid", {}), "linear": ("Identity", {})}
 
 
@@ -185,6 +186,10 @@ class OnnxGraph:
         if padding == "same":
             return self.node("MaxPool", name, x, auto_pad="SAME_UPPER", **attributes)
         if padding == "zero":
-            pads = self.constant(f"{name}/pads", np.asarray([0, 0, 1, 1, 0, 0, 1, 1], "int64"))
-            return self.node("MaxPool", name, self.node("Pad", f"{name}_pad", x, pads), **attributes)
+            # onnxruntime (1.31) makes a Pad with zeros and a MaxPool one pool, which pads with -inf. A channel more,
+            # taken off behind it, keeps the two apart.
+            pads = self.constant(f"{name}/pads", np.asarray([0, 0, 1, 1, 0, 1, 1, 1], "int64"))
+            x = self.node("MaxPool", f"{name}_pool", self.node("Pad", f"{name}_pad", x, pads), **attributes)
+            bounds = [self.constant(f"{name}/{part}", np.asarray([k], "int64")) for part, k in _LAST_OFF.items()]
+            return self.node("Slice", name, x, *bounds)
         return self.node("MaxPool", name, x, pads=[1] * 4, **attributes)

@@ -13,7 +13,7 @@ import numpy as np
 from keras_preact.exporting import reload
 from keras_preact.exporting.inference import stacked
 
-TOLERANCE = 1e-4  # of a probability, in float32
+TOLERANCE = 1e-3  # of a probability: float32 rounding moves ResNet-1001's by 1.5e-4, shallow networks' by 1e-6
 HALF_TOLERANCE = 2e-2  # where the Keras model computes with 8 bits, or 11, of each number
 INT8_AGREEMENT = 0.9  # the share of images that int8 must class as float does
 ENCODED = 4  # images sent as PNG files
@@ -73,6 +73,12 @@ def reference(model, preprocessing, images):
         hint = "An untrained deep network overflows in inference: train it first."
         raise ParityError(f"{model.name} itself gives numbers that are not finite. {hint}")
     return {"probabilities": probabilities, "logits": logits}
+
+
+def tolerance(model):
+    """Returns how much a probability of a SavedModel may differ from `model`, in whose precision it computes."""
+    policy = model.get_layer("stem_conv").dtype_policy
+    return TOLERANCE if policy.compute_dtype == policy.variable_dtype else HALF_TOLERANCE
 
 
 def size(path):
@@ -160,9 +166,7 @@ def _problem(name, found, model):
         return (
             None if agreement >= INT8_AGREEMENT else f"agrees with float on {100 * agreement:.1f} % of the images only"
         )
-    policy = model.get_layer("stem_conv").dtype_policy
-    half = name == "savedmodel" and policy.compute_dtype != policy.variable_dtype
     difference = found["probability_difference"]
-    if difference <= (HALF_TOLERANCE if half else TOLERANCE):
+    if difference <= (tolerance(model) if name == "savedmodel" else TOLERANCE):
         return None
     return f"differs from {model.name} by {difference} in a probability"

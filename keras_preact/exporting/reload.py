@@ -5,6 +5,7 @@ A program of its own, for `parity`: `python -P reload.py FOLDER`. `FOLDER/asked.
 `FOLDER/<format>.npz`, the outputs, and `FOLDER/measured.json`, the milliseconds a call takes.
 """
 
+import importlib
 import json
 import pathlib
 import statistics
@@ -84,6 +85,7 @@ def main(folder):
         images = dict(images)
     measured = {}
     for name, path in asked.items():
+        importlib.import_module("tensorflow" if name == "savedmodel" else "numpy")  # not a part of loading
         start = time.perf_counter()
         call, call_encoded = LOADERS[name](path)
         loaded = time.perf_counter() - start

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_preact.errors import argument_error
+from keras_preact.exporting import parity
 from keras_preact.exporting.inference import checked, inference_weights, outputs, stacked
 from keras_preact.files import written_aside
 
@@ -17,7 +18,7 @@ def can_export():
     return keras.backend.backend() == "tensorflow" and importlib.util.find_spec("tensorflow") is not None
 
 
-def export_savedmodel(model, path, preprocessing, class_names, sample_images, tolerance=1e-4, card=None):
+def export_savedmodel(model, path, preprocessing, class_names, sample_images, card=None):
     """Writes a SavedModel, as `write_savedmodel` does, and compares it with `model` in this process.
 
     Args:
@@ -26,13 +27,12 @@ def export_savedmodel(model, path, preprocessing, class_names, sample_images, to
         preprocessing: A `Preprocessing`.
         class_names: A name for each output.
         sample_images: uint8 (batch, height, width, channels).
-        tolerance: The largest difference of probabilities allowed.
         card: A dict that says what the model is, or None.
 
     Raises:
         ImportError: If TensorFlow is not installed.
         ValueError: If `model` has no classifier, or names and classes differ in number.
-        RuntimeError: If the written model computes something else; nothing is left at `path` then.
+        ParityError: If the written model computes something else; nothing is left at `path` then.
     """
     if not can_export():
         raise ImportError("A SavedModel is written by TensorFlow and its Keras backend: pip install tensorflow")
@@ -43,10 +43,10 @@ def export_savedmodel(model, path, preprocessing, class_names, sample_images, to
         write_savedmodel(model, aside, preprocessing, class_names, card)
         written = tf.saved_model.load(aside)
         served = written.serve(tf.constant(sample_images))["probabilities"].numpy()
-        expected = keras.ops.convert_to_numpy(model(preprocessing(sample_images), training=False))
+        expected = parity.reference(model, preprocessing, sample_images)["probabilities"]
         difference = float(np.abs(served - expected).max())
-        if not difference <= tolerance:
-            raise RuntimeError(f"The exported model differs from {model.name} by {difference} in a probability.")
+        if not difference <= parity.tolerance(model):
+            raise parity.ParityError(f"The SavedModel differs from {model.name} by {difference} in a probability.")
 
 
 def write_savedmodel(model, folder, preprocessing, class_names, card=None):
