@@ -14,6 +14,7 @@ import keras_preact
 from keras_preact.cli import main
 from keras_preact.data import load
 from keras_preact.exporting import FORMATS, ParityError, Preprocessing, export_savedmodel, formats, parity, reload
+from keras_preact.exporting.inference import inference_weights, outputs
 from keras_preact.exporting.litert import write_litert
 from keras_preact.exporting.onnx_graph import write_onnx
 from keras_preact.exporting.savedmodel import write_savedmodel
@@ -161,6 +162,12 @@ def test_a_savedmodel_of_either_layout_and_of_half_precision(layout, dtype, tmp_
     jpeg = loaded.signatures["encoded"](encoded=tf.constant([png(images[0], "jpeg")]))
     decoded = tf.io.decode_jpeg(png(images[0], "jpeg"))[None]
     np.testing.assert_allclose(jpeg["logits"], loaded.serve(decoded)["logits"], atol=1e-5)
+
+
+def test_half_precision_rounds_where_the_model_does():
+    model, images = network(dtype="mixed_bfloat16"), RGB(photographs())
+    found = outputs(model, inference_weights(model), images)["probabilities"]
+    np.testing.assert_array_equal(found, model(images, training=False))
 
 
 VARIANTS = {

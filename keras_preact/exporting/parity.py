@@ -64,6 +64,8 @@ def compare(model, files, preprocessing, images, labels=None):
 def reference(model, preprocessing, images):
     """Returns what the Keras model gives for uint8 images: a dict of `probabilities` and `logits`, float64."""
     both = keras.Model(model.input, [model.get_layer(name).output for name in ("predictions", "logits")])
+    if keras.backend.backend() == "tensorflow":
+        both.jit_compile = False  # a model that is not compiled would take XLA, and long
     parts = []
     for start in range(0, len(images), reload.BATCHES[-1]):
         batch = keras.ops.convert_to_numpy(preprocessing(images[start : start + reload.BATCHES[-1]]))

@@ -60,9 +60,8 @@ class ResidualUnits(keras.layers.Layer):
                 shape=(len(self.units), *weight.shape),
                 initializer=weight.initializer(),
                 trainable=weight.trainable,
-                # BN stays in float32 under mixed precision; its statistics are averaged over replicas.
-                autocast="conv" in name,
-                aggregation="none" if weight.trainable else "mean",
+                autocast=False,  # `_cast` does it: folding needs the kernels in full precision
+                aggregation="none" if weight.trainable else "mean",  # BN's statistics, over replicas
             )
             for name, weight in shapes.weights.items()
         }
@@ -77,9 +76,7 @@ class ResidualUnits(keras.layers.Layer):
 
     def call(self, x, training=False, return_units=False, return_lead=False):
         training = bool(training) and self.trainable
-        stacked = {name: ops.convert_to_tensor(variable) for name, variable in self.stacks.items()}
-        if not training:
-            self._fold(stacked)
+        stacked = self._cast() if training else self.folded()
         if return_lead:
             first = {name: array[0] for name, array in stacked.items()}
             lead = activate(Slices(self, first, training, None), x, self.unit.places.lead, "1")
@@ -109,12 +106,16 @@ class ResidualUnits(keras.layers.Layer):
 
     def folded(self):
         """Returns what inference computes with: the stacked weights by name, each foldable BN in its convolution."""
-        stacked = {
+        stacked = self._cast()
+        self._fold(stacked)
+        return stacked
+
+    def _cast(self):
+        """Returns the stacked weights by name: those of convolutions in the compute dtype, BN's in full precision."""
+        return {
             name: ops.cast(variable, self.compute_dtype if "conv" in name else variable.dtype)
             for name, variable in self.stacks.items()
         }
-        self._fold(stacked)
-        return stacked
 
     def infer(self, x, weights, straight=False):
         """Applies the units in inference with `weights` as `folded` returns them, in a loop unless `straight`."""
@@ -131,9 +132,8 @@ class ResidualUnits(keras.layers.Layer):
             weights = {
                 part: stacked.pop(f"{bn}/{part}") for part in ("gamma", "beta", "moving_mean", "moving_variance")
             }
-            # The kernel may be of half precision by now; fold the float32 one.
-            kernel = self.stacks[f"{conv}/kernel"].value
-            kernel, bias = folded(kernel, stacked.get(f"{conv}/bias"), weights, self.bn_epsilon)
+            kernel, bias = (self.stacks.get(f"{conv}/{part}") for part in ("kernel", "bias"))
+            kernel, bias = folded(kernel, bias, weights, self.bn_epsilon)
             stacked[f"{conv}/kernel"] = ops.cast(kernel, self.compute_dtype)
             stacked[f"{conv}/bias"] = ops.cast(bias, self.compute_dtype)
 
