@@ -85,7 +85,8 @@ def main(folder):
         images = dict(images)
     measured = {}
     for name, path in asked.items():
-        importlib.import_module("tensorflow" if name == "savedmodel" else "numpy")  # not a part of loading
+        if name == "savedmodel":
+            importlib.import_module("tensorflow")  # not a part of loading
         start = time.perf_counter()
         call, call_encoded = LOADERS[name](path)
         loaded = time.perf_counter() - start
