@@ -8,6 +8,7 @@ import sys
 if pathlib.Path(sys.argv[0]).name == "keras-preact":  # as a command, leave TensorFlow's start-up notes out
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from keras_preact.backbone import ResNetFeatures
 from keras_preact.costs import summary
 from keras_preact.model import ResidualNetwork, relayout
 from keras_preact.spec import (
@@ -41,6 +42,7 @@ _LAZY = {
     "RECIPES": "keras_preact.training.recipes",
     "Recipe": "keras_preact.training.recipe",
     "evaluate": "keras_preact.training.evaluation",
+    "export": "keras_preact.exporting",
     "predict": "keras_preact.training.predictor",
     "train": "keras_preact.training.trainer",
 }

@@ -5,7 +5,8 @@ import sys
 
 import tyro
 
-from keras_preact.commands import networks, runs
+from keras_preact.commands import export, networks, runs
+from keras_preact.exporting import ParityError
 
 ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3."
 
@@ -21,11 +22,12 @@ def main(arguments=None):
             "launch": runs.launch,
             "evaluate": runs.evaluate,
             "predict": runs.predict,
+            "export": export.export,
             "list": networks.list_networks,
             "inspect": networks.inspect,
             "reproduce": networks.reproduce,
         }
         tyro.extras.subcommand_cli_from_dict(verbs, prog="keras-preact", description=ABOUT, args=arguments)
-    except (ValueError, FloatingPointError, OSError, ImportError) as error:
+    except (ValueError, FloatingPointError, OSError, ImportError, ParityError) as error:
         print(f"keras-preact: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, ValueError) else 1) from error

@@ -24,9 +24,12 @@ def named_weights(model):
     return places
 
 
-def copy_weights(source, target):
-    """Copies all weights between models of one network in any layouts."""
-    _copy(named_weights(source), named_weights(target))
+def copy_weights(source, target, partial=False):
+    """Copies all weights between models of one network in any layouts; if `partial`, those that both have."""
+    read, write = named_weights(source), named_weights(target)
+    if partial:
+        read = {**write, **read}
+    _copy(read, write)
 
 
 def copy_trainable(source, target):
@@ -36,7 +39,7 @@ def copy_trainable(source, target):
         for operation in _operations(layer):
             frozen[operation] = not layer.trainable
     for layer in target.layers:
-        states = {frozen[operation] for operation in _operations(layer)}
+        states = {frozen[operation] for operation in _operations(layer) if operation in frozen}
         if len(states) > 1:
             raise argument_error("layout", f'"layers" while units of {layer.name} are frozen in part', "stacked")
         layer.trainable = states != {True}

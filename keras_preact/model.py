@@ -5,10 +5,10 @@ import pathlib
 
 import keras
 
-from keras_preact.copying import copy_optimizer, copy_trainable, copy_weights
+from keras_preact.copying import copy_optimizer, copy_trainable, copy_weights, named_weights
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.files import written_aside
-from keras_preact.networks import KerasLayers, StackedLayers, head, residual_network
+from keras_preact.networks import TAPS, KerasLayers, StackedLayers, feature_maps, head, residual_network
 from keras_preact.spec import NetworkSpec
 
 LAYOUTS = ("stacked", "layers")
@@ -25,6 +25,7 @@ class ResidualNetwork(keras.Model):
     Attributes:
         spec: The `NetworkSpec`.
         layout: `"stacked"` or `"layers"`.
+        feature_strides: Image pixels per pixel of each output, along one side, by name; empty without `features`.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class ResidualNetwork(keras.Model):
         name=None,
         trainable=True,
         input_tensor=None,
+        features=None,
     ):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         top = dict(
@@ -55,7 +57,10 @@ class ResidualNetwork(keras.Model):
         if inputs is None:
             inputs = keras.Input(input_shape, dtype=policy.variable_dtype, name="images")
         env = KerasLayers(spec, policy) if layout == "layers" else StackedLayers(spec, policy, **execution)
-        outputs = head(residual_network(env, inputs, spec), policy, **top)
+        if features:
+            outputs = feature_maps(env, inputs, spec, features)
+        else:
+            outputs = head(residual_network(env, inputs, spec), policy, **top)
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
         self.spec, self.layout = spec, layout
         self._arguments = {
@@ -64,6 +69,7 @@ class ResidualNetwork(keras.Model):
             **top,
             "layout": layout,
             **execution,
+            "features": features,
             "dtype": policy.name,
         }
 
@@ -78,7 +84,17 @@ class ResidualNetwork(keras.Model):
     @property
     def has_top(self):
         """Whether the network ends in a classifier."""
-        return self._arguments["include_top"]
+        return self._arguments["include_top"] and not self.features
+
+    @property
+    def features(self):
+        """The stages whose signals the network puts out: a dict from `stage<number>` to the tap, or None."""
+        return self._arguments["features"]
+
+    @property
+    def feature_strides(self):
+        strides = {f"stage{number}": side for number, side in enumerate(self.spec.stage_strides, start=1)}
+        return {name: strides[name] for name in self.features or ()}
 
     def compile(self, *args, jit_compile="auto", **kwargs):
         """Compiles as `keras.Model.compile` does, except that on TensorFlow without a GPU `"auto"` means no XLA.
@@ -97,6 +113,16 @@ class ResidualNetwork(keras.Model):
         if self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
+    def with_features(self, features):
+        """Returns the network, with a copy of its weights, that puts out `features`, as `check_features` gives them."""
+        other = type(self).from_config({**self.get_config(), "features": features})
+        if missing := named_weights(other).keys() - named_weights(self).keys():
+            raise argument_error(
+                "features", "of the stages that the network holds", list(features), f"{min(missing)} is not there."
+            )
+        copy_weights(self, other)
+        return other
+
     @property
     def fingerprint(self):
         """What a weights file must agree on: the spec without `FREE_FIELDS`, the channels read, and the head."""
@@ -104,6 +130,8 @@ class ResidualNetwork(keras.Model):
         arguments = self._arguments
         classes = arguments["num_classes"] if self.has_top else None
         plain = {**spec, "channels": arguments["input_shape"][-1], "num_classes": classes}
+        if self.features:  # the network ends behind the last of them
+            plain["features"] = self.features
         return json.loads(json.dumps(plain))
 
     def save_weights(self, filepath, overwrite=True, **options):
@@ -159,7 +187,7 @@ class ResidualNetwork(keras.Model):
 
     def _stacked(self):
         """Returns this model if it is stacked, else its weights in one that is."""
-        return self if self.layout == "stacked" else _converted(self, layout="stacked")
+        return self if self.layout == "stacked" else converted(self, layout="stacked")
 
     def _check_fingerprint(self, path):
         import h5py
@@ -170,11 +198,15 @@ class ResidualNetwork(keras.Model):
         except (OSError, ValueError) as error:
             raise argument_error("filepath", "a whole .weights.h5 file", str(path), f"h5py says: {error}") from error
         ours = self.fingerprint
-        if theirs is None or theirs == ours:
+        if theirs is None:
             return
-        differ = [name for name in ours if ours[name] != theirs.get(name)]
-        sides = "; ".join(f"{name}: file {theirs.get(name)!r}, model {ours[name]!r}" for name in differ)
-        raise argument_error("filepath", "a weights file of this network", str(path), f"They differ in {sides}.")
+        names = {**ours, **theirs}
+        if not self.has_top and "features" not in theirs:  # it reads the trunk of a whole network's file
+            names = names.keys() - {"num_classes", "features"}
+        differ = sorted(name for name in names if ours.get(name) != theirs.get(name))
+        sides = "; ".join(f"{name}: file {theirs.get(name)!r}, model {ours.get(name)!r}" for name in differ)
+        if differ:
+            raise argument_error("filepath", "a weights file of this network", str(path), f"They differ in {sides}.")
 
 
 def _weights_path(filepath):
@@ -188,6 +220,22 @@ def check_execution(unroll, remat):
     """Returns `unroll` (a whole number or `"all"`) and `remat` (a whole number) of a stacked network, or raises."""
     unroll = unroll if unroll == "all" else check_integer("unroll", unroll)
     return unroll, int(remat) if isinstance(remat, bool) else check_integer("remat", remat, minimum=0)
+
+
+def check_features(spec, features, tap, pooling=None):
+    """Returns a dict from the name of a stage to its tap, or None without `features`."""
+    if features is None:
+        return None
+    if pooling is not None:
+        raise argument_error("pooling", "None with `features`", pooling)
+    names = list(features) if isinstance(features, (list, tuple)) else [features]
+    stages = [f"stage{number}" for number in range(1, len(spec.units) + 1)]
+    if not names or len(set(map(str, names))) < len(names):
+        raise argument_error("features", f"different stages, one at least, of {', '.join(stages)}", features)
+    taps = list(tap) if isinstance(tap, (list, tuple)) else [tap] * len(names)
+    if len(taps) != len(names):
+        raise argument_error("tap", f"one for all features, or {len(names)}, one for each", tap)
+    return {check_choice("features", name, stages): check_choice("tap", one, TAPS) for name, one in zip(names, taps)}
 
 
 def relayout(model, layout, unroll=None, remat=None):
@@ -215,7 +263,7 @@ def relayout(model, layout, unroll=None, remat=None):
     changes = {"layout": check_choice("layout", layout, LAYOUTS), "unroll": unroll, "remat": remat}
     if {**config, **changes} == config:
         return model
-    other = _converted(model, **changes)
+    other = converted(model, **changes)
     copy_trainable(model, other)
     if model.compiled:
         other.compile_from_config(model.get_compile_config())
@@ -223,7 +271,8 @@ def relayout(model, layout, unroll=None, remat=None):
     return other
 
 
-def _converted(model, **config):
+def converted(model, **config):
+    """Returns a network of the configuration of `model` with `config` changed, and its weights, not compiled."""
     other = ResidualNetwork.from_config({**model.get_config(), **config})
-    copy_weights(model, other)
+    copy_weights(model, other, partial=bool(model.features))
     return other

@@ -20,7 +20,47 @@ def residual_network(env, x, spec):
     for stage in spec.stages:
         for _, run in itertools.groupby(stage):
             x = env.units(x, tuple(run))
+    return last_activation(env, x, spec)
+
+
+def last_activation(env, x, spec):
+    """Applies, behind the last sum, what leads a unit of this ordering."""
     return activate(env.within("final"), x, ORDERINGS[spec.ordering].lead, "")
+
+
+TAPS = ("sum", "activated")
+
+
+def feature_maps(env, x, spec, taps):
+    """Applies a network as far as `taps` need it, and returns a dict of the stages' signals.
+
+    Args:
+        env: A `KerasLayers` or `StackedLayers`.
+        x: The images (batch, height, width, channels).
+        spec: A `NetworkSpec`.
+        taps: A dict from `stage<number>` to one of `TAPS`. `"sum"` is x_{l+1} of the stage's last unit: what the next
+            shortcut carries. `"activated"` is what the next unit's first convolution reads: in pre-activation orderings
+            (Fig. 4(d), (e)) that unit's own leading ReLU or BN-ReLU of the sum, or the network's last; in the others,
+            which put nothing between the two, the sum itself.
+    """
+    found, lead = {}, ORDERINGS[spec.ordering].lead
+    taps = {name: tap if lead else "sum" for name, tap in taps.items()}
+    x = stem(env.within("stem"), x, spec)
+    for number, stage in enumerate(spec.stages, start=1):
+        before = f"stage{number - 1}"
+        if len(found) == len(taps):
+            break
+        for _, run in itertools.groupby(stage):
+            run = tuple(run)
+            reads = taps.get(before) == "activated" and before not in found
+            x, signal = env.units(x, run, return_lead=True) if reads else (env.units(x, run), None)
+            if reads:
+                found[before] = signal
+        if taps.get(f"stage{number}") == "sum":
+            found[f"stage{number}"] = x
+    if len(found) < len(taps):
+        found[f"stage{len(spec.stages)}"] = last_activation(env, x, spec)
+    return {name: found[name] for name in taps}
 
 
 def stem(env, x, spec):
@@ -44,6 +84,7 @@ class KerasLayers:
 
     def __init__(self, spec, dtype, prefix=""):
         self.spec, self.dtype, self.prefix = spec, dtype, prefix
+        self.first_relu = None
 
     def within(self, name):
         """Returns this environment with `name` before every layer's name."""
@@ -54,11 +95,17 @@ class KerasLayers:
         """Whether to ask for it: only TensorFlow has statistics per replica, and JAX refuses the word."""
         return self.spec.bn_synchronized and keras.backend.backend() == "tensorflow"
 
-    def units(self, x, run):
-        """Applies a run of units that are equal but for their names and drop rates."""
+    def units(self, x, run, return_lead=False):
+        """Applies a run of units that are equal but for their names and drop rates.
+
+        With `return_lead` it returns the first unit's signal behind its leading activation, too.
+        """
+        lead = None
         for unit in run:
-            x = residual_unit(self.within(unit.name), x, unit)
-        return x
+            env = self.within(unit.name)
+            x = residual_unit(env, x, unit)
+            lead = env.first_relu if lead is None else lead
+        return (x, lead) if return_lead else x
 
     def conv(self, x, name, conv):
         padding = "same"
@@ -89,7 +136,9 @@ class KerasLayers:
         )(x)
 
     def relu(self, x, name):
-        return self._layer(layers.Activation, name, activation="relu")(x)
+        x = self._layer(layers.Activation, name, activation="relu")(x)
+        self.first_relu = x if self.first_relu is None else self.first_relu
+        return x
 
     def sigmoid(self, x, name):
         return self._layer(layers.Activation, name, activation="sigmoid")(x)
@@ -127,7 +176,7 @@ class StackedLayers(KerasLayers):
         super().__init__(spec, dtype, prefix)
         self.unroll, self.remat = unroll, remat
 
-    def units(self, x, run):
+    def units(self, x, run, return_lead=False):
         return self._layer(
             ResidualUnits,
             run_name(run),
@@ -137,7 +186,7 @@ class StackedLayers(KerasLayers):
             bn_synchronized=self.bn_synchronized,
             unroll=self.unroll,
             remat=self.remat,
-        )(x)
+        )(x, **({"return_lead": True} if return_lead else {}))
 
 
 def run_name(run):

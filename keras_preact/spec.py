@@ -6,6 +6,7 @@ A figure or equation number refers to *Identity Mappings in Deep Residual Networ
 
 import dataclasses
 import itertools
+import operator
 from dataclasses import dataclass, field
 
 from keras_preact.errors import (
@@ -331,12 +332,15 @@ class NetworkSpec:
         return sum(self.units) * len(UNIT_KINDS[self.unit][0]) + 2
 
     @property
+    def stage_strides(self):
+        """Input pixels per pixel that each stage puts out, along one side."""
+        of_stem = self.stem.strides * (1 if self.stem.pool == "none" else 2)
+        return tuple(itertools.accumulate((of_stem * self.strides[0], *self.strides[1:]), operator.mul))
+
+    @property
     def total_stride(self):
         """Input pixels per output pixel, along one side."""
-        total = self.stem.strides * (1 if self.stem.pool == "none" else 2)
-        for strides in self.strides:
-            total *= strides
-        return total
+        return self.stage_strides[-1]
 
     @property
     def minimum_size(self):

@@ -5,7 +5,7 @@ import pathlib
 import keras
 
 from keras_preact.errors import argument_error, check_choice, check_fields, check_integer
-from keras_preact.model import LAYOUTS, ResidualNetwork, check_execution
+from keras_preact.model import LAYOUTS, ResidualNetwork, check_execution, check_features
 from keras_preact.spec import UNIT_KINDS, NetworkSpec, StemSpec
 
 CIFAR_WIDTHS = (16, 32, 64)
@@ -139,6 +139,8 @@ def build_network(
     unroll=1,
     remat=False,
     dtype=None,
+    features=None,
+    tap="sum",
 ):
     """Builds the `keras.Model` of a `NetworkSpec`.
 
@@ -160,9 +162,17 @@ def build_network(
         remat: Whether the backward pass computes units anew instead of keeping their inner signals: memory for about a
             quarter more time. A number k keeps the signal between every k units only.
         dtype: A Keras dtype policy or its name. Logits and probabilities are float32 at least.
+        features: Stages whose signals are put out in place of all else, e.g. `("stage2", "stage3")`: a backbone, which
+            ends behind the last of them. `model.feature_strides` has the image pixels per pixel of each. Weights files
+            of the whole network fit.
+        tap: Which signal of a stage that is, for all or one for each: `"sum"`, x_{l+1} of its last unit, which in a
+            pre-activation network no BN has touched; `"activated"`, what the next unit's first convolution reads:
+            the sum behind that unit's own leading BN and ReLU, or the network's last. Where the ordering has none there
+            (Fig. 4(a) to (c)) it is the sum.
 
     Returns:
-        A `ResidualNetwork`, a functional `keras.Model`. Its output is (batch, num_classes) with the top.
+        A `ResidualNetwork`, a functional `keras.Model`. Its output is (batch, num_classes) with the top; with
+        `features` a dict from their names to (batch, height / stride, width / stride, channels).
 
     Raises:
         ValueError: If an argument is not allowed; it is named, with what was received and what is near.
@@ -180,6 +190,7 @@ def build_network(
     if pooling is not None:
         check_choice("pooling", pooling, ("avg", "max"))
     classifier_activation = _check_activation(classifier_activation)
+    features = check_features(spec, features, tap, pooling)
     shape = _check_input(spec, input_shape, input_tensor)
     is_input = input_tensor is None or isinstance(input_tensor._keras_history.operation, keras.layers.InputLayer)
     model = ResidualNetwork(
@@ -195,6 +206,7 @@ def build_network(
         dtype=dtype,
         name=name or f"resnet{spec.depth}",
         input_tensor=input_tensor if is_input else None,
+        features=features,
     )
     if weights is not None:
         model.load_weights(weights)
@@ -267,6 +279,8 @@ def _builder(family, about="", **which):
         unroll=1,
         remat=False,
         dtype=None,
+        features=None,
+        tap="sum",
         **spec_fields,
     ):
         _check_weights(weights)
@@ -288,6 +302,8 @@ def _builder(family, about="", **which):
             unroll=unroll,
             remat=remat,
             dtype=dtype,
+            features=features,
+            tap=tap,
         )
 
     builder.__name__ = builder.__qualname__ = function_name

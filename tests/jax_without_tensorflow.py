@@ -24,6 +24,7 @@ import keras_preact
 from keras_preact.data import Augmentation, load
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
+from keras_preact.exporting import Preprocessing
 
 
 def training(folder):
@@ -46,6 +47,10 @@ def training(folder):
     assert card["versions"]["jax"]
     assert not (folder / "run" / "saved_model").exists()
     assert keras_preact.evaluate(folder / "run")["error_percent"] == card["error_percent"]
+    given = {"class_names": range(4), "sample_images": rng.integers(0, 256, (4, 8, 8, 3)).astype("uint8")}
+    preprocessing = Preprocessing((8, 8, 3), (127.5,) * 3, (60.0,) * 3)
+    report = keras_preact.export(model, folder / "export", "onnx", preprocessing=preprocessing, **given)
+    assert report["formats"]["onnx"]["probability_difference"] < 1e-5
     preparation()
 
 

@@ -29,6 +29,20 @@ def batch_norm(x, weights, epsilon, training, synchronized=False):
     return ops.cast(y, x.dtype), *((mean, variance) if training else (None, None))
 
 
+def folded(kernel, bias, bn, epsilon):
+    """Returns kernel and bias of a convolution that does, in inference, what it and a BN right behind it do.
+
+    Args:
+        kernel: (..., k, k, C_in, C_out), of any precision.
+        bias: (..., C_out) or None.
+        bn: Dict with `gamma`, `beta`, `moving_mean` and `moving_variance`, each (..., C_out); its dtype is returned.
+        epsilon: Added to the variance.
+    """
+    scale = bn["gamma"] * ops.rsqrt(bn["moving_variance"] + epsilon)
+    mean = bn["moving_mean"] if bias is None else bn["moving_mean"] - ops.cast(bias, scale.dtype)
+    return ops.cast(kernel, scale.dtype) * scale[..., None, None, None, :], bn["beta"] - mean * scale
+
+
 def _fused(x, gamma, beta, epsilon):
     """Runs TensorFlow's one kernel for all of it, which Keras does not use; it returns N / (N - 1) of the variance."""
     import tensorflow as tf

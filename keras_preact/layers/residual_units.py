@@ -7,12 +7,12 @@ import keras
 from keras import ops
 
 from keras_preact.errors import from_fields
-from keras_preact.layers.batch_norm import batch_norm, moved
+from keras_preact.layers.batch_norm import batch_norm, folded, moved
 from keras_preact.layers.conv import convolve
 from keras_preact.layers.loop import scan, uniform
 from keras_preact.shapes import Shapes
 from keras_preact.spec import ShortcutSpec, UnitSpec
-from keras_preact.units import residual_unit
+from keras_preact.units import activate, residual_unit
 
 # Runs up to this length stand in straight code: a loop would take longer to trace than it saves.
 SHORT_RUN = 5
@@ -35,7 +35,8 @@ class ResidualUnits(keras.layers.Layer):
 
     Input shape (batch, height, width, units[0].in_width), output shape (batch, height / strides, width / strides,
     units[0].out_width), both of the layer's compute dtype. With `return_units=True`, `call` returns the x_{l+1} of
-    every unit as well, stacked as (units, batch, height, width, channels).
+    every unit as well, stacked as (units, batch, height, width, channels); with `return_lead=True`, of a pre-activation
+    ordering, x behind the first unit's leading activation, which is what that unit's first convolution reads.
     """
 
     def __init__(self, units, bn_momentum, bn_epsilon, bn_synchronized=False, unroll=1, remat=0, **kwargs):
@@ -59,9 +60,8 @@ class ResidualUnits(keras.layers.Layer):
                 shape=(len(self.units), *weight.shape),
                 initializer=weight.initializer(),
                 trainable=weight.trainable,
-                # BN stays in float32 under mixed precision; its statistics are averaged over replicas.
-                autocast="conv" in name,
-                aggregation="none" if weight.trainable else "mean",
+                autocast=False,  # `_cast` does it: folding needs the kernels in full precision
+                aggregation="none" if weight.trainable else "mean",  # BN's statistics, over replicas
             )
             for name, weight in shapes.weights.items()
         }
@@ -74,11 +74,12 @@ class ResidualUnits(keras.layers.Layer):
         }
         self.built = True
 
-    def call(self, x, training=False, return_units=False):
+    def call(self, x, training=False, return_units=False, return_lead=False):
         training = bool(training) and self.trainable
-        stacked = {name: ops.convert_to_tensor(variable) for name, variable in self.stacks.items()}
-        if not training:
-            self._fold(stacked)
+        stacked = self._cast() if training else self.folded()
+        if return_lead:
+            first = {name: array[0] for name, array in stacked.items()}
+            lead = activate(Slices(self, first, training, None), x, self.unit.places.lead, "1")
         draw = None
         if self.seed_generator is not None and training:
             draw = self.seed_generator.next()
@@ -99,28 +100,51 @@ class ResidualUnits(keras.layers.Layer):
         x, stacks = scan(step, x, stacked, outputs, unroll, self.remat if training else 0)
         for name in moving:
             self.stacks[name].assign(stacks[name])
+        if return_lead:
+            return x, lead
         return (x, stacks["units"]) if return_units else x
+
+    def folded(self):
+        """Returns what inference computes with: the stacked weights by name, each foldable BN in its convolution."""
+        stacked = self._cast()
+        self._fold(stacked)
+        return stacked
+
+    def _cast(self):
+        """Returns the stacked weights by name: those of convolutions in the compute dtype, BN's in full precision."""
+        return {
+            name: ops.cast(variable, self.compute_dtype if "conv" in name else variable.dtype)
+            for name, variable in self.stacks.items()
+        }
+
+    def infer(self, x, weights, straight=False):
+        """Applies the units in inference with `weights` as `folded` returns them, in a loop unless `straight`."""
+        straight = straight or len(self.units) <= SHORT_RUN
+
+        def step(x, slices):
+            return residual_unit(Slices(self, slices, False, None), x, self.unit), {}
+
+        return scan(step, x, weights, {}, len(self.units) if straight else 1)[0]
 
     def _fold(self, stacked):
         """Multiplies, in a dict of stacked weights, each foldable BN into the convolution before it."""
         for bn, conv in self.foldable.items():
-            gamma, beta, mean, variance = (
-                stacked.pop(f"{bn}/{part}") for part in ("gamma", "beta", "moving_mean", "moving_variance")
-            )
-            scale = gamma * ops.rsqrt(variance + self.bn_epsilon)
-            # The kernel may be of half precision by now; fold the float32 one.
-            kernel = ops.cast(self.stacks[f"{conv}/kernel"].value, scale.dtype)
-            bias = stacked.get(f"{conv}/bias")
-            offset = beta - mean * scale if bias is None else beta + (ops.cast(bias, scale.dtype) - mean) * scale
-            stacked[f"{conv}/kernel"] = ops.cast(kernel * scale[:, None, None, None, :], self.compute_dtype)
-            stacked[f"{conv}/bias"] = ops.cast(offset, self.compute_dtype)
+            weights = {
+                part: stacked.pop(f"{bn}/{part}") for part in ("gamma", "beta", "moving_mean", "moving_variance")
+            }
+            kernel, bias = (self.stacks.get(f"{conv}/{part}") for part in ("kernel", "bias"))
+            kernel, bias = folded(kernel, bias, weights, self.bn_epsilon)
+            stacked[f"{conv}/kernel"] = ops.cast(kernel, self.compute_dtype)
+            stacked[f"{conv}/bias"] = ops.cast(bias, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *residual_unit(Shapes(), tuple(input_shape[1:]), self.unit))
 
-    def compute_output_spec(self, x, training=False, return_units=False):
+    def compute_output_spec(self, x, training=False, return_units=False, return_lead=False):
         shape = self.compute_output_shape(x.shape)
         spec = keras.KerasTensor(shape, self.compute_dtype)
+        if return_lead:
+            return spec, keras.KerasTensor(x.shape, self.compute_dtype)
         return (spec, keras.KerasTensor((len(self.units), *shape), self.compute_dtype)) if return_units else spec
 
     def get_config(self):

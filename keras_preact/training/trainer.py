@@ -14,7 +14,7 @@ import time
 import keras
 import numpy as np
 
-from keras_preact import export
+from keras_preact import exporting
 from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import ArraySplit, held_out
@@ -330,10 +330,10 @@ def _save(network, data, folder):
         network.save(aside)
     saved = keras.models.load_model(folder / run.MODEL, compile=False)
     error_percent = measure(saved, data)["error_percent"]
-    preprocessing = export.Preprocessing(data.image_shape, data.mean, data.deviation)
-    if export.can_export():
+    preprocessing = exporting.Preprocessing(data.image_shape, data.mean, data.deviation)
+    if exporting.can_export():
         samples = data.test.read(np.arange(3))
-        export.export_savedmodel(saved, folder / run.SAVED_MODEL, preprocessing, data.class_names, samples)
+        exporting.export_savedmodel(saved, folder / run.SAVED_MODEL, preprocessing, data.class_names, samples)
     _write_samples(data, folder / "samples")
     return error_percent
 

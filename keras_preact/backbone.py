@@ -1,0 +1,24 @@
+"""Backbones: a network that puts out the signals of its stages."""
+
+from keras_preact.errors import argument_error
+from keras_preact.model import ResidualNetwork, check_features
+from keras_preact.zoo import get_model
+
+
+def ResNetFeatures(model, features, tap="sum", **keywords):
+    """Returns the backbone of a network: the signals of its stages, as `features` and `tap` in `build_network` say.
+
+    Args:
+        model: The name of a network, built with `keywords`, or a network that is built, whose weights are copied.
+        features: Stages, e.g. `("stage2", "stage3")`.
+        tap: `"sum"` or `"activated"`, for all or one for each.
+        **keywords: As in `ResNet164`; only with a name.
+
+    Raises:
+        ValueError: If an argument is not allowed.
+    """
+    if not isinstance(model, ResidualNetwork):
+        return get_model(model, features=features, tap=tap, **keywords)
+    if keywords:
+        raise argument_error("model", "the name of a network if there are other keywords", model.name)
+    return model.with_features(check_features(model.spec, features, tap))

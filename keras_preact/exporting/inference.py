@@ -1,0 +1,102 @@
+"""A network in inference, computed from folded weights: what the exported formats hold."""
+
+from keras import ops
+
+from keras_preact.errors import argument_error
+from keras_preact.layers.batch_norm import batch_norm, folded
+from keras_preact.layers.conv import convolve
+from keras_preact.layers.residual_units import ResidualUnits
+from keras_preact.model import ResidualNetwork, converted
+from keras_preact.networks import residual_network, run_name
+
+
+def checked(model):
+    """Returns `model` if it is a network of this package with a classifier; raises a `ValueError` if not."""
+    if not isinstance(model, ResidualNetwork) or not model.has_top:
+        expected = "a network of keras_preact that ends in its classifier (include_top=True)"
+        raise argument_error("model", expected, getattr(model, "name", model))
+    return model
+
+
+def stacked(model, dtype=None):
+    """Returns the network in the stacked layout, in which building and tracing do not grow with depth, and in `dtype`.
+
+    Args:
+        model: A `ResidualNetwork` of either layout.
+        dtype: A Keras dtype policy's name; that of the model if None.
+    """
+    changes = {"layout": "stacked", "dtype": dtype or model.get_config()["dtype"]}
+    config = model.get_config()
+    return model if {**config, **changes} == config else converted(model, **changes)
+
+
+def inference_weights(model):
+    """Returns what inference computes with: a dict from a layer of the stacked layout to a dict of its tensors.
+
+    Each BN right behind a convolution is folded into it: in a pre-activation unit all but the first, and conv1's
+    unless the network computes in half precision. What leads a pre-activation unit or ends the network is not: it
+    reads a sum, which in a unit the shortcut carries on, and no convolution stands before it.
+    """
+    weights = {}
+    for layer in model.layers:
+        if isinstance(layer, ResidualUnits):
+            weights[layer.name] = layer.folded()
+        elif layer.weights:
+            weights[layer.name] = {weight.name: ops.convert_to_tensor(weight) for weight in layer.weights}
+    stem, policy = weights["stem_conv"], model.get_layer("stem_conv").dtype_policy
+    if model.spec.stem.activates and policy.compute_dtype == policy.variable_dtype:
+        bn = weights.pop("stem_bn")
+        stem["kernel"], stem["bias"] = folded(stem["kernel"], stem.get("bias"), bn, model.spec.bn_epsilon)
+    return weights
+
+
+def outputs(model, weights, images, straight=False):
+    """Returns the dict of what the exported models put out, as tensors.
+
+    Args:
+        model: A network in the stacked layout.
+        weights: Those of `inference_weights`, or arrays or variables of the same names.
+        images: Normalised images (batch, height, width, channels).
+        straight: Whether to write every unit out; if not, runs of units are loops.
+
+    Returns:
+        `probabilities` and `logits` (batch, classes), and `features` (batch, channels): the last activation, averaged
+        over the image, which the classifier reads.
+    """
+    x = ops.cast(images, model.get_layer("stem_conv").compute_dtype)
+    x = residual_network(Inference(model, weights, straight), x, model.spec)
+    features = model.get_layer("pool")(x)
+    classifier = model.get_layer("logits")
+    features = ops.cast(features, classifier.compute_dtype)
+    logits = ops.matmul(features, weights["logits"]["kernel"]) + weights["logits"]["bias"]
+    return {"probabilities": model.get_layer("predictions")(logits), "logits": logits, "features": features}
+
+
+class Inference:
+    """An environment (see `units`) that computes with the weights of a stacked network, given from outside."""
+
+    def __init__(self, model, weights, straight, prefix=""):
+        self.model, self.weights, self.straight, self.prefix = model, weights, straight, prefix
+
+    def within(self, name):
+        """Returns this environment with `name` before every layer's name."""
+        return Inference(self.model, self.weights, self.straight, f"{self.prefix}{name}_")
+
+    def units(self, x, run):
+        """Applies a run of units that are equal but for their names and drop rates."""
+        layer = self.model.get_layer(run_name(run))
+        return layer.infer(x, self.weights[layer.name], self.straight)
+
+    def conv(self, x, name, conv):
+        weights = {part: ops.cast(weight, x.dtype) for part, weight in self.weights[self.prefix + name].items()}
+        return convolve(x, weights["kernel"], conv.strides, weights.get("bias"))
+
+    def batch_norm(self, x, name, center=True, scale=True):
+        weights = self.weights.get(self.prefix + name)
+        return x if weights is None else batch_norm(x, weights, self.model.spec.bn_epsilon, training=False)[0]
+
+    def relu(self, x, name):
+        return ops.relu(x)
+
+    def max_pool(self, x, name, padding):
+        return self.model.get_layer(self.prefix + name)(x)

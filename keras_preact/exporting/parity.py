@@ -1,0 +1,174 @@
+"""Exported files against the Keras model: the same images through both, the files in a process without Keras."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import keras
+import numpy as np
+
+from keras_preact.exporting import reload
+from keras_preact.exporting.inference import stacked
+
+TOLERANCE = 1e-3  # of a probability: float32 rounding moves ResNet-1001's by 1.5e-4, shallow networks' by 1e-6
+HALF_TOLERANCE = 2e-2  # where the Keras model computes with 8 bits, or 11, of each number
+INT8_AGREEMENT = 0.9  # the share of images that int8 must class as float does
+ENCODED = 4  # images sent as PNG files
+
+
+class ParityError(RuntimeError):
+    """An exported file gives something else than the Keras model; it has been removed."""
+
+
+def compare(model, files, preprocessing, images, labels=None):
+    """Runs exported files in a fresh process and compares them with `model`.
+
+    Args:
+        model: The network they were written from.
+        files: A dict from a format to its path.
+        preprocessing: The `Preprocessing` written into them.
+        images: uint8 (images, height, width, channels) of any size.
+        labels: Whole numbers (images,), or None.
+
+    Returns:
+        A dict from a format to what was measured: the largest difference of a probability and of a logit (this one
+        relative to the largest), the share of images with the same most probable class, size, seconds to load,
+        milliseconds a call, with labels the error in percent.
+
+    Raises:
+        ParityError: If a file cannot be run, differs by more than the constants of this module allow, or gives two
+            answers to one question.
+    """
+    # ONNX and LiteRT are written in float32, whatever the model computes in, and do not resize.
+    plain = model if model.get_config()["dtype"] == "float32" else stacked(model, "float32")
+    fitted = preprocessing.fitted(images)
+    sources = {name: (model, images) if name == "savedmodel" else (plain, fitted) for name in files}
+    measured, outputs = _run(files, {name: given for name, (_, given) in sources.items()}, images.shape[-1])
+    report, expected = {}, {}
+    for name, (network, given) in sources.items():
+        source = id(network), id(given)
+        if source not in expected:
+            expected[source] = reference(network, preprocessing, given)
+        found = _compared(outputs[name], expected[source], labels)
+        report[name] = {**found, "megabytes": size(files[name]), **measured[name]}
+    problems = {name: _problem(name, found, model) for name, found in report.items()}
+    for name, problem in problems.items():
+        if problem:
+            raise ParityError(f"The exported {name} file {problem}. Nothing of the export is kept.")
+    return report
+
+
+def reference(model, preprocessing, images):
+    """Returns what the Keras model gives for uint8 images: a dict of `probabilities` and `logits`, float64."""
+    both = keras.Model(model.input, [model.get_layer(name).output for name in ("predictions", "logits")])
+    if keras.backend.backend() == "tensorflow":
+        both.jit_compile = False  # a model that is not compiled would take XLA, and long
+    parts = []
+    for start in range(0, len(images), reload.BATCHES[-1]):
+        batch = keras.ops.convert_to_numpy(preprocessing(images[start : start + reload.BATCHES[-1]]))
+        parts.append(both.predict_on_batch(batch))
+    probabilities, logits = (np.concatenate(values).astype("float64") for values in zip(*parts))
+    if not np.isfinite(logits).all():
+        hint = "An untrained deep network overflows in inference: train it first."
+        raise ParityError(f"{model.name} itself gives numbers that are not finite. {hint}")
+    return {"probabilities": probabilities, "logits": logits}
+
+
+def tolerance(model):
+    """Returns how much a probability of a SavedModel may differ from `model`, in whose precision it computes."""
+    policy = model.get_layer("stem_conv").dtype_policy
+    return TOLERANCE if policy.compute_dtype == policy.variable_dtype else HALF_TOLERANCE
+
+
+def size(path):
+    """Returns the megabytes of a file, or of all files of a folder."""
+    path = pathlib.Path(path)
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return round(sum(file.stat().st_size for file in files) / 1e6, 3)
+
+
+def table(report):
+    """Returns the lines of a table for people."""
+    titles = (
+        "format",
+        "MB",
+        "load s",
+        *(f"ms of {count}" for count in reload.BATCHES),
+        "max diff",
+        "same top-1",
+        "error %",
+    )
+    rows = [titles]
+    for name, found in report.items():
+        error = f"{found['error_percent']:.2f}" if "error_percent" in found else ""
+        latency = [f"{found['latency_ms'][str(count)]:.2f}" for count in reload.BATCHES]
+        same, difference = f"{100 * found['top1_agreement']:.2f} %", f"{found['probability_difference']:.1e}"
+        rows.append((name, f"{found['megabytes']:.2f}", f"{found['load_s']:.2f}", *latency, difference, same, error))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def _run(files, given, channels):
+    """Returns, by format, what `reload` measured, and the dict of arrays that it got."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        (folder / "asked.json").write_text(json.dumps({name: str(path) for name, path in files.items()}))
+        np.savez(folder / "images.npz", **given)
+        if "savedmodel" in given and channels in (1, 3):
+            _write_encoded(given["savedmodel"][:ENCODED], folder / "encoded")
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        command = [sys.executable, "-P", reload.__file__, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            lines = "\n".join(done.stderr.strip().splitlines()[-8:])
+            raise ParityError(
+                f"An exported file cannot be run in a fresh process:\n{lines}\nNothing of the export is kept."
+            )
+        outputs = {}
+        for name in files:
+            with np.load(folder / f"{name}.npz") as arrays:
+                outputs[name] = dict(arrays)
+        return json.loads((folder / "measured.json").read_text()), outputs
+
+
+def _write_encoded(images, folder):
+    from PIL import Image
+
+    folder.mkdir()
+    for number, image in enumerate(images):
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{number}.png")
+
+
+def _compared(found, expected, labels):
+    difference = {name: float(np.abs(found[name] - expected[name]).max()) for name in expected}
+    ours, theirs = found["probabilities"].argmax(-1), expected["probabilities"].argmax(-1)
+    result = {
+        "images": len(ours),
+        "probability_difference": difference["probabilities"],
+        "relative_logit_difference": difference["logits"] / max(float(np.abs(expected["logits"]).max()), 1e-30),
+        "top1_agreement": float(np.mean(ours == theirs)),
+    }
+    if labels is not None:
+        result["error_percent"] = round(100.0 * float(np.mean(ours != labels)), 4)
+        result["keras_error_percent"] = round(100.0 * float(np.mean(theirs != labels)), 4)
+    return result
+
+
+def _problem(name, found, model):
+    """Returns what is wrong with a file, or None."""
+    if not found["repeats"]:
+        return "answers the same images differently the second time"
+    if found.get("encoded_difference", 0.0) > 1e-3:
+        return f"differs by {found['encoded_difference']} in a logit when images come encoded"
+    if name.endswith("int8"):
+        agreement = found["top1_agreement"]
+        return (
+            None if agreement >= INT8_AGREEMENT else f"agrees with float on {100 * agreement:.1f} % of the images only"
+        )
+    difference = found["probability_difference"]
+    if difference <= (tolerance(model) if name == "savedmodel" else TOLERANCE):
+        return None
+    return f"differs from {model.name} by {difference} in a probability"

@@ -1,0 +1,128 @@
+"""A trained model as a SavedModel that takes images as they come, and needs TensorFlow alone."""
+
+import importlib.util
+import json
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_preact.errors import argument_error
+from keras_preact.exporting import parity
+from keras_preact.exporting.inference import checked, inference_weights, outputs, stacked
+from keras_preact.files import written_aside
+
+
+def can_export():
+    """Returns whether SavedModels can be had: TensorFlow writes them, from a model of its own backend."""
+    return keras.backend.backend() == "tensorflow" and importlib.util.find_spec("tensorflow") is not None
+
+
+def export_savedmodel(model, path, preprocessing, class_names, sample_images, card=None):
+    """Writes a SavedModel, as `write_savedmodel` does, and compares it with `model` in this process.
+
+    Args:
+        model: A network with a classifier.
+        path: The folder to write, aside and then renamed; one that exists is replaced.
+        preprocessing: A `Preprocessing`.
+        class_names: A name for each output.
+        sample_images: uint8 (batch, height, width, channels).
+        card: A dict that says what the model is, or None.
+
+    Raises:
+        ImportError: If TensorFlow is not installed.
+        ValueError: If `model` has no classifier, or names and classes differ in number.
+        ParityError: If the written model computes something else; nothing is left at `path` then.
+    """
+    if not can_export():
+        raise ImportError("A SavedModel is written by TensorFlow and its Keras backend: pip install tensorflow")
+    import tensorflow as tf
+
+    checked(model)
+    with written_aside(pathlib.Path(path)) as aside:
+        write_savedmodel(model, aside, preprocessing, class_names, card)
+        written = tf.saved_model.load(aside)
+        served = written.serve(tf.constant(sample_images))["probabilities"].numpy()
+        expected = parity.reference(model, preprocessing, sample_images)["probabilities"]
+        difference = float(np.abs(served - expected).max())
+        if not difference <= parity.tolerance(model):
+            raise parity.ParityError(f"The SavedModel differs from {model.name} by {difference} in a probability.")
+
+
+def write_savedmodel(model, folder, preprocessing, class_names, card=None):
+    """Writes a SavedModel whose signatures take any number of images and give `outputs`.
+
+    The default signature takes `images`, uint8 (batch, height, width, channels) of any size. For grey and RGB models
+    the signature `encoded` takes JPEG or PNG files as strings, (batch,), of any sizes. Both resize and normalise.
+    `assets.extra/class_names.txt` names the classes, one a line; `assets.extra/card.json` holds `card`.
+
+    Args:
+        model: A network with a classifier.
+        folder: A path that does not exist.
+        preprocessing: A `Preprocessing`.
+        class_names: A name for each output.
+        card: A dict that JSON can hold, or None.
+    """
+    import tensorflow as tf
+
+    names = check_class_names(model, class_names)
+    module = _module(stacked(model), preprocessing)
+    signatures = {"serving_default": module.serve.get_concrete_function()}
+    if hasattr(module, "serve_encoded"):
+        signatures["encoded"] = module.serve_encoded.get_concrete_function()
+    tf.saved_model.save(module, str(folder), signatures)
+    extra = pathlib.Path(folder) / "assets.extra"
+    extra.mkdir()
+    (extra / "class_names.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    if card is not None:
+        (extra / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def check_class_names(model, names):
+    """Returns `names` as strings; raises a `ValueError` if they are not one per class, each one line."""
+    names = [str(name) for name in names]
+    classes = model.output_shape[-1]
+    if len(names) != classes:
+        raise argument_error("class_names", f"{classes} names, one for each output", f"{len(names)} names")
+    if any(len(name.splitlines()) != 1 for name in names):
+        raise argument_error("class_names", "names of one line", next(n for n in names if len(n.splitlines()) != 1))
+    return names
+
+
+def _module(model, preprocessing):
+    """Returns a `tf.Module` that holds the folded weights and serves the network, traced once."""
+    import tensorflow as tf
+
+    module, channels = tf.Module(), preprocessing.image_shape[-1]
+    module.weights = {
+        layer: {name: tf.Variable(value, trainable=False) for name, value in parts.items()}
+        for layer, parts in inference_weights(model).items()
+    }
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, *preprocessing.image_shape), tf.float32)])
+    def network(images):
+        weights = {
+            layer: {name: tf.convert_to_tensor(variable) for name, variable in parts.items()}
+            for layer, parts in module.weights.items()
+        }
+        return outputs(model, weights, images)
+
+    network = network.get_concrete_function()  # called as it was, TensorFlow would trace it twice
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None, None, channels), tf.uint8, "images")])
+    def serve(images):
+        return network(preprocessing(images))
+
+    def decoded(file):
+        image = tf.io.decode_image(file, channels, expand_animations=False)
+        return preprocessing.resized(image[None])[0]
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None,), tf.string, "encoded")])
+    def serve_encoded(encoded):
+        spec = tf.TensorSpec(preprocessing.image_shape, tf.float32)
+        return network(preprocessing.normalized(tf.map_fn(decoded, encoded, fn_output_signature=spec)))
+
+    module.serve = serve
+    if channels in (1, 3):  # what image files are decoded to
+        module.serve_encoded = serve_encoded
+    return module
