@@ -40,7 +40,9 @@ from keras_preact.zoo import (
 _LAZY = {
     "RECIPES": "keras_preact.training.recipes",
     "Recipe": "keras_preact.training.recipe",
+    "analyze": "keras_preact.analysis.measure",
     "evaluate": "keras_preact.training.evaluation",
+    "explain": "keras_preact.analysis.report",
     "predict": "keras_preact.training.predictor",
     "train": "keras_preact.training.trainer",
 }

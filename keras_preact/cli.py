@@ -5,7 +5,7 @@ import sys
 
 import tyro
 
-from keras_preact.commands import networks, runs
+from keras_preact.commands import explain, networks, runs
 
 ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3."
 
@@ -24,6 +24,7 @@ def main(arguments=None):
             "list": networks.list_networks,
             "inspect": networks.inspect,
             "reproduce": networks.reproduce,
+            "explain": explain.explain,
         }
         tyro.extras.subcommand_cli_from_dict(verbs, prog="keras-preact", description=ABOUT, args=arguments)
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
