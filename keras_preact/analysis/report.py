@@ -13,8 +13,9 @@ from keras_preact.analysis import plots
 from keras_preact.analysis.gradients import check_backend
 from keras_preact.analysis.measure import analyze
 from keras_preact.analysis.sections import SECTIONS
-from keras_preact.analysis.sources import find_network, test_batch
+from keras_preact.analysis.sources import batch_for, find_network
 from keras_preact.analysis.studies import study_depths, study_shortcuts
+from keras_preact.data import load
 from keras_preact.errors import argument_error, check_integer, check_integers
 from keras_preact.files import write_text
 from keras_preact.version import __version__
@@ -42,18 +43,30 @@ EFFORTS = {False: Effort((11, 29, 56, 164, 1001), 60, 110, 24), True: Effort((11
 
 
 def explain(
-    model, output="report.html", *, data=None, quick=False, depths=None, steps=None, images=16, seed=0, tell=print
+    model,
+    output="report.html",
+    *,
+    data=None,
+    data_dir=None,
+    quick=False,
+    depths=None,
+    steps=None,
+    images=16,
+    seed=0,
+    tell=print,
 ):
     """Measures why a network trains, or does not, and writes a report: one HTML file, with no other file needed.
 
-    It shows the network itself, then networks of growing depth without shortcuts, with the original unit and with
-    pre-activation, before and after a little training, and the shortcuts of Table 1.
+    It shows the network itself, then, on the digits, networks of growing depth without shortcuts, with the original
+    unit and with pre-activation, before and after a little training, and the shortcuts of Table 1.
 
     Args:
         model: A name of `keras_preact.list_models()` or `resnet<depth>`, which is built untrained; the folder of a
             finished run; a `.keras` file; or a `ResidualNetwork`.
         output: The report; the name must end in `.html`. A file that exists is replaced.
-        data: The name of a data set; a run's own, else the digits, if None. Its images are resized to the network's.
+        data: The name of a data set to measure the network on; a run's own, else the digits, if None. Its images are
+            resized to the network's.
+        data_dir: The folder in which to look for the data set; a run's own if None.
         quick: Whether to compare shallow networks for a few steps only: seconds, not minutes.
         depths: Weight layers of the networks that are compared, 9n + 2 each; those of `EFFORTS` if None.
         steps: Training steps of each of them; likewise.
@@ -72,17 +85,18 @@ def explain(
     effort = _effort(quick, depths, steps)
     images, seed = check_integer("images", images, minimum=2), check_integer("seed", seed, minimum=0)
     keras.utils.set_random_seed(seed)
-    network, data = find_network(model, data)
-    batch, labels = test_batch(network, data, images)
+    network, data = find_network(model, data, data_dir)
+    batch, labels = batch_for(network, data, images)
     tell(f"{network.name}: {sum(network.spec.units)} units, {len(batch)} images of {data.name}")
     result = analyze(network, batch, labels, deletions=0 if labels is None else effort.deletions, seed=seed)
     figures = _own_figures(result)
-    runs = study_depths(data, effort.depths, effort.steps, images=images, seed=seed, tell=tell)
+    digits = load("digits")
+    runs = study_depths(digits, effort.depths, effort.steps, images=images, seed=seed, tell=tell)
     figures["depths"] = plots.plot_depths(runs)
-    figures["degradation"] = plots.plot_degradation(runs, len(data.class_names))
-    shortcuts = study_shortcuts(data, effort.shortcut_depth, images=images, seed=seed, tell=tell)
+    figures["degradation"] = plots.plot_degradation(runs, len(digits.class_names))
+    shortcuts = study_shortcuts(digits, effort.shortcut_depth, images=images, seed=seed, tell=tell)
     figures["shortcuts"] = plots.plot_shortcuts(shortcuts)
-    facts = {"data": f"the {data.name}", "steps": effort.steps, "depth": effort.shortcut_depth}
+    facts = {"steps": effort.steps, "depth": effort.shortcut_depth}
     note = QUICK_NOTE if quick else ""
     write_text(path, _page(result, figures, facts, note, seed))
     return path

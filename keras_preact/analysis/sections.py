@@ -53,7 +53,7 @@ SECTIONS = {
         "The gradient against depth",
         "|∂E/∂x<sub>l</sub>| / |∂E/∂x<sub>end</sub>|",
         "Networks of the same units, with no shortcut, with the original unit and with pre-activation, before and"
-        " after {steps} training steps on {data}. In a plain network with batch normalisation the gradient grows by"
+        " after {steps} training steps on the digits. In a plain network with batch normalisation the gradient grows by"
         " a constant factor a layer on its way back, so exponentially with depth: the first layers are told nothing"
         " useful. With shortcuts it grows far more slowly.",
     ),
@@ -69,7 +69,7 @@ SECTIONS = {
     "degradation": Section(
         "The degradation problem",
         "deeper, yet a higher <em>training</em> loss",
-        "The same networks' loss on {data} after {steps} steps of the same recipe. A plain network that is made"
+        "The same networks' loss on the digits after {steps} steps of the same recipe. A plain network that is made"
         " deeper trains worse, although it could copy the shallower one: it is harder to optimise, not over-fitted."
         " Under pre-activation depth costs little. A run this short also shows that the original unit, deep, wants"
         " a gentler start; the paper gives it 400 steps at a tenth of the learning rate.",

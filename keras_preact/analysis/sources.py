@@ -12,27 +12,31 @@ from keras_preact.training import run
 from keras_preact.zoo import get_model, model_key
 
 
-def find_network(model, data=None):
+def find_network(model, data=None, data_dir=None):
     """Returns the `ResidualNetwork` that `model` means, and the `DataSet` to measure it on.
 
     Args:
         model: A network's name, which is built untrained for the data; a run folder; a `.keras` file; or a network.
         data: The name of a data set. If None, a run's own, else the digits.
+        data_dir: The folder in which to look for it; likewise.
 
     Raises:
         ValueError: If `model` is none of these, or holds no network of this package.
     """
     if isinstance(model, ResidualNetwork):
-        return model, load(data or "digits")
+        return model, load(data or "digits", data_dir)
     path = pathlib.Path(str(model))
     if path.is_dir():
         card = run.read_card(path)
-        return _checked(run.load_model(path), model), load(data or card["data"])
-    if path.suffix == ".keras" and path.is_file():
-        return _checked(_loaded(path), model), load(data or "digits")
-    key, data = model_key(model), load(data or "digits")
-    # The images decide the size.
-    shape = (None, None, data.image_shape[-1])
+        network = _checked(run.load_model(path), model)
+        if data is not None:
+            return network, load(data, data_dir)
+        size = card["recipe"].get("image_size") or None
+        return network, load(card["data"], data_dir or card.get("data_dir"), image_size=size)
+    if path.suffix == ".keras":
+        return _checked(_loaded(path), model), load(data or "digits", data_dir)
+    key, data = model_key(model), load(data or "digits", data_dir)
+    shape = (None, None, data.image_shape[-1])  # the images decide the size
     return get_model(key, input_shape=shape, num_classes=len(data.class_names)), data
 
 
@@ -42,7 +46,7 @@ def _loaded(path):
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises many kinds
-        raise argument_error("model", "a .keras file that is whole", str(path), str(error)) from error
+        raise argument_error("model", "a .keras file that exists and is whole", str(path), str(error)) from error
 
 
 def _checked(network, model):
@@ -51,7 +55,7 @@ def _checked(network, model):
     return network
 
 
-def test_batch(network, data, count):
+def batch_for(network, data, count):
     """Returns the first `count` normalised test images that the network has a class for, in its size, and their labels.
 
     A network without a classifier gets None for labels.
@@ -59,11 +63,11 @@ def test_batch(network, data, count):
     Raises:
         ValueError: If the images have other channels than the network reads, unless they have one, which is repeated.
     """
-    chosen = np.arange(len(data.test_images))
+    chosen = np.arange(len(data.test))
     if network.has_top:
-        chosen = chosen[data.test_labels < network.output_shape[-1]]
+        chosen = chosen[data.test.labels < network.output_shape[-1]]
     chosen = chosen[:count]
-    images = data.normalized(data.test_images[chosen])
+    images = data.normalized(data.test.read(chosen))
     *sides, channels = network.input_shape[1:]
     if images.shape[-1] not in (1, channels):
         expected = f"a data set whose images have {channels} channels, as the network reads them"
@@ -72,4 +76,4 @@ def test_batch(network, data, count):
     if size != images.shape[1:3]:
         images = ops.convert_to_numpy(ops.image.resize(images, size, data_format="channels_last"))
     images = np.repeat(images, channels, axis=-1) if images.shape[-1] != channels else images
-    return images, data.test_labels[chosen] if network.has_top else None
+    return images, data.test.labels[chosen] if network.has_top else None

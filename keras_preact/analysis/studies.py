@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_preact.analysis.measure import analyze
 from keras_preact.analysis.result import Propagation
+from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.errors import check_integer, check_integers
 from keras_preact.spec import ShortcutSpec
@@ -95,7 +96,7 @@ def study_depths(data, depths, steps, kinds=tuple(KINDS), images=16, global_batc
     depths, steps = check_integers("depths", depths), check_integer("steps", steps)
     for depth in depths:
         cifar_spec(depth, unit="bottleneck")
-    batch = data.normalized(data.test_images[:images]), data.test_labels[:images]
+    batch = _first_images(data, images)
     runs = []
     for depth in depths:
         for kind in kinds:
@@ -121,13 +122,19 @@ def study_shortcuts(data, depth=110, images=16, seed=0, tell=print):
     Returns:
         A list of (`Row`, `Propagation`).
     """
-    batch = data.normalized(data.test_images[:images]), data.test_labels[:images]
+    batch = _first_images(data, images)
     found = []
     for row in TABLE_1:
         network = _network(data, seed, depth, unit="basic", ordering="original", shortcut=row.shortcut)
         found.append((row, analyze(network, *batch, seed=seed)))
         tell(f"{row.label:24} product of the shortcut factors {found[-1][1].network_product[0]:.2g}")
     return found
+
+
+def _first_images(data, count):
+    """Returns the first test images, normalised, and their labels."""
+    chosen = np.arange(min(count, len(data.test)))
+    return data.normalized(data.test.read(chosen)), data.test.labels[chosen]
 
 
 def _network(data, seed, depth, **options):
@@ -139,7 +146,7 @@ def _train(network, data, steps, global_batch_size, seed):
     """Takes training steps by the recipe `digits`; returns the loss of each, in nats, up to the first not finite."""
     recipe = get_recipe("digits").replace(epochs=1, global_batch_size=global_batch_size)
     network.compile(make_optimizer(recipe, steps), "sparse_categorical_crossentropy")
-    batches = TrainingBatches(data, global_batch_size, seed, recipe.crop_padding, recipe.flip)
+    batches = TrainingBatches(data, global_batch_size, seed, Augmentation(crop_padding=recipe.crop_padding)).prepared()
     losses = []
     for step in range(steps):
         if step and step % len(batches) == 0:
