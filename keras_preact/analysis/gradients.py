@@ -27,7 +27,7 @@ def compiled(function):
 
     # XLA's gradients of convolutions are slow on CPUs. TensorFlow warns of many traces by a function's code, which
     # equal functions of different units share; a partial has none.
-    return tf.function(functools.partial(function), jit_compile=False)
+    return tf.function(functools.partial(function), jit_compile=False, autograph=False)
 
 
 def linearized(function, x):

@@ -189,7 +189,8 @@ def _finish(axes, label, result, scale="log"):
     """Labels the axes, and marks where a stage begins."""
     for index in np.flatnonzero(np.diff(result.stage)) + 1.5:
         axes.axvline(index, color=GREY, linewidth=0.8, linestyle=":")
-    axes.set(xlabel="unit", ylabel=label, xlim=(0.5, len(result.units) + 0.5))
+    margin = 0.5 + len(result.units) / 50
+    axes.set(xlabel="unit", ylabel=label, xlim=(1 - margin, len(result.units) + margin))
     if scale == "log":
         _log(axes)
     if axes.get_legend_handles_labels()[0]:

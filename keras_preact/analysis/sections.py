@@ -32,8 +32,8 @@ SECTIONS = {
         "∂E/∂x<sub>l</sub> = ∂E/∂x<sub>L</sub> · ( ∏ λ<sub>i</sub> + … ) (eqs. 7, 8)",
         "Anything on the shortcut gives the direct term a factor in every unit, and the factors of all units behind"
         " are multiplied: 0.9 over 54 units is 0.003. Above: each unit's factor, measured as the ratio of the"
-        " direct term's norms on both sides of h, and of f. Below: the product over the units that keep the shape;"
-        " for identities it is 1.",
+        " direct term's norms on both sides of h, and of f; it dips where a unit changes the shape. Below: the"
+        " product over the units that keep the shape; for identities it is 1.",
     ),
     "openness": Section(
         "What ReLUs cut and gates let through",
@@ -64,7 +64,7 @@ SECTIONS = {
         " error on CIFAR-10 that the paper reports for 110 layers, or “fail” above 20 %. Blue is the product of the"
         " shortcut factors of all units behind (over units that keep the shape). Where it falls, the direct term is"
         " gone. A 1x1 convolution contains the identity but starts far from it. Dropout here divides by 1 - rate,"
-        " so its mean factor is 1, but it is another mask in every unit.",
+        " so its mean factor is 1, but it draws another mask in every unit: no element is spared by fifty of them.",
     ),
     "degradation": Section(
         "The degradation problem",
