@@ -267,13 +267,21 @@ def test_convolutions_on_the_shortcut_multiply_their_matrices():
 @float64
 def test_dropout_puts_a_mask_on_the_shortcut_in_training_alone():
     model = without_branches(one_stage(6, width=16, shortcut={"name": "dropout", "rate": 0.5}))
+    change_weights(model, "final_bn/beta", lambda beta: beta + 100.0)  # the last ReLU passes what masks have zeroed
     masked, other = (analyze(model, *batch(16), seed=seed) for seed in (0, 1))
-    # Half of the elements stay, doubled: the mean square doubles. Gradients are less alike from element to element.
+    # Half of the elements stay, doubled: the mean square doubles. Of the gradient ever fewer elements are left.
     np.testing.assert_allclose(np.square(masked.shortcut_rms / masked.signal_rms), 2.0, rtol=0.1)
     np.testing.assert_allclose(np.square(masked.shortcut_factor), 2.0, rtol=0.3)
     assert np.all(masked.shortcut_rms != other.shortcut_rms)
     np.testing.assert_array_equal(masked.gradient_norm, analyze(model, *batch(16), seed=0).gradient_norm)
     np.testing.assert_array_equal(analyze(model, *batch(16), training=False).shortcut_factor, 1.0)
+
+
+@float64
+def test_stochastic_depth_takes_branches_away_in_training_alone():
+    model = one_stage(3, width=4, stochastic_depth=(0.0, 1.0 - 1e-9, 0.0))
+    np.testing.assert_array_equal(analyze(model, batch()[0]).branch_rms > 0, [True, False, True])
+    assert np.all(analyze(model, batch()[0], training=False).branch_rms > 0)
 
 
 # Claims 8 to 10 and 15: what stands after the addition, and how signals grow
@@ -373,7 +381,7 @@ def test_a_measurement_is_frozen_and_readable(small, tmp_path):
 @float64
 def test_jax_measures_the_same(tmp_path):
     images, labels = batch()
-    model = randomized(build(unit="bottleneck", ordering="original", shortcut="exclusive_gating"))
+    model = randomized(one_stage(3, width=4, unit="bottleneck", ordering="original", shortcut="exclusive_gating"))
     model.save(tmp_path / "model.keras")
     np.savez(tmp_path / "batch.npz", images=images, labels=labels)
     analyze(model, images, labels, deletions=2).to_json(tmp_path / "expected.json")
