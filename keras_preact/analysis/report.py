@@ -64,8 +64,8 @@ def explain(
         model: A name of `keras_preact.list_models()` or `resnet<depth>`, which is built untrained; the folder of a
             finished run; a `.keras` file; or a `ResidualNetwork`.
         output: The report; the name must end in `.html`. A file that exists is replaced.
-        data: The name of a data set to measure the network on; a run's own, else the digits, if None. Its images are
-            resized to the network's.
+        data: The name of a data set to measure the network on, or a `DataSet`; a run's own, else the digits, if None.
+            Its images are resized to the network's.
         data_dir: The folder in which to look for the data set; a run's own if None.
         quick: Whether to compare shallow networks for a few steps only: seconds, not minutes.
         depths: Weight layers of the networks that are compared, 9n + 2 each; those of `EFFORTS` if None.

@@ -5,10 +5,10 @@ import pathlib
 import numpy as np
 from keras import ops
 
-from keras_preact.data import load
 from keras_preact.errors import argument_error
 from keras_preact.model import ResidualNetwork
 from keras_preact.training import run
+from keras_preact.training.evaluation import loaded
 from keras_preact.zoo import get_model, model_key
 
 
@@ -17,30 +17,32 @@ def find_network(model, data=None, data_dir=None):
 
     Args:
         model: A network's name, which is built untrained for the data; a run folder; a `.keras` file; or a network.
-        data: The name of a data set. If None, a run's own, else the digits.
+        data: The name of a data set, or a `DataSet`. If None, a run's own, else the digits.
         data_dir: The folder in which to look for it; likewise.
 
     Raises:
         ValueError: If `model` is none of these, or holds no network of this package.
     """
     if isinstance(model, ResidualNetwork):
-        return model, load(data or "digits", data_dir)
+        return model, _data(data, data_dir)
     path = pathlib.Path(str(model))
     if path.is_dir():
         card = run.read_card(path)
         network = _checked(run.load_model(path), model)
-        if data is not None:
-            return network, load(data, data_dir)
-        size = card["recipe"].get("image_size") or None
-        return network, load(card["data"], data_dir or card.get("data_dir"), image_size=size)
+        data_dir = data_dir or (card.get("data_dir") if data is None else None)
+        return network, loaded(card["data"] if data is None else data, data_dir, card["recipe"].get("image_size"))
     if path.suffix == ".keras":
-        return _checked(_loaded(path), model), load(data or "digits", data_dir)
-    key, data = model_key(model), load(data or "digits", data_dir)
+        return _checked(_read(path), model), _data(data, data_dir)
+    key, data = model_key(model), _data(data, data_dir)
     shape = (None, None, data.image_shape[-1])  # the images decide the size
     return get_model(key, input_shape=shape, num_classes=len(data.class_names)), data
 
 
-def _loaded(path):
+def _data(data, data_dir):
+    return loaded("digits" if data is None else data, data_dir, None)
+
+
+def _read(path):
     import keras
 
     try:
