@@ -41,8 +41,10 @@ from keras_preact.zoo import (
 _LAZY = {
     "RECIPES": "keras_preact.training.recipes",
     "Recipe": "keras_preact.training.recipe",
+    "analyze": "keras_preact.analysis.measure",
     "evaluate": "keras_preact.training.evaluation",
     "export": "keras_preact.exporting",
+    "explain": "keras_preact.analysis.report",
     "predict": "keras_preact.training.predictor",
     "train": "keras_preact.training.trainer",
 }

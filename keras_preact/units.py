@@ -15,16 +15,27 @@ from keras_preact.shortcuts import SHORTCUTS, match_shape
 
 def residual_unit(env, x, unit):
     """Applies one unit to x_l, of shape (batch, height, width, unit.in_width), and returns x_{l+1} (eqs. 1 and 2)."""
+    shortcut, branch = paths(env, x, unit)
+    return after_addition(env, branch if shortcut is None else env.add(shortcut, branch, "add"), unit)
+
+
+def paths(env, x, unit):
+    """Returns the two terms of eq. (1), h(x_l) and F(x_l), in the shape of x_{l+1}; a plain network's h is None."""
     lead = "" if unit.drops_lead else unit.places.lead
     if unit.activates_before_split:
         x, lead = activate(env, x, lead, "1"), ""
     branch = residual_branch(env, x, unit, lead)
-    if unit.shortcut.name != "none":
-        shortcut, branch = SHORTCUTS[unit.shortcut.name](env, match_shape(env, x, unit), branch, unit)
-        if unit.has_stochastic_depth:
-            branch = env.stochastic_depth(branch, "stochastic_depth", unit.drop_rate)
-        branch = env.add(shortcut, branch, "add")
-    return activate(env, branch, unit.places.after_addition, "_after_addition")
+    if unit.shortcut.name == "none":
+        return None, branch
+    shortcut, branch = SHORTCUTS[unit.shortcut.name](env, match_shape(env, x, unit), branch, unit)
+    if unit.has_stochastic_depth:
+        branch = env.stochastic_depth(branch, "stochastic_depth", unit.drop_rate)
+    return shortcut, branch
+
+
+def after_addition(env, y, unit):
+    """Returns x_{l+1} = f(y_l), eq. (2)."""
+    return activate(env, y, unit.places.after_addition, "_after_addition")
 
 
 def residual_branch(env, x, unit, lead):

@@ -1,6 +1,7 @@
 """Run by `test_jax.py`: builds, trains, saves and compares networks on JAX without TensorFlow."""
 
 import functools
+import json
 import pathlib
 import sys
 
@@ -93,6 +94,19 @@ def layouts(folder):
                 np.testing.assert_allclose(actual[name], expected[name], rtol=1e-9, atol=1e-10, err_msg=name)
 
 
+def analysis(folder):
+    """Signals and gradients a unit are those that the other backend measured, in float64."""
+    jax.config.update("jax_enable_x64", True)
+    keras.config.set_floatx("float64")
+    model = keras.models.load_model(folder / "model.keras")
+    arrays, expected = np.load(folder / "batch.npz"), json.loads((folder / "expected.json").read_text())
+    result = keras_preact.analyze(model, arrays["images"], arrays["labels"], deletions=2)
+    for name, column in result.columns.items():
+        values = np.array(expected[name], "float64")  # null becomes NaN
+        # Keras takes the last mean in float32.
+        np.testing.assert_allclose(column, values, rtol=1e-5, atol=1e-12, err_msg=name)
+
+
 def gradients(model, images, target):
     """Returns output, gradients and new statistics of a training step, by the names of the layout of layers."""
 
@@ -113,6 +127,6 @@ def gradients(model, images, target):
 
 
 if __name__ == "__main__":
-    {"training": training, "layouts": layouts}[sys.argv[1]](pathlib.Path(sys.argv[2]))
+    {"training": training, "layouts": layouts, "analysis": analysis}[sys.argv[1]](pathlib.Path(sys.argv[2]))
     assert "tensorflow" not in sys.modules
     print(f"{sys.argv[1]}: done")

@@ -214,5 +214,6 @@ class Slices:
         if not self.training:
             return x
         noise = uniform(shape, self.draw, 2 * self.slices["index"] + draw)
-        kept = ops.cast(x, "float32") / (1.0 - rate) if self.layer.compute_dtype != "float64" else x / (1.0 - rate)
+        wide = "float64" if self.layer.compute_dtype == "float64" else "float32"
+        kept = ops.cast(x, wide) / ops.cast(1.0 - rate, wide)
         return ops.where(noise >= rate, ops.cast(kept, x.dtype), ops.zeros_like(x))

@@ -1,0 +1,42 @@
+"""The verb `explain`: a report about a network's signals and gradients."""
+
+import pathlib
+
+from tyro.conf import Positional
+
+
+def explain(
+    model: Positional[str],
+    /,
+    *,
+    output: pathlib.Path = pathlib.Path("report.html"),
+    data: str | None = None,
+    data_dir: str | None = None,
+    quick: bool = False,
+    depths: tuple[int, ...] | None = None,
+    steps: int | None = None,
+    images: int = 16,
+    seed: int = 0,
+) -> None:
+    """Measures why a network trains, or does not, and writes an HTML report with pictures.
+
+    Args:
+        model: The name of a network (built untrained), a run folder, or a .keras file.
+        output: The report, one HTML file.
+        data: A data set to measure the network on; the run's own, else the digits, if left out.
+        data_dir: The folder in which the data set lies.
+        quick: Seconds instead of minutes: compares shallow networks only.
+        depths: Depths to compare, 9n + 2 each, e.g. 11 56 164.
+        steps: Training steps of each network that is compared.
+        images: Images to measure with.
+        seed: Decides weights, order and masks.
+    """
+    from keras_preact.analysis.report import explain as write_report
+
+    options = dict(depths=depths, steps=steps, images=images, seed=seed)
+    path = write_report(model, output, data=data, data_dir=data_dir, quick=quick, **options, tell=_tell)
+    print(f"\n{path}: open it in a browser")
+
+
+def _tell(line):
+    print(line, flush=True)
