@@ -34,11 +34,12 @@ ORDER = [
     "units",
     "shortcuts",
     "spec",
+    "unit_spec",
     "files",
     "errors",
     "version",
 ]
-SPEC_LEVEL = ("units", "shortcuts", "spec", "files", "errors", "version")
+SPEC_LEVEL = ("units", "shortcuts", "spec", "unit_spec", "files", "errors", "version")
 
 
 def part(path):
