@@ -10,6 +10,7 @@ from keras_preact.errors import from_fields
 from keras_preact.layers.batch_norm import batch_norm, moved
 from keras_preact.layers.conv import convolve
 from keras_preact.layers.loop import scan, uniform
+from keras_preact.layers.padding import zero_pad
 from keras_preact.shapes import Shapes
 from keras_preact.spec import ShortcutSpec, UnitSpec
 from keras_preact.units import residual_unit
@@ -182,8 +183,7 @@ class Slices:
         return self._drop(x, (ops.shape(x)[0], 1, 1, 1), self.slices.get("drop_rate"), draw=1)
 
     def zero_pad(self, x, name, filters, strides):
-        x = x[:, ::strides, ::strides, :]
-        return ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, filters - x.shape[-1]]])
+        return zero_pad(x, filters, strides)
 
     def _drop(self, x, shape, rate, draw):
         """Sets elements of x to zero with probability `rate` in training, and divides the others by 1 - rate."""
