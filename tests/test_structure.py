@@ -26,6 +26,7 @@ ORDER = [
     "costs",
     "zoo",
     "weights",
+    "frozen",
     "model",
     "copying",
     "networks",

@@ -10,9 +10,10 @@ def convolve(x, kernel, strides=1, bias=None):
     """Convolves x, (batch, height, width, C_in), with kernel, (k, k, C_in, C_out), padded by k // 2 on every side."""
     side, backend = kernel.shape[0], keras.backend.backend()
     fuses = bias is not None and backend == "tensorflow"  # convolution, bias and the ReLU behind become one kernel
-    if side == 1 and not fuses:
-        x = x[:, ::strides, ::strides, :] if strides > 1 else x
-        x = ops.matmul(x, kernel[0, 0])  # faster than a convolution in training
+    if side == 1 and strides > 1 and backend != "tensorflow":  # there a strided slice takes longer than all the rest
+        x, strides = x[:, ::strides, ::strides, :], 1
+    if side == 1 and strides == 1 and not fuses:
+        x = _product(x, kernel[0, 0])  # faster than a convolution in training
     elif strides == 1 and backend == "jax" and _on_cpu():
         x = _convolution_for_xla_on_cpu()(x, kernel)
     else:
@@ -24,6 +25,15 @@ def convolve(x, kernel, strides=1, bias=None):
 
         return tf.nn.bias_add(x, bias)
     return x if bias is None else x + bias
+
+
+def _product(x, matrix):
+    """Returns x @ matrix, of x (batch, height, width, C_in); a matrix of pixels needs no shapes at run time."""
+    height, width = x.shape[1:3]
+    if None in (height, width):
+        return ops.matmul(x, matrix)
+    product = ops.matmul(ops.reshape(x, (-1, x.shape[-1])), matrix)
+    return ops.reshape(product, (-1, height, width, matrix.shape[-1]))
 
 
 def _on_cpu():

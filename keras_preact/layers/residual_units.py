@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_preact.errors import from_fields
-from keras_preact.layers.batch_norm import batch_norm, moved
+from keras_preact.layers.batch_norm import batch_norm, moved, scaled
 from keras_preact.layers.conv import convolve
 from keras_preact.layers.loop import scan, uniform
 from keras_preact.layers.padding import zero_pad
@@ -17,6 +17,10 @@ from keras_preact.units import residual_unit
 
 # Runs up to this length stand in straight code: a loop would take longer to trace than it saves.
 SHORT_RUN = 5
+
+# A bias that changes no sum. TensorFlow makes one kernel of convolution, bias and addition, but not without a bias, nor
+# with one that is zero.
+TINY = 1e-30
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -47,6 +51,7 @@ class ResidualUnits(keras.layers.Layer):
         assert len(self.units) == 1 or not self.unit.changes_shape
         self.bn_momentum, self.bn_epsilon, self.bn_synchronized = bn_momentum, bn_epsilon, bn_synchronized
         self.unroll, self.remat = unroll, remat
+        self.constants = None
         self.seed_generator = None
         if self.unit.shortcut.name == "dropout" or self.unit.has_stochastic_depth:
             self.seed_generator = keras.random.SeedGenerator()
@@ -77,9 +82,7 @@ class ResidualUnits(keras.layers.Layer):
 
     def call(self, x, training=False, return_units=False):
         training = bool(training) and self.trainable
-        stacked = {name: ops.convert_to_tensor(variable) for name, variable in self.stacks.items()}
-        if not training:
-            self._fold(stacked)
+        stacked = self._stacked() if training else self.constants or self._folded()
         draw = None
         if self.seed_generator is not None and training:
             draw = self.seed_generator.next()
@@ -102,19 +105,42 @@ class ResidualUnits(keras.layers.Layer):
             self.stacks[name].assign(stacks[name])
         return (x, stacks["units"]) if return_units else x
 
-    def _fold(self, stacked):
-        """Multiplies, in a dict of stacked weights, each foldable BN into the convolution before it."""
-        for bn, conv in self.foldable.items():
+    def freeze(self):
+        """Keeps the weights that inference uses as they are now, as constants; what is assigned later has no effect."""
+        self.constants = {name: ops.convert_to_numpy(array) for name, array in self._folded().items()}
+
+    def _stacked(self):
+        """Returns the weights by name."""
+        return {name: ops.convert_to_tensor(variable) for name, variable in self.stacks.items()}
+
+    def _folded(self):
+        """Returns the weights of inference: a BN right behind a convolution is part of it, others scale and shift."""
+        stacked = self._stacked()
+        for bn in [name.removesuffix("/gamma") for name in self.stacks if name.endswith("/gamma")]:
             gamma, beta, mean, variance = (
                 stacked.pop(f"{bn}/{part}") for part in ("gamma", "beta", "moving_mean", "moving_variance")
             )
             scale = gamma * ops.rsqrt(variance + self.bn_epsilon)
-            # The kernel may be of half precision by now; fold the float32 one.
-            kernel = ops.cast(self.stacks[f"{conv}/kernel"].value, scale.dtype)
-            bias = stacked.get(f"{conv}/bias")
-            offset = beta - mean * scale if bias is None else beta + (ops.cast(bias, scale.dtype) - mean) * scale
-            stacked[f"{conv}/kernel"] = ops.cast(kernel * scale[:, None, None, None, :], self.compute_dtype)
-            stacked[f"{conv}/bias"] = ops.cast(offset, self.compute_dtype)
+            offset = beta - mean * scale
+            if bn in self.foldable:
+                self._fold(stacked, self.foldable[bn], scale, offset)
+            else:
+                stacked[f"{bn}/scale"], stacked[f"{bn}/offset"] = scale, offset
+        if keras.backend.backend() == "tensorflow":
+            for conv in [name.removesuffix("/kernel") for name in stacked if name.endswith("/kernel")]:
+                kernel = stacked[f"{conv}/kernel"]
+                no_bias = ops.full((len(self.units), kernel.shape[-1]), TINY, kernel.dtype)
+                stacked.setdefault(f"{conv}/bias", no_bias)
+        return stacked
+
+    def _fold(self, stacked, conv, scale, offset):
+        """Scales the convolution `conv`'s kernels in a dict of stacked weights, and adds the offset to its biases."""
+        # The kernel may be of half precision by now; fold the float32 one.
+        kernel = ops.cast(self.stacks[f"{conv}/kernel"].value, scale.dtype) * scale[:, None, None, None, :]
+        if f"{conv}/bias" in stacked:
+            offset = offset + ops.cast(stacked[f"{conv}/bias"], scale.dtype) * scale
+        stacked[f"{conv}/kernel"] = ops.cast(kernel, self.compute_dtype)
+        stacked[f"{conv}/bias"] = ops.cast(offset, self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *residual_unit(Shapes(), tuple(input_shape[1:]), self.unit))
@@ -151,14 +177,14 @@ class Slices:
         return convolve(x, self.slices[f"{name}/kernel"], conv.strides, bias)
 
     def batch_norm(self, x, name):
-        if f"{name}/moving_mean" not in self.slices:  # folded
-            return x
-        weights = {part: self.slices[f"{name}/{part}"] for part in ("gamma", "beta", "moving_mean", "moving_variance")}
-        layer = self.layer
-        x, *statistics = batch_norm(x, weights, layer.bn_epsilon, self.training, layer.bn_synchronized)
-        if self.training:
-            for part, new in zip(("moving_mean", "moving_variance"), statistics):
-                self.moving[f"{name}/{part}"] = moved(weights[part], new, layer.bn_momentum)
+        layer, slices = self.layer, self.slices
+        if not self.training:
+            is_folded = f"{name}/scale" not in slices
+            return x if is_folded else scaled(x, slices[f"{name}/scale"], slices[f"{name}/offset"])
+        weights = {part: slices[f"{name}/{part}"] for part in ("gamma", "beta", "moving_mean", "moving_variance")}
+        x, *statistics = batch_norm(x, weights, layer.bn_epsilon, True, layer.bn_synchronized)
+        for part, new in zip(("moving_mean", "moving_variance"), statistics):
+            self.moving[f"{name}/{part}"] = moved(weights[part], new, layer.bn_momentum)
         return x
 
     def relu(self, x, name):
@@ -168,6 +194,10 @@ class Slices:
         return ops.sigmoid(x)
 
     def add(self, a, b, name):
+        if not self.training and keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.add_n([a, b])  # becomes part of the convolution before it if that has a bias
         return a + b
 
     def multiply(self, a, b, name):
