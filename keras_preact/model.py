@@ -210,9 +210,9 @@ def check_replicated(replicas, optimizer, steps_per_execution):
 
 
 def check_execution(unroll, remat):
-    """Returns `unroll` (a whole number or `"all"`) and `remat` (a whole number) of a stacked network, or raises."""
+    """Returns `unroll` (a whole number or `"all"`) and `remat` (True or a whole number) of a stacked network."""
     unroll = unroll if unroll == "all" else check_integer("unroll", unroll)
-    return unroll, int(remat) if isinstance(remat, bool) else check_integer("remat", remat, minimum=0)
+    return unroll, remat or 0 if isinstance(remat, bool) else check_integer("remat", remat, minimum=0)
 
 
 def relayout(model, layout, unroll=None, remat=None):
@@ -238,7 +238,7 @@ def relayout(model, layout, unroll=None, remat=None):
         config["unroll"] if unroll is None else unroll, config["remat"] if remat is None else remat
     )
     changes = {"layout": check_choice("layout", layout, LAYOUTS), "unroll": unroll, "remat": remat}
-    if {**config, **changes} == config:
+    if all(str(config[name]) == str(value) for name, value in changes.items()):  # 1 is no True here
         return model
     other = _converted(model, **changes)
     copy_trainable(model, other)

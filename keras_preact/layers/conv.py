@@ -5,6 +5,8 @@ import functools
 import keras
 from keras import ops
 
+from keras_preact.layers.loop import CONVOLUTION
+
 
 def convolve(x, kernel, strides=1, bias=None):
     """Convolves x, (batch, height, width, C_in), with kernel, (k, k, C_in, C_out), padded by k // 2 on every side."""
@@ -20,6 +22,10 @@ def convolve(x, kernel, strides=1, bias=None):
         if strides > 1 and side > 1:  # "same" would pad even sizes only below and to the right
             x = ops.pad(x, [[0, 0], [side // 2] * 2, [side // 2] * 2, [0, 0]])
         x = ops.conv(x, kernel, strides, "same" if strides == 1 else "valid", data_format="channels_last")
+    if backend == "jax":
+        from jax.ad_checkpoint import checkpoint_name
+
+        x = checkpoint_name(x, CONVOLUTION)
     if fuses:
         import tensorflow as tf
 
@@ -47,7 +53,7 @@ def _convolution_for_xla_on_cpu():
     """Returns a convolution with gradients of its own: XLA's are up to 100 times slower inside a loop on CPUs.
 
     The gradient of the input is a convolution with the kernel turned around; that of the kernel is one matrix product
-    per kernel element, of the input shifted by it and the gradient.
+    per row of the kernel, of the input shifted by it and the gradient.
     """
     import jax
     from jax import numpy as jnp
@@ -60,11 +66,9 @@ def _convolution_for_xla_on_cpu():
         side = kernel.shape[0]
         height, width = x.shape[1:3]
         padded = jnp.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
-        products = [
-            jnp.einsum("bhwi,bhwo->io", padded[:, row : row + height, column : column + width], gradient)
-            for row in range(side)
-            for column in range(side)
-        ]
+        # With the columns it needs side by side, one product for each row of the kernel, not for each of its elements.
+        columns = jnp.concatenate([padded[:, :, column : column + width] for column in range(side)], axis=3)
+        products = [jnp.einsum("bhwi,bhwo->io", columns[:, row : row + height], gradient) for row in range(side)]
         of_kernel = jnp.stack(products).reshape(kernel.shape)
         return forward(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3)), of_kernel
 
