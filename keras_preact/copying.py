@@ -59,23 +59,18 @@ def copy_optimizer(source, target):
     if ours is None or not ours.built:
         return
     theirs.build(target.trainable_variables)
-    read, write = named_weights(source), named_weights(target)
-    for name in _slots(ours, len(source.trainable_variables)):
-        # A slot stands where its variable stands, with the same index.
-        _copy(
-            *(
-                {
-                    key: (slot_of[id(variable)], index)
-                    for key, (variable, index) in places.items()
-                    if id(variable) in slot_of
-                }
-                for model, places in ((source, read), (target, write))
-                for slot_of in [dict(zip(map(id, model.trainable_variables), getattr(model.optimizer, name)))]
-            )
-        )
+    for attribute in _slots(ours, len(source.trainable_variables)):
+        _copy(_named_slots(source, attribute), _named_slots(target, attribute))
     theirs.iterations.assign(ours.iterations)
     if isinstance(ours._learning_rate, keras.Variable):
         theirs.learning_rate = float(ours.learning_rate)
+
+
+def _named_slots(model, attribute):
+    """Returns one kind of the optimizer's slots as `named_weights` returns the weights they belong to."""
+    slot_of = dict(zip(map(id, model.trainable_variables), getattr(model.optimizer, attribute)))
+    weights = named_weights(model).items()
+    return {name: (slot_of[id(variable)], index) for name, (variable, index) in weights if id(variable) in slot_of}
 
 
 def _slots(optimizer, count):

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import warnings
 
 import keras
 
@@ -96,16 +97,28 @@ class ResidualNetwork(keras.Model):
         strides = {f"stage{number}": side for number, side in enumerate(self.spec.stage_strides, start=1)}
         return {name: strides[name] for name in self.features or ()}
 
-    def compile(self, *args, jit_compile="auto", **kwargs):
-        """Compiles as `keras.Model.compile` does, except that on TensorFlow without a GPU `"auto"` means no XLA.
+    def compile(self, optimizer="rmsprop", *args, steps_per_execution=1, jit_compile="auto", **kwargs):
+        """Compiles as `keras.Model.compile` does, and answers for what Keras on TensorFlow does badly or not at all.
 
-        There XLA takes several times as long to compile, and its convolution gradients are slower inside loops.
+        Without a GPU `jit_compile="auto"` means no XLA: it takes several times as long to compile, and its convolution
+        gradients are slower inside loops. Under a strategy with several replicas no model can be trained with
+        `jit_compile=True`: it is turned off, with a warning.
+
+        Raises:
+            ValueError: If there are several replicas and what Keras cannot do then is asked for: steps_per_execution
+                above 1, or an optimizer with gradient_accumulation_steps or ema_overwrite_frequency.
         """
-        if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
+        if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            jit_compile = "auto" if tf.config.list_physical_devices("GPU") else False
-        super().compile(*args, jit_compile=jit_compile, **kwargs)
+            if jit_compile == "auto" and not tf.config.list_physical_devices("GPU"):
+                jit_compile = False
+            if (replicas := self.distribute_strategy.num_replicas_in_sync) > 1:
+                check_replicated(replicas, optimizer, steps_per_execution)
+                if jit_compile is True:
+                    warnings.warn(f"Keras has no XLA for {replicas} replicas: jit_compile is off.", stacklevel=2)
+                    jit_compile = False
+        super().compile(optimizer, *args, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
 
     def compile_from_config(self, config):
         """Compiles as `config`, from `get_compile_config`, says; Keras asks for this where `compile` is overridden."""
@@ -216,10 +229,22 @@ def _weights_path(filepath):
     return path
 
 
+def check_replicated(replicas, optimizer, steps_per_execution):
+    """Raises a `ValueError` if what is asked for fails in Keras with several replicas of a `tf.distribute` strategy."""
+    with_replicas = f"with {replicas} replicas, where Keras does not offer it"
+    if steps_per_execution != 1:
+        raise argument_error("steps_per_execution", f"1 {with_replicas}", steps_per_execution)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # that of a LossScaleOptimizer
+    for option in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+        value = getattr(optimizer, option, None)
+        if value is not None:
+            raise argument_error(option, f"left out of the optimizer {with_replicas}", value)
+
+
 def check_execution(unroll, remat):
-    """Returns `unroll` (a whole number or `"all"`) and `remat` (a whole number) of a stacked network, or raises."""
+    """Returns `unroll` (a whole number or `"all"`) and `remat` (True or a whole number) of a stacked network."""
     unroll = unroll if unroll == "all" else check_integer("unroll", unroll)
-    return unroll, int(remat) if isinstance(remat, bool) else check_integer("remat", remat, minimum=0)
+    return unroll, remat or 0 if isinstance(remat, bool) else check_integer("remat", remat, minimum=0)
 
 
 def check_features(spec, features, tap, pooling=None):
@@ -261,7 +286,7 @@ def relayout(model, layout, unroll=None, remat=None):
         config["unroll"] if unroll is None else unroll, config["remat"] if remat is None else remat
     )
     changes = {"layout": check_choice("layout", layout, LAYOUTS), "unroll": unroll, "remat": remat}
-    if {**config, **changes} == config:
+    if all(str(config[name]) == str(value) for name, value in changes.items()):  # 1 is no True here
         return model
     other = converted(model, **changes)
     copy_trainable(model, other)

@@ -185,8 +185,16 @@ class StackedLayers(KerasLayers):
             bn_epsilon=self.spec.bn_epsilon,
             bn_synchronized=self.bn_synchronized,
             unroll=self.unroll,
-            remat=self.remat,
+            remat=remat_block(run) if self.remat is True else int(self.remat),
         )(x, **({"return_lead": True} if return_lead else {}))
+
+
+def remat_block(run):
+    """Returns the units in a block of `remat=True`: two in the first stage, whose signals are largest, else one.
+
+    A block of one costs least, as its last convolution need not be computed again; pairs keep half the signals.
+    """
+    return 2 if run[0].name.startswith("stage1_") else 1
 
 
 def run_name(run):

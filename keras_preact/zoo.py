@@ -160,7 +160,8 @@ def build_network(
             `stage2_unit07_conv1`. Both hold the same network, and read each other's weights files.
         unroll: Units in one turn of the loop, or `"all"`: more is faster on a GPU and slower to compile.
         remat: Whether the backward pass computes units anew instead of keeping their inner signals: memory for about a
-            quarter more time. A number k keeps the signal between every k units only.
+            quarter more time. A number k keeps the signal between every k units only; True means 2 in the first stage,
+            whose signals are largest, and 1 in the others.
         dtype: A Keras dtype policy or its name. Logits and probabilities are float32 at least.
         features: Stages whose signals are put out in place of all else, e.g. `("stage2", "stage3")`: a backbone, which
             ends behind the last of them. `model.feature_strides` has the image pixels per pixel of each. Weights files

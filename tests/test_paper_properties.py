@@ -417,6 +417,44 @@ def test_convolved_shortcuts_contain_the_identity(ordering):
         np.testing.assert_array_equal(convolved(batch, training=training), identity(batch, training=training))
 
 
+# 7. Dropout on the shortcut: the direct term is a product of random masks; inference is the identity. What is kept is
+# divided by 1 - rate, so the mean factor is 1, where the paper speaks of 0.5.
+
+
+def test_dropped_shortcuts_cut_the_direct_term_element_by_element():
+    rate, v = 0.25, array(normal(2, 8, 8, 4, seed=7))
+    cut = Cut(randomized(one_stage(4, width=4, shortcut={"name": "dropout", "rate": rate})))
+    gradients, masks = {}, []
+    for training in (True, False):
+        x = normal(2, 8, 8, 4)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            trace = cut.run(x, training=training, stopped=True)
+        gradients[training] = array(tape.gradient(trace.xs[-1], x, output_gradients=v))
+        masks.append([array(shortcut / x) for shortcut, x in zip(trace.shortcuts, trace.xs)])
+    for mask in masks[0]:
+        np.testing.assert_allclose(mask[mask != 0], 1.0 / (1.0 - rate), rtol=1e-12)
+        assert abs(np.mean(mask == 0) - rate) < 0.1
+    product = np.prod(masks[0], axis=0)
+    np.testing.assert_allclose(gradients[True], v * product, rtol=1e-12)
+    assert abs(np.mean(product) - 1.0) < 0.3
+    np.testing.assert_array_equal(gradients[False], v)
+
+
+def test_dropped_shortcuts_in_a_loop_pass_what_all_masks_keep():
+    """With no F, x_L over x_l is the product of the masks, and so is the gradient; a mask more leaves half of it."""
+    model = without_branches(build("stacked", units=(9,), widths=(4,), shortcut="dropout"))
+    units, x = model.get_layer("stage1_units02_09"), normal(64, 8, 8, 4)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        out = units(x, training=True)
+    product = array(out / x)
+    np.testing.assert_allclose(product[product != 0], 2.0**8, rtol=1e-12)
+    assert 0.5 < np.mean(product) < 2.0
+    np.testing.assert_allclose(array(tape.gradient(out, x)), product, rtol=1e-12)
+    np.testing.assert_array_equal(units(x, training=False), x)
+
+
 # 8. The original unit truncates
 
 

@@ -27,6 +27,7 @@ ORDER = [
     "backbone",
     "zoo",
     "weights",
+    "frozen",
     "model",
     "copying",
     "networks",
@@ -35,11 +36,12 @@ ORDER = [
     "units",
     "shortcuts",
     "spec",
+    "unit_spec",
     "files",
     "errors",
     "version",
 ]
-SPEC_LEVEL = ("units", "shortcuts", "spec", "files", "errors", "version")
+SPEC_LEVEL = ("units", "shortcuts", "spec", "unit_spec", "files", "errors", "version")
 
 
 def part(path):

@@ -103,6 +103,30 @@ def train(folder):
     with pytest.raises(ValueError, match="multiple of the 2 replicas"):
         keras_preact.train("ResNet11", recipe=recipe.replace(global_batch_size=1), output=folder / "other")
     assert not (folder / "other").exists()
+    refused_options()
+
+
+def refused_options():
+    """What Keras cannot do with several replicas is refused, or turned off, in this package's words."""
+    # A second strategy in one process collides with the first, unless it reduces without collective operations.
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"], tf.distribute.ReductionToOneDevice())
+    with strategy.scope():
+        model = keras_preact.ResNet(11, input_shape=(8, 8, 3))
+    loss, sgd = "sparse_categorical_crossentropy", keras.optimizers.SGD
+    with pytest.warns(UserWarning, match="no XLA for 2 replicas"):
+        model.compile(sgd(0.01), loss, jit_compile=True)
+    assert np.isfinite(model.fit(batches(), verbose=0).history["loss"][0])
+    with pytest.raises(ValueError, match=r"steps_per_execution.*1 with 2 replicas.*=2"):
+        model.compile(sgd(0.01), loss, steps_per_execution=2)
+    scaled = keras.optimizers.LossScaleOptimizer(sgd(0.01, gradient_accumulation_steps=2))
+    for optimizer, option in (
+        (sgd(0.01, gradient_accumulation_steps=2), "gradient_accumulation_steps"),
+        (scaled, "gradient_accumulation_steps"),
+        (sgd(0.01, use_ema=True, ema_overwrite_frequency=1), "ema_overwrite_frequency"),
+    ):
+        with pytest.raises(ValueError, match=f"{option}.*left out of the optimizer with 2 replicas"):
+            model.compile(optimizer, loss)
+    model.compile(sgd(0.01, use_ema=True), loss)
 
 
 if __name__ == "__main__":

@@ -5,25 +5,41 @@ import functools
 import keras
 from keras import ops
 
+from keras_preact.layers.loop import CONVOLUTION
+
 
 def convolve(x, kernel, strides=1, bias=None):
     """Convolves x, (batch, height, width, C_in), with kernel, (k, k, C_in, C_out), padded by k // 2 on every side."""
     side, backend = kernel.shape[0], keras.backend.backend()
     fuses = bias is not None and backend == "tensorflow"  # convolution, bias and the ReLU behind become one kernel
-    if side == 1 and not fuses:
-        x = x[:, ::strides, ::strides, :] if strides > 1 else x
-        x = ops.matmul(x, kernel[0, 0])  # faster than a convolution in training
+    if side == 1 and strides > 1 and backend != "tensorflow":  # there a strided slice takes longer than all the rest
+        x, strides = x[:, ::strides, ::strides, :], 1
+    if side == 1 and strides == 1 and not fuses:
+        x = _product(x, kernel[0, 0])  # faster than a convolution in training
     elif strides == 1 and backend == "jax" and _on_cpu():
         x = _convolution_for_xla_on_cpu()(x, kernel)
     else:
         if strides > 1 and side > 1:  # "same" would pad even sizes only below and to the right
             x = ops.pad(x, [[0, 0], [side // 2] * 2, [side // 2] * 2, [0, 0]])
         x = ops.conv(x, kernel, strides, "same" if strides == 1 else "valid", data_format="channels_last")
+    if backend == "jax":
+        from jax.ad_checkpoint import checkpoint_name
+
+        x = checkpoint_name(x, CONVOLUTION)
     if fuses:
         import tensorflow as tf
 
         return tf.nn.bias_add(x, bias)
     return x if bias is None else x + bias
+
+
+def _product(x, matrix):
+    """Returns x @ matrix, of x (batch, height, width, C_in); a matrix of pixels needs no shapes at run time."""
+    height, width = x.shape[1:3]
+    if None in (height, width):
+        return ops.matmul(x, matrix)
+    product = ops.matmul(ops.reshape(x, (-1, x.shape[-1])), matrix)
+    return ops.reshape(product, (-1, height, width, matrix.shape[-1]))
 
 
 def _on_cpu():
@@ -37,7 +53,7 @@ def _convolution_for_xla_on_cpu():
     """Returns a convolution with gradients of its own: XLA's are up to 100 times slower inside a loop on CPUs.
 
     The gradient of the input is a convolution with the kernel turned around; that of the kernel is one matrix product
-    per kernel element, of the input shifted by it and the gradient.
+    per row of the kernel, of the input shifted by it and the gradient.
     """
     import jax
     from jax import numpy as jnp
@@ -50,11 +66,9 @@ def _convolution_for_xla_on_cpu():
         side = kernel.shape[0]
         height, width = x.shape[1:3]
         padded = jnp.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
-        products = [
-            jnp.einsum("bhwi,bhwo->io", padded[:, row : row + height, column : column + width], gradient)
-            for row in range(side)
-            for column in range(side)
-        ]
+        # With the columns it needs side by side, one product for each row of the kernel, not for each of its elements.
+        columns = jnp.concatenate([padded[:, :, column : column + width] for column in range(side)], axis=3)
+        products = [jnp.einsum("bhwi,bhwo->io", columns[:, row : row + height], gradient) for row in range(side)]
         of_kernel = jnp.stack(products).reshape(kernel.shape)
         return forward(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3)), of_kernel
 

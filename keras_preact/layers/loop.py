@@ -7,6 +7,10 @@ number of steps, which XLA needs for the gradient.
 import functools
 
 import keras
+import numpy as np
+
+# The name that `conv.convolve` gives its results on JAX.
+CONVOLUTION = "convolution"
 
 
 def scan(step, carry, stacked, outputs, unroll=1, remat=0):
@@ -32,7 +36,7 @@ def scan(step, carry, stacked, outputs, unroll=1, remat=0):
     parts = []
     if looped:
         many = functools.partial(_steps, step, turn, remat)
-        carry, outputs_of_loop = loop(many, carry, stacked, outputs, turn, turns)
+        carry, outputs_of_loop = loop(many, carry, stacked, outputs, turn, turns, remat)
         parts.append(outputs_of_loop)
     if looped < length:
         rest = {name: array[looped:] for name, array in stacked.items()} if looped else stacked
@@ -50,62 +54,67 @@ def _joined(parts):
 
 def _steps(step, count, remat, carry, slices):
     """Takes `count` steps one after the other, if `remat` recomputed in blocks of it, and stacks their outputs."""
-    if not remat:
-        return _block(step, count, carry, slices)
-    parts = []
-    for start in range(0, count, remat):
-        part = {name: array[start : start + remat] for name, array in slices.items()}
-        carry, outputs = _recomputed(functools.partial(_block, step, min(remat, count - start)), carry, part)
-        parts.append(outputs)
-    return carry, _joined(parts)
-
-
-def _block(step, count, carry, slices):
-    outputs = []
-    for index in range(count):
-        carry, output = step(carry, {name: array[index] for name, array in slices.items()})
-        outputs.append(output)
+    each, outputs, block = _unstacked(slices, count), [], remat or count
+    for start in range(0, count, block):
+        carry, some = (_recomputed if remat else _block)(step, carry, each[start : start + block])
+        outputs += some
     return carry, {name: keras.ops.stack([output[name] for output in outputs]) for name in outputs[0]}
 
 
-def _recomputed(function, carry, slices):
-    """Calls `function(carry, slices)` so that the backward pass computes anew what is inside."""
-    backend = keras.backend.backend()
+def _unstacked(slices, count):
+    """Returns a list of dicts. The gradient of one unstacking is much cheaper than that of as many slices."""
+    apart = {n: list(a) if isinstance(a, np.ndarray) else keras.ops.unstack(a, count) for n, a in slices.items()}
+    return [{name: parts[index] for name, parts in apart.items()} for index in range(count)]
+
+
+def _block(step, carry, each):
+    """Takes a step with each of a list of dicts; returns the last carry and a list of outputs."""
+    outputs = []
+    for slices in each:
+        carry, output = step(carry, slices)
+        outputs.append(output)
+    return carry, outputs
+
+
+def _recomputed(step, carry, each):
+    """Does what `_block` does, so that the backward pass computes anew what is inside."""
+    function, backend = functools.partial(_block, step), keras.backend.backend()
     if backend == "jax":
         import jax
 
-        return jax.checkpoint(function)(carry, slices)
+        return jax.checkpoint(function)(carry, each)
     if backend == "tensorflow":
-        return _recomputed_tensorflow(function, carry, slices)
+        return _recomputed_tensorflow(function, carry, each)
     from torch.utils.checkpoint import checkpoint
 
-    return checkpoint(function, carry, slices, use_reentrant=False)
+    return checkpoint(function, carry, each, use_reentrant=False)
 
 
-def _recomputed_tensorflow(function, carry, slices):
+def _recomputed_tensorflow(function, carry, each):
+    """Hands `tf.recompute_grad`, which takes only tensors, the structures as lists of them."""
     import tensorflow as tf
 
-    names, arrays = zip(*slices.items())
-    out_names = []
+    structure = []
 
     @tf.recompute_grad
     def flat(carry, *arrays):
-        carry, ys = function(carry, dict(zip(names, arrays)))
-        out_names[:] = ys
-        return (carry, *ys.values())
+        results = function(carry, tf.nest.pack_sequence_as(each, arrays))
+        structure[:] = [results]
+        return tf.nest.flatten(results)
 
-    carry, *ys = flat(carry, *arrays)
-    return carry, dict(zip(out_names, ys))
+    results = flat(carry, *tf.nest.flatten(each))
+    return tf.nest.pack_sequence_as(structure[0], results)
 
 
-def _loop_tensorflow(many, carry, stacked, outputs, turn, turns):
+def _loop_tensorflow(many, carry, stacked, outputs, turn, turns, remat):
     import tensorflow as tf
 
     def array(shape, dtype):
         return tf.TensorArray(dtype, size=turns, element_shape=(turn, *shape))
 
     def split(value):
-        return tf.reshape(value[: turn * turns], (turns, turn, *value.shape[1:]))
+        value = value if turn * turns == value.shape[0] else value[: turn * turns]
+        return tf.reshape(value, (turns, turn, *value.shape[1:]))
 
     reads = {name: array(value.shape[1:], value.dtype).unstack(split(value)) for name, value in stacked.items()}
     writes = {name: array(shape, dtype) for name, (shape, dtype) in outputs.items()}
@@ -127,9 +136,12 @@ def _loop_tensorflow(many, carry, stacked, outputs, turn, turns):
     return carry, {name: tf.reshape(s, (-1, *tf.unstack(tf.shape(s))[2:])) for name, s in stacks.items()}
 
 
-def _loop_jax(many, carry, stacked, outputs, turn, turns):
+def _loop_jax(many, carry, stacked, outputs, turn, turns, remat):
     import jax
 
+    if not remat:
+        # Of what is inside, keep what convolutions put out; the rest takes longer to store than to compute anew.
+        many = jax.checkpoint(many, policy=jax.checkpoint_policies.save_only_these_names(CONVOLUTION))
     split = {n: a[: turn * turns].reshape((turns, turn, *a.shape[1:])) for n, a in stacked.items()}
     carry, stacks = jax.lax.scan(many, carry, split)
     return carry, {name: s.reshape((-1, *s.shape[2:])) for name, s in stacks.items()}

@@ -8,6 +8,12 @@ from keras import ops
 from keras_preact.shapes import subsampled
 
 
+def zero_pad(x, filters, strides):
+    """Keeps every `strides`-th row and column of x, (batch, height, width, C), and appends zeros up to `filters`."""
+    x = x[:, ::strides, ::strides, :]
+    return ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, filters - x.shape[-1]]])
+
+
 @keras.saving.register_keras_serializable(package="keras_preact")
 class ZeroPadShortcut(keras.layers.Layer):
     """Subsamples a shortcut and appends zero channels: option A of ResNet (arXiv 1512.03385), without parameters.
@@ -25,8 +31,7 @@ class ZeroPadShortcut(keras.layers.Layer):
         self.filters, self.strides = filters, strides
 
     def call(self, x):
-        x = x[:, :: self.strides, :: self.strides, :]
-        return ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, self.filters - x.shape[-1]]])
+        return zero_pad(x, self.filters, self.strides)
 
     def compute_output_shape(self, input_shape):
         batch, height, width, _ = input_shape

@@ -7,15 +7,20 @@ import keras
 from keras import ops
 
 from keras_preact.errors import from_fields
-from keras_preact.layers.batch_norm import batch_norm, folded, moved
+from keras_preact.layers.batch_norm import batch_norm, folded, moved, scaled
 from keras_preact.layers.conv import convolve
 from keras_preact.layers.loop import scan, uniform
+from keras_preact.layers.padding import zero_pad
 from keras_preact.shapes import Shapes
 from keras_preact.spec import ShortcutSpec, UnitSpec
 from keras_preact.units import activate, residual_unit
 
 # Runs up to this length stand in straight code: a loop would take longer to trace than it saves.
 SHORT_RUN = 5
+
+# A bias that changes no sum. TensorFlow makes one kernel of convolution, bias and addition, but not without a bias, nor
+# with one that is zero.
+TINY = 1e-30
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -47,6 +52,7 @@ class ResidualUnits(keras.layers.Layer):
         assert len(self.units) == 1 or not self.unit.changes_shape
         self.bn_momentum, self.bn_epsilon, self.bn_synchronized = bn_momentum, bn_epsilon, bn_synchronized
         self.unroll, self.remat = unroll, remat
+        self.constants = None
         self.seed_generator = None
         if self.unit.shortcut.name == "dropout" or self.unit.has_stochastic_depth:
             self.seed_generator = keras.random.SeedGenerator()
@@ -76,7 +82,7 @@ class ResidualUnits(keras.layers.Layer):
 
     def call(self, x, training=False, return_units=False, return_lead=False):
         training = bool(training) and self.trainable
-        stacked = self._cast() if training else self.folded()
+        stacked = self._cast() if training else self.constants or self._lean(self.folded())
         if return_lead:
             first = {name: array[0] for name, array in stacked.items()}
             lead = activate(Slices(self, first, training, None), x, self.unit.places.lead, "1")
@@ -105,17 +111,14 @@ class ResidualUnits(keras.layers.Layer):
         return (x, stacks["units"]) if return_units else x
 
     def folded(self):
-        """Returns what inference computes with: the stacked weights by name, each foldable BN in its convolution."""
+        """Returns the stacked weights of inference by name: each BN right behind a convolution is part of it."""
         stacked = self._cast()
-        self._fold(stacked)
+        for bn, conv in self.foldable.items():
+            kernel, bias = (self.stacks.get(f"{conv}/{part}") for part in ("kernel", "bias"))
+            kernel, bias = folded(kernel, bias, _taken(stacked, bn), self.bn_epsilon)
+            stacked[f"{conv}/kernel"] = ops.cast(kernel, self.compute_dtype)
+            stacked[f"{conv}/bias"] = ops.cast(bias, self.compute_dtype)
         return stacked
-
-    def _cast(self):
-        """Returns the stacked weights by name: those of convolutions in the compute dtype, BN's in full precision."""
-        return {
-            name: ops.cast(variable, self.compute_dtype if "conv" in name else variable.dtype)
-            for name, variable in self.stacks.items()
-        }
 
     def infer(self, x, weights, straight=False):
         """Applies the units in inference with `weights` as `folded` returns them, in a loop unless `straight`."""
@@ -124,18 +127,32 @@ class ResidualUnits(keras.layers.Layer):
         def step(x, slices):
             return residual_unit(Slices(self, slices, False, None), x, self.unit), {}
 
-        return scan(step, x, weights, {}, len(self.units) if straight else 1)[0]
+        return scan(step, x, self._lean(weights), {}, len(self.units) if straight else 1)[0]
 
-    def _fold(self, stacked):
-        """Multiplies, in a dict of stacked weights, each foldable BN into the convolution before it."""
-        for bn, conv in self.foldable.items():
-            weights = {
-                part: stacked.pop(f"{bn}/{part}") for part in ("gamma", "beta", "moving_mean", "moving_variance")
-            }
-            kernel, bias = (self.stacks.get(f"{conv}/{part}") for part in ("kernel", "bias"))
-            kernel, bias = folded(kernel, bias, weights, self.bn_epsilon)
-            stacked[f"{conv}/kernel"] = ops.cast(kernel, self.compute_dtype)
-            stacked[f"{conv}/bias"] = ops.cast(bias, self.compute_dtype)
+    def freeze(self):
+        """Keeps the weights that inference uses as they are now, as constants; what is assigned later has no effect."""
+        self.constants = {name: ops.convert_to_numpy(array) for name, array in self._lean(self.folded()).items()}
+
+    def _cast(self):
+        """Returns the stacked weights by name: those of convolutions in the compute dtype, BN's in full precision."""
+        return {
+            name: ops.cast(variable, self.compute_dtype if "conv" in name else variable.dtype)
+            for name, variable in self.stacks.items()
+        }
+
+    def _lean(self, weights):
+        """Returns folded weights as the units compute quickest with them: BNs that are left scale and shift."""
+        weights = dict(weights)
+        for bn in [name.removesuffix("/gamma") for name in weights if name.endswith("/gamma")]:
+            parts = _taken(weights, bn)
+            scale = parts["gamma"] * ops.rsqrt(parts["moving_variance"] + self.bn_epsilon)
+            weights[f"{bn}/scale"], weights[f"{bn}/offset"] = scale, parts["beta"] - parts["moving_mean"] * scale
+        if keras.backend.backend() == "tensorflow":
+            for conv in [name.removesuffix("/kernel") for name in weights if name.endswith("/kernel")]:
+                kernel = weights[f"{conv}/kernel"]
+                no_bias = ops.full((len(self.units), kernel.shape[-1]), TINY, kernel.dtype)
+                weights.setdefault(f"{conv}/bias", no_bias)
+        return weights
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], *residual_unit(Shapes(), tuple(input_shape[1:]), self.unit))
@@ -158,6 +175,11 @@ class ResidualUnits(keras.layers.Layer):
         return cls(**{**config, "units": [from_fields(UnitSpec, unit) for unit in units]})
 
 
+def _taken(weights, bn):
+    """Takes a BN's weights out of a dict of all, and returns them by their part."""
+    return {part: weights.pop(f"{bn}/{part}") for part in ("gamma", "beta", "moving_mean", "moving_variance")}
+
+
 class Slices:
     """An environment (see `units`) that computes with one unit's slice of the stacked weights.
 
@@ -174,14 +196,14 @@ class Slices:
         return convolve(x, self.slices[f"{name}/kernel"], conv.strides, bias)
 
     def batch_norm(self, x, name):
-        if f"{name}/moving_mean" not in self.slices:  # folded
-            return x
-        weights = {part: self.slices[f"{name}/{part}"] for part in ("gamma", "beta", "moving_mean", "moving_variance")}
-        layer = self.layer
-        x, *statistics = batch_norm(x, weights, layer.bn_epsilon, self.training, layer.bn_synchronized)
-        if self.training:
-            for part, new in zip(("moving_mean", "moving_variance"), statistics):
-                self.moving[f"{name}/{part}"] = moved(weights[part], new, layer.bn_momentum)
+        layer, slices = self.layer, self.slices
+        if not self.training:
+            is_folded = f"{name}/scale" not in slices
+            return x if is_folded else scaled(x, slices[f"{name}/scale"], slices[f"{name}/offset"])
+        weights = {part: slices[f"{name}/{part}"] for part in ("gamma", "beta", "moving_mean", "moving_variance")}
+        x, *statistics = batch_norm(x, weights, layer.bn_epsilon, True, layer.bn_synchronized)
+        for part, new in zip(("moving_mean", "moving_variance"), statistics):
+            self.moving[f"{name}/{part}"] = moved(weights[part], new, layer.bn_momentum)
         return x
 
     def relu(self, x, name):
@@ -191,6 +213,10 @@ class Slices:
         return ops.sigmoid(x)
 
     def add(self, a, b, name):
+        if not self.training and keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.add_n([a, b])  # becomes part of the convolution before it if that has a bias
         return a + b
 
     def multiply(self, a, b, name):
@@ -206,8 +232,7 @@ class Slices:
         return self._drop(x, (ops.shape(x)[0], 1, 1, 1), self.slices.get("drop_rate"), draw=1)
 
     def zero_pad(self, x, name, filters, strides):
-        x = x[:, ::strides, ::strides, :]
-        return ops.pad(x, [[0, 0], [0, 0], [0, 0], [0, filters - x.shape[-1]]])
+        return zero_pad(x, filters, strides)
 
     def _drop(self, x, shape, rate, draw):
         """Sets elements of x to zero with probability `rate` in training, and divides the others by 1 - rate."""
