@@ -87,13 +87,22 @@ def _slots(optimizer, count):
 
 def _copy(source, target):
     """Copies values by name between two dicts as `named_weights` returns."""
-    arrays, parts = {}, {}
-    for name, (variable, index) in target.items():
+    arrays = {}
+
+    def value_of(name):
         origin, place = source[name]
         if id(origin) not in arrays:
             arrays[id(origin)] = keras.ops.convert_to_numpy(origin.value)
-        value = arrays[id(origin)] if place is None else arrays[id(origin)][place]
-        parts.setdefault(id(variable), (variable, []))[1].append((index, value))
-    for variable, values in parts.values():
-        index, value = values[0]
-        variable.assign(value if index is None else np.stack([value for _, value in values]))
+        return arrays[id(origin)] if place is None else arrays[id(origin)][place]
+
+    assign(target, value_of)
+
+
+def assign(places, value_of):
+    """Assigns `value_of(name)` at every name of `places`, a dict as `named_weights` returns."""
+    parts = {}
+    for name, (variable, index) in places.items():
+        parts.setdefault(id(variable), (variable, []))[1].append((index, name))
+    for variable, names in parts.values():
+        index, name = names[0]
+        variable.assign(value_of(name) if index is None else np.stack([value_of(name) for _, name in names]))

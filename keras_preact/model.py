@@ -8,7 +8,7 @@ import keras
 
 from keras_preact.copying import copy_optimizer, copy_trainable, copy_weights, named_weights
 from keras_preact.errors import argument_error, check_choice, check_integer
-from keras_preact.files import written_aside
+from keras_preact.files import HDF5_DIGEST, hdf5_digest, written_aside
 from keras_preact.networks import TAPS, KerasLayers, StackedLayers, feature_maps, head, residual_network
 from keras_preact.spec import NetworkSpec
 
@@ -169,6 +169,7 @@ class ResidualNetwork(keras.Model):
             keras.Model.save_weights(self._stacked(), aside, overwrite=True, **options)
             with h5py.File(aside, "r+") as file:
                 file.attrs[FINGERPRINT] = json.dumps(self.fingerprint)
+                file.attrs[HDF5_DIGEST] = hdf5_digest(file)
 
     def load_weights(self, filepath, skip_mismatch=False, **options):
         """Reads a `.weights.h5` file of either layout; on any error the model keeps the weights it has.
@@ -178,13 +179,15 @@ class ResidualNetwork(keras.Model):
             skip_mismatch: Passed on to `keras.Model.load_weights`, as are `options`.
 
         Raises:
-            ValueError: If the file is missing, damaged, or belongs to another network; the difference is named.
+            ValueError: If the file is missing, damaged, holds values that are not finite, or belongs to another network;
+                the difference is named.
         """
         path = _weights_path(filepath)
         if not path.is_file():
             raise argument_error("filepath", "an existing .weights.h5 file", str(filepath))
+        theirs = _read_fingerprint(path)
         if not skip_mismatch:
-            self._check_fingerprint(path)
+            self._check_fingerprint(path, theirs)
         before = [keras.ops.convert_to_numpy(variable.value) for variable in self.variables]
         target = self._stacked()
         try:
@@ -202,14 +205,7 @@ class ResidualNetwork(keras.Model):
         """Returns this model if it is stacked, else its weights in one that is."""
         return self if self.layout == "stacked" else converted(self, layout="stacked")
 
-    def _check_fingerprint(self, path):
-        import h5py
-
-        try:
-            with h5py.File(path, "r") as file:
-                theirs = json.loads(file.attrs.get(FINGERPRINT, "null"))
-        except (OSError, ValueError) as error:
-            raise argument_error("filepath", "a whole .weights.h5 file", str(path), f"h5py says: {error}") from error
+    def _check_fingerprint(self, path, theirs):
         ours = self.fingerprint
         if theirs is None:
             return
@@ -220,6 +216,20 @@ class ResidualNetwork(keras.Model):
         sides = "; ".join(f"{name}: file {theirs.get(name)!r}, model {ours.get(name)!r}" for name in differ)
         if differ:
             raise argument_error("filepath", "a weights file of this network", str(path), f"They differ in {sides}.")
+
+
+def _read_fingerprint(path):
+    """Returns what a weights file says of its network, or None, once its arrays are what was written, and finite."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            digest, written = hdf5_digest(file, finite=True), file.attrs.get(HDF5_DIGEST)
+            if written not in (None, digest):
+                raise ValueError("Its arrays are not those that were written.")
+            return json.loads(file.attrs.get(FINGERPRINT, "null"))
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise argument_error("filepath", "a whole .weights.h5 file", str(path), str(error)) from error
 
 
 def _weights_path(filepath):
