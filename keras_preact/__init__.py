@@ -32,6 +32,7 @@ from keras_preact.zoo import (
     ResNet1001,
     build_network,
     cifar_spec,
+    fetch_weights,
     get_model,
     imagenet_spec,
     list_models,
@@ -39,13 +40,18 @@ from keras_preact.zoo import (
 
 # Public names whose modules bring more than Keras with them; they are imported when first asked for.
 _LAZY = {
+    "Card": "keras_preact.weights.cards",
     "RECIPES": "keras_preact.training.recipes",
     "Recipe": "keras_preact.training.recipe",
     "analyze": "keras_preact.analysis.measure",
+    "decode_predictions": "keras_preact.weights.preprocessing",
     "evaluate": "keras_preact.training.evaluation",
-    "export": "keras_preact.exporting",
     "explain": "keras_preact.analysis.report",
+    "export": "keras_preact.exporting",
+    "get_card": "keras_preact.weights.cards",
+    "list_weights": "keras_preact.weights.cards",
     "predict": "keras_preact.training.predictor",
+    "preprocess_input": "keras_preact.weights.preprocessing",
     "train": "keras_preact.training.trainer",
 }
 

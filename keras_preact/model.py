@@ -27,6 +27,8 @@ class ResidualNetwork(keras.Model):
         spec: The `NetworkSpec`.
         layout: `"stacked"` or `"layers"`.
         feature_strides: Image pixels per pixel of each output, along one side, by name; empty without `features`.
+        card: The `weights.cards.Card` of the trained weights that it was built with, or None.
+        loaded: The `weights.pretrained.Loaded` that reports what was taken over from trained weights, or None.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class ResidualNetwork(keras.Model):
             outputs = head(residual_network(env, inputs, spec), policy, **top)
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
         self.spec, self.layout = spec, layout
+        self.card = self.loaded = None
         self._arguments = {
             "spec": spec.to_dict(),
             "input_shape": tuple(input_shape),
@@ -179,13 +182,13 @@ class ResidualNetwork(keras.Model):
             skip_mismatch: Passed on to `keras.Model.load_weights`, as are `options`.
 
         Raises:
-            ValueError: If the file is missing, damaged, holds values that are not finite, or belongs to another network;
-                the difference is named.
+            ValueError: If the file is missing, damaged, holds values that are not finite, or belongs to another
+                network; the difference is named.
         """
         path = _weights_path(filepath)
         if not path.is_file():
             raise argument_error("filepath", "an existing .weights.h5 file", str(filepath))
-        theirs = _read_fingerprint(path)
+        theirs = read_fingerprint(path)
         if not skip_mismatch:
             self._check_fingerprint(path, theirs)
         before = [keras.ops.convert_to_numpy(variable.value) for variable in self.variables]
@@ -218,7 +221,7 @@ class ResidualNetwork(keras.Model):
             raise argument_error("filepath", "a weights file of this network", str(path), f"They differ in {sides}.")
 
 
-def _read_fingerprint(path):
+def read_fingerprint(path):
     """Returns what a weights file says of its network, or None, once its arrays are what was written, and finite."""
     import h5py
 
@@ -310,4 +313,5 @@ def converted(model, **config):
     """Returns a network of the configuration of `model` with `config` changed, and its weights, not compiled."""
     other = ResidualNetwork.from_config({**model.get_config(), **config})
     copy_weights(model, other, partial=bool(model.features))
+    other.card, other.loaded = model.card, model.loaded
     return other

@@ -1,12 +1,12 @@
 """The networks of the paper and their families, as functions with Keras' arguments, and a registry of them."""
 
-import pathlib
-
 import keras
 
 from keras_preact.errors import argument_error, check_choice, check_fields, check_integer
-from keras_preact.model import LAYOUTS, ResidualNetwork, check_execution, check_features
+from keras_preact.model import LAYOUTS, ResidualNetwork, check_execution, check_features, read_fingerprint
 from keras_preact.spec import UNIT_KINDS, NetworkSpec, StemSpec
+from keras_preact.weights.cards import Card, find_weights, get_card
+from keras_preact.weights.pretrained import check_spec, load_pretrained, weights_file
 
 CIFAR_WIDTHS = (16, 32, 64)
 IMAGENET_WIDTHS = (64, 128, 256, 512)
@@ -107,12 +107,16 @@ def imagenet_spec(depth=None, units=None, unit=None, **fields):
 
 
 def _spec(units, widths, unit, stem, fields):
-    stem_fields = fields.pop("stem", {})
-    if isinstance(stem_fields, dict):
-        check_fields(StemSpec, stem_fields)
-        stem_fields = StemSpec(**{**vars(stem), **stem_fields})
-    check_fields(NetworkSpec, fields)
-    return NetworkSpec(**{"units": units, "widths": widths, "unit": unit, "stem": stem_fields, **fields})
+    return _changed(NetworkSpec(units, widths, unit, stem=stem), fields)
+
+
+def _changed(spec, fields):
+    """Returns `spec` with other fields; of `stem`, a dict, with other fields of the stem."""
+    stem = fields.get("stem", {})
+    if isinstance(stem, dict):
+        check_fields(StemSpec, stem)
+        stem = StemSpec(**{**vars(spec.stem), **stem})
+    return spec.replace(**{**fields, "stem": stem})
 
 
 def _nearest_depths(depth, steps):
@@ -131,7 +135,7 @@ def build_network(
     input_tensor=None,
     input_shape=None,
     pooling=None,
-    num_classes=10,
+    num_classes=None,
     classifier_activation="softmax",
     name=None,
     *,
@@ -147,12 +151,17 @@ def build_network(
     Args:
         spec: A `NetworkSpec`.
         include_top: Whether the network ends in global average pooling and a classifier.
-        weights: None, or the path of a `.weights.h5` file of this network.
+        weights: None, or trained weights: a name of `list_weights()`, a data set (`"cifar10"`, `"cifar100"`,
+            `"imagenet"`, `"digits"`: the weights of the lowest published error), or the path of a `.weights.h5` file of
+            this network. What is not here is downloaded, once. `model.card` then describes the weights, and
+            `model.loaded` reports what was taken over.
         input_tensor: A Keras tensor (batch, height, width, channels) to read instead of a new input.
-        input_shape: (height, width, channels); a side may be None. (32, 32, 3) if left out.
+        input_shape: (height, width, channels); a side may be None. (32, 32, 3), or what `weights` were trained on, if
+            left out. With other channels than the weights', their first kernel is adapted.
         pooling: Without the top: `"avg"` or `"max"` for global pooling, None for the last stage's
             (batch, height, width, channels).
-        num_classes: Outputs of the classifier.
+        num_classes: Outputs of the classifier; 10, or as many as `weights` have, if None. With another number than the
+            weights', the classifier is new.
         classifier_activation: Activation of the classifier; None for logits.
         name: The model's name.
         layout: `"stacked"`: equal units of a stage are one layer, their weights stacked and looped over; what is built,
@@ -177,10 +186,14 @@ def build_network(
 
     Raises:
         ValueError: If an argument is not allowed; it is named, with what was received and what is near.
+        ConnectionError: If weights are to be downloaded, and cannot be.
     """
-    _check_weights(weights)
     if not isinstance(spec, NetworkSpec):
         raise argument_error("spec", "a NetworkSpec", spec)
+    weights = find_weights(weights, f"resnet{spec.depth}")
+    if isinstance(weights, Card):
+        check_spec(weights, card_spec(weights), spec)
+    input_shape, num_classes = _fitted(weights, input_shape, input_tensor, num_classes, (32, 32, 3), 10)
     if keras.config.image_data_format() != "channels_last":
         hint = "Call keras.config.set_image_data_format('channels_last') and feed (batch, height, width, channels)."
         raise argument_error("image_data_format", '"channels_last"', keras.config.image_data_format(), hint)
@@ -210,15 +223,25 @@ def build_network(
         features=features,
     )
     if weights is not None:
-        model.load_weights(weights)
+        load_pretrained(model, weights)
     if is_input:
         return model
-    return keras.Model(keras.utils.get_source_inputs(input_tensor), model(input_tensor), name=model.name)
+    whole = keras.Model(keras.utils.get_source_inputs(input_tensor), model(input_tensor), name=model.name)
+    whole.card, whole.loaded = model.card, model.loaded
+    return whole
 
 
-def _check_weights(weights):
-    if weights is not None and not (isinstance(weights, (str, pathlib.Path)) and pathlib.Path(weights).is_file()):
-        raise argument_error("weights", "None or the path of an existing .weights.h5 file", weights)
+def _fitted(weights, shape, tensor, classes, default_shape, default_classes):
+    """Returns `shape` and `classes`, where they were left out those of the weights, or else the defaults."""
+    if shape is not None and classes is not None:
+        return shape, classes
+    if isinstance(weights, Card):
+        default_shape, default_classes = weights.preprocessing.input_shape, len(weights.classes)
+    elif weights is not None and (theirs := read_fingerprint(weights)) is not None:
+        default_shape = (*default_shape[:2], theirs["channels"])
+        default_classes = theirs["num_classes"] or default_classes
+    shape = default_shape if shape is None and tensor is None else shape
+    return shape, default_classes if classes is None else classes
 
 
 def _check_activation(activation):
@@ -236,8 +259,6 @@ def _check_input(spec, shape, tensor):
         if shape is not None and tuple(shape) != tuple(tensor.shape[1:]):
             raise argument_error("input_shape", f"left out or {tuple(tensor.shape[1:])} as in `input_tensor`", shape)
         shape = tensor.shape[1:]
-    if shape is None:
-        shape = (32, 32, 3)
     try:
         height, width, channels = shape
     except (TypeError, ValueError):
@@ -268,14 +289,14 @@ def _builder(family, about="", **which):
         input_tensor=None,
         input_shape=None,
         pooling=None,
-        num_classes=classes,
+        num_classes=None,
         classifier_activation="softmax",
         name=function_name.lower(),
         *,
-        ordering=base.ordering,
-        shortcut=base.shortcut.name,
-        widening=base.widening,
-        stride_on=base.stride_on,
+        ordering=None,
+        shortcut=None,
+        widening=None,
+        stride_on=None,
         layout="stacked",
         unroll=1,
         remat=False,
@@ -284,11 +305,15 @@ def _builder(family, about="", **which):
         tap="sum",
         **spec_fields,
     ):
-        _check_weights(weights)
+        weights = find_weights(weights, function_name.lower())
         variants = dict(ordering=ordering, shortcut=shortcut, widening=widening, stride_on=stride_on)
-        spec = make_spec(**which, **variants, **spec_fields)
-        if input_shape is None and input_tensor is None:
-            input_shape = (side, side, 3)
+        fields = {**{name: value for name, value in variants.items() if value is not None}, **spec_fields}
+        if isinstance(weights, Card):
+            spec = _changed(_card_spec_of(base, weights), fields)
+        else:
+            spec = make_spec(**which, **fields)
+        shape = (side, side, 3)
+        input_shape, num_classes = _fitted(weights, input_shape, input_tensor, num_classes, shape, classes)
         return build_network(
             spec,
             include_top,
@@ -307,18 +332,38 @@ def _builder(family, about="", **which):
             tap=tap,
         )
 
+    builder.make_spec = lambda **fields: make_spec(**which, **fields)
     builder.__name__ = builder.__qualname__ = function_name
-    builder.__doc__ = _DOC.format(name=function_name, units=base.units, kind=base.unit, side=side, about=about)
+    builder.__doc__ = _DOC.format(name=function_name, base=base, side=side, classes=classes, about=about)
     return builder
 
 
-_DOC = """Builds {name}: {about}, {units} {kind} units, {side}x{side} images unless `input_shape` says else.
+def _card_spec_of(base, card):
+    """Returns the `NetworkSpec` of a card; a `ValueError` says if `base` has other units."""
+    theirs = card_spec(card)
+    sides = [f"units={spec.units}, widths={spec.widths} and unit={spec.unit!r}" for spec in (base, theirs)]
+    if sides[0] != sides[1]:
+        raise argument_error("weights", f"those of a network of {sides[0]}", card.name, f"These have {sides[1]}.")
+    return theirs
+
+
+def card_spec(card):
+    """Returns the `NetworkSpec` of a card's network."""
+    if card.spec is not None:
+        return NetworkSpec.from_dict(card.spec)
+    return _MODELS[card.network].make_spec(**IMPLEMENTATIONS[card.graph])
+
+
+_DOC = """Builds {name}: {about}, {base.units} {base.unit} units, {side}x{side} images, {classes} classes.
+
+What is left out is the paper's, as said above and in brackets, or that of `weights`.
 
 Args:
-    ordering: Where BN and ReLU stand in a unit, a key of `ORDERINGS` (Fig. 4).
-    shortcut: What stands on the shortcut, a key of `SHORTCUT_PARAMETERS` (Fig. 2), or a `ShortcutSpec`.
-    widening: `"projection"` or `"zero_pad"`: how a shortcut changes shape.
-    stride_on: `"1x1"` or `"3x3"`: which convolution of a bottleneck unit takes the stride.
+    ordering: Where BN and ReLU stand in a unit, a key of `ORDERINGS` (Fig. 4) ["{base.ordering}"].
+    shortcut: What stands on the shortcut, a key of `SHORTCUT_PARAMETERS` (Fig. 2), or a `ShortcutSpec`
+        ["{base.shortcut.name}"].
+    widening: `"projection"` or `"zero_pad"`: how a shortcut changes shape ["{base.widening}"].
+    stride_on: `"1x1"` or `"3x3"`: which convolution of a bottleneck unit takes the stride ["{base.stride_on}"].
     **spec_fields: Any other field of `NetworkSpec`.
 
 The other arguments, the result and the errors are those of `build_network`.
@@ -388,3 +433,24 @@ def get_model(name, **keywords):
     """
     key = model_key(name)
     return _MODELS[key](**keywords) if key in _MODELS else ResNet(int(key[6:]), **keywords)
+
+
+def fetch_weights(name, place=None, digest=None, output=None):
+    """Downloads and converts trained weights, so that `weights=name` finds them without a network.
+
+    Args:
+        name: One of `list_weights()`.
+        place: A folder, or the URL of a mirror's folder, to take them from; `KERAS_PREACT_WEIGHTS` if None.
+        digest: The hash of the download, e.g. `"sha256:..."`; needed where the card has none.
+        output: Another folder than the cache to keep the converted file in, e.g. to carry it elsewhere.
+
+    Returns:
+        The path of the `.weights.h5` file.
+
+    Raises:
+        ValueError: If there are none of that name, or what is found is not them.
+        ConnectionError: If they cannot be downloaded.
+    """
+    card = get_card(name)
+    with weights_file(card, card_spec(card), place, digest, output) as path:
+        return path

@@ -1,0 +1,1 @@
+"""Trained weights: cards (where from, hash, licence, error), the store, a converter for each source."""

@@ -1,0 +1,159 @@
+"""What is known of trained weights, as frozen data: other authors' from `cards.toml`, ours from `trained/`."""
+
+import functools
+import json
+import pathlib
+import tomllib
+from dataclasses import dataclass
+
+from keras_preact.errors import argument_error, check_choice, nearest
+from keras_preact.weights.preprocessing import Preprocessing
+from keras_preact.weights.store import Remote
+
+FOLDER = pathlib.Path(__file__).parent
+TRAINED = FOLDER / "trained"
+WEIGHTS, CARD = "model.weights.h5", "card.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """Describes one set of trained weights.
+
+    Attributes:
+        name: `<network>.<data set>.<recipe>`.
+        network: The name of the network, as `keras_preact.list_models()` has it.
+        dataset: What it was trained on.
+        author: Who trained it.
+        licence: Of the weights.
+        recipe: How it was trained, as far as is known.
+        error_percent: Top-1 error as the author printed it, in %.
+        published: The author's own figures.
+        preprocessing: A `Preprocessing`.
+        classes: A name for every output.
+        megabytes: Size of the weights, about.
+        graph: A key of `IMPLEMENTATIONS`: how the network differs from ours; None if `spec` says all.
+        spec: The `NetworkSpec` as plain data, of our own networks.
+        converter: A key of `converters.CONVERTERS`, None if the file is one of ours.
+        path: The file, if it came with this package.
+        url: Where the file lies, else.
+        member: The file's name in the zip archive at `url`, if that is one.
+        file: What a folder or a mirror calls it; the last part of `url` if None.
+        digest: The hash that its author published, as `sha256:...`, `sha1:...` or `md5:...`; None if there is none.
+    """
+
+    name: str
+    network: str
+    dataset: str
+    author: str
+    licence: str
+    recipe: str
+    error_percent: float
+    published: str
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    megabytes: float
+    graph: str | None = None
+    spec: dict | None = None
+    converter: str | None = None
+    path: str | None = None
+    url: str | None = None
+    member: str | None = None
+    file: str | None = None
+    digest: str | None = None
+
+    def remote(self, digest=None):
+        """Returns the `Remote` of the file; a `ValueError` tells how to go on if neither card nor caller has a hash."""
+        digest = digest or self.digest
+        if digest is None:
+            hint = f"Its author published none. Read it at {self.url}, or download that file and run sha256sum."
+            raise argument_error("digest", f'the hash of {self.name}, "sha256:..."', None, hint)
+        return Remote(self.url, digest, int(1.2e6 * self.megabytes + 1e6), self.member, self.file)
+
+
+def read_card(path):
+    """Returns the `Card` in a folder that `training.keep.keep` wrote; a `ValueError` says if it holds none."""
+    path = pathlib.Path(path)
+    try:
+        fields = json.loads((path / CARD).read_text(encoding="utf-8"))
+        return _card({**fields, "path": str(path / WEIGHTS)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise argument_error("folder", f"one with a {CARD} of trained weights in it", str(path), str(error)) from error
+
+
+def _card(fields):
+    network, dataset, _ = fields["name"].split(".")
+    fields = {"network": network, "dataset": dataset, **fields}
+    fields["preprocessing"] = Preprocessing(**fields["preprocessing"])
+    fields["classes"] = tuple(fields["classes"]) if "classes" in fields else _class_names(dataset)
+    return Card(**fields)
+
+
+@functools.cache
+def _class_names(dataset):
+    return tuple((FOLDER / "classes" / f"{dataset}.txt").read_text(encoding="utf-8").splitlines())
+
+
+@functools.cache
+def _cards():
+    """Returns all cards by name: ours first."""
+    cards = [read_card(path.parent) for path in sorted(TRAINED.glob(f"*/{CARD}"))]
+    table = tomllib.loads((FOLDER / "cards.toml").read_text(encoding="utf-8"))
+    for row in table["card"]:
+        row = {**table["shared"][row["shared"]], **row}
+        row["preprocessing"] = table["preprocessing"][row["preprocessing"]]
+        cards.append(_card({name: value for name, value in row.items() if name != "shared"}))
+    return {card.name: card for card in cards}
+
+
+def list_weights(network=None, dataset=None):
+    """Returns the names of all trained weights, or of those of one network or data set.
+
+    Args:
+        network: A name as `keras_preact.list_models()` has it, in any case; all if None.
+        dataset: `"cifar10"`, `"cifar100"`, `"imagenet"` or `"digits"`; all if None.
+    """
+    cards = _cards().values()
+    if network is not None:
+        cards = [card for card in cards if card.network == str(network).lower()]
+    return [card.name for card in cards if dataset in (None, card.dataset)]
+
+
+def get_card(name):
+    """Returns the `Card` called `name`, one of `list_weights()`; a `ValueError` names the nearest if there is none."""
+    return _cards()[check_choice("weights", name, _cards())]
+
+
+def find_weights(weights, network):
+    """Returns what `weights=` of a builder stands for: None, a `Card`, or the `Path` of a file.
+
+    Args:
+        weights: None, the name of a card, a data set (the card of the lowest error that can be downloaded is taken),
+            or a path.
+        network: The network to build; a card of another is refused.
+
+    Raises:
+        ValueError: If there are no such weights; what there is for the network is listed.
+    """
+    if weights is None or isinstance(weights, Card):
+        return weights
+    ours = list_weights(network)
+    if isinstance(weights, str) and weights in list_weights():
+        if weights not in ours:
+            raise argument_error("weights", f"those of {network}: {_listed(ours)}", weights)
+        return get_card(weights)
+    fitting = [get_card(name) for name in ours]
+    fitting = [card for card in fitting if card.dataset == weights and (card.path or card.digest)]
+    if fitting:
+        return min(fitting, key=lambda card: card.error_percent)
+    if isinstance(weights, (str, pathlib.Path)) and pathlib.Path(weights).is_file():
+        return pathlib.Path(weights)
+    if isinstance(weights, (str, pathlib.Path)) and pathlib.Path(weights).is_dir():
+        raise argument_error("weights", "a .weights.h5 file", str(weights), "It is a folder.")
+    known = [*sorted({get_card(name).dataset for name in ours}), *ours]
+    hint = f'Nearest: "{nearest(weights, known)}".' if known else ""
+    expected = f"None, the path of an existing .weights.h5 file, a data set or a name of {network}'s: {_listed(known)}"
+    raise argument_error("weights", expected, weights if isinstance(weights, str) else repr(weights), hint)
+
+
+def _listed(names):
+    return ", ".join(names) or "there are none"

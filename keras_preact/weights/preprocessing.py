@@ -1,0 +1,125 @@
+"""What is done to images before a trained network sees them, and names for what it answers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_preact.errors import argument_error, check_choice, check_integer
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Says how images of 0 to 255 become a network's input. Channels are in the order red, green, blue.
+
+    Attributes:
+        size: (height, width) in pixels that the network sees.
+        mean: Per channel, 0 to 255, subtracted.
+        deviation: Per channel, 0 to 255, divided by.
+        crop: Share of the resized image's shorter side that the crop from its centre keeps.
+        interpolation: One of `INTERPOLATIONS`.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    crop: float = 1.0
+    interpolation: str = "bilinear"
+
+    def __post_init__(self):
+        for name in ("size", "mean", "deviation"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+
+    @property
+    def channels(self):
+        """How many channels the network reads."""
+        return len(self.mean)
+
+    @property
+    def input_shape(self):
+        """(height, width, channels)."""
+        return (*self.size, self.channels)
+
+
+def preprocess_input(images, card):
+    """Returns images as the network of a card was evaluated on: resized, cropped, normalised.
+
+    The shorter side is resized to `size / crop`, with antialiasing, and the centre is cut out. Images that have the
+    network's size already are only normalised.
+
+    Args:
+        images: (batch, height, width, channels) or a list of (height, width, channels), from 0 to 255, RGB or, for a
+            card of one channel, grey.
+        card: A `Card`, e.g. `model.card`.
+
+    Returns:
+        float32 (batch, *card.preprocessing.size, channels).
+
+    Raises:
+        ValueError: If the images have another rank or number of channels, no pixels, or values outside 0 to 255.
+    """
+    how = card.preprocessing
+    prepared = [_prepared(_checked(np.asarray(image), how), how) for image in images]
+    if not prepared:
+        raise argument_error("images", "one image at least", np.shape(images))
+    return ((np.stack(prepared) - np.float32(how.mean)) / np.float32(how.deviation)).astype("float32")
+
+
+def _checked(image, how):
+    if image.ndim != 3 or image.shape[-1] != how.channels or not image.size:
+        expected = f"(batch, height, width, {how.channels}), {'RGB' if how.channels == 3 else 'channels last'}"
+        raise argument_error("images", expected, f"an image of shape {image.shape}")
+    if image.dtype.kind not in "uif" or not (image.min() >= 0 and image.max() <= 255):
+        raise argument_error("images", "numbers from 0 to 255", f"{image.min()} to {image.max()} as {image.dtype}")
+    if image.dtype.kind == "f" and 0 < image.max() <= 1:
+        raise argument_error("images", "numbers from 0 to 255", f"{image.min()} to {image.max()}", "Multiply by 255.")
+    return image
+
+
+def _prepared(image, how):
+    height, width = how.size
+    if image.shape[:2] != (height, width):
+        scale = max(height / how.crop / image.shape[0], width / how.crop / image.shape[1])
+        image = _resized(image, *(max(side, round(scale * old)) for side, old in zip(how.size, image.shape)), how)
+        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        image = image[top : top + height, left : left + width]
+    return image.astype("float32")
+
+
+def _resized(image, height, width, how):
+    from PIL import Image
+
+    filter_ = Image.Resampling[how.interpolation.upper()]
+    planes = image if image.dtype == np.uint8 else image.astype("float32")
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(np.ascontiguousarray(planes[..., channel])).resize((width, height), filter_))
+            for channel in range(image.shape[-1])
+        ],
+        axis=-1,
+    )
+
+
+def decode_predictions(probabilities, card, top=5):
+    """Returns the names of the most probable classes.
+
+    Args:
+        probabilities: (batch, classes), what the network of the card puts out.
+        card: A `Card`, e.g. `model.card`.
+        top: How many to name for each image.
+
+    Returns:
+        A list of one list an image, of (name, probability), the most probable first.
+
+    Raises:
+        ValueError: If there are not as many numbers as the card has classes, or `top` is no whole number.
+    """
+    probabilities = np.asarray(probabilities)
+    if probabilities.ndim != 2 or probabilities.shape[1] != len(card.classes):
+        hint = "A model with a new head has classes of its own."
+        raise argument_error("probabilities", f"(batch, {len(card.classes)})", probabilities.shape, hint)
+    top = min(check_integer("top", top), len(card.classes))
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    return [[(card.classes[index], float(row[index])) for index in order] for row, order in zip(probabilities, best)]

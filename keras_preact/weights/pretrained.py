@@ -1,0 +1,217 @@
+"""Trained weights into a network: found or fetched, converted once, and fitted to another head or other channels."""
+
+import contextlib
+import pathlib
+import tempfile
+import warnings
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from keras_preact.copying import assign, named_weights
+from keras_preact.errors import argument_error
+from keras_preact.files import written_aside
+from keras_preact.model import FREE_FIELDS, ResidualNetwork, read_fingerprint
+from keras_preact.weights import store
+from keras_preact.weights.cards import Card
+from keras_preact.weights.converters import convert
+
+HEAD = ("logits/kernel", "logits/bias")
+STEM = "stem_conv/kernel"
+ENDING = ".weights.h5"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Reports what a network took over from trained weights.
+
+    Attributes:
+        source: The card's name, or the file.
+        arrays: How many arrays were taken over as they are.
+        new: Names of arrays that keep their fresh initial values.
+        unused: Names of arrays of the source that the network has no place for.
+        adapted: What was changed to fit, in a sentence each.
+    """
+
+    source: str
+    arrays: int
+    new: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()
+
+    def __str__(self):
+        parts = [f"{self.source}: {self.arrays} arrays loaded"]
+        parts += [f"{name} new" for name in self.new] + [f"{name} not used" for name in self.unused]
+        return ", ".join(parts) + "".join(f". {sentence}" for sentence in self.adapted)
+
+
+def check_spec(card, theirs, ours):
+    """Raises a `ValueError` that names both sides if a network's spec contradicts that of a card's."""
+    for name, value in theirs.to_dict().items():
+        asked = getattr(ours, name) if name in ("stem", "shortcut") else ours.to_dict()[name]
+        if ours.to_dict()[name] != value and name not in FREE_FIELDS:
+            expected = f"{getattr(theirs, name)!r}, as in the weights {card.name}"
+            raise argument_error(name, expected, asked, "Leave it out, or choose other weights.")
+
+
+def load_pretrained(model, source, place=None, digest=None):
+    """Loads trained weights into a network, fits head and first kernel where they differ, and notes both on it.
+
+    Sets `model.card` (None for a file) and `model.loaded`, a `Loaded`. The trunk is loaded whole or not at all.
+
+    Args:
+        model: A `ResidualNetwork` whose spec is that of the weights.
+        source: A `Card`, or the path of a `.weights.h5` file.
+        place: As in `store.fetch`.
+        digest: The hash of the download, for a card that has none.
+
+    Raises:
+        ValueError: If the weights are not those of this network, or not whole; the model then stays as it is.
+        ConnectionError: If a download fails.
+    """
+    is_card = isinstance(source, Card)
+    with weights_file(source, model.spec, place, digest) if is_card else contextlib.nullcontext(source) as path:
+        if is_card:
+            classes, channels = len(source.classes), source.preprocessing.channels
+        else:
+            classes, channels = _head_and_channels(path, model)
+        model.loaded = _load(model, path, source.name if is_card else str(source), classes, channels)
+    model.card = source if is_card else None
+
+
+def _head_and_channels(path, model):
+    """Returns (classes or None, channels) of a file, or the model's own where it does not say."""
+    theirs = read_fingerprint(path) or model.fingerprint
+    return theirs["num_classes"], theirs["channels"]
+
+
+def _load(model, path, name, classes, channels):
+    ours = model.fingerprint
+    if (ours["num_classes"], ours["channels"]) == (classes, channels):
+        model.load_weights(path)
+        return Loaded(name, len(named_weights(model)))
+    donor = _plain_network(model.spec, classes, channels)
+    donor.load_weights(path)
+    return _transfer(donor, model, name)
+
+
+def _plain_network(spec, classes, channels):
+    """Returns a stacked network in float32, to read weights with."""
+    top = {"include_top": False} if classes is None else {"num_classes": classes}
+    return ResidualNetwork(spec, (None, None, channels), dtype="float32", **top)
+
+
+def _transfer(donor, model, name):
+    """Copies what fits of a network's weights into one that differs in head and channels; returns a `Loaded`."""
+    theirs, ours = named_weights(donor), named_weights(model)
+    arrays = {id(variable): keras.ops.convert_to_numpy(variable.value) for variable, _ in theirs.values()}
+    value_of = lambda name: _at(arrays, *theirs[name])  # noqa: E731
+    fits = all(name in ours and name in theirs and ours[name][0].shape == theirs[name][0].shape for name in HEAD)
+    new = () if fits else tuple(name for name in HEAD if name in ours)
+    unused = tuple(name for name in HEAD if name in theirs and (name in new or name not in ours))
+    adapted = ()
+    kernel, channels = value_of(STEM), model.input_shape[-1]
+    if kernel.shape[2] != channels:
+        adapted = (f"{STEM} reads {channels} channels instead of {kernel.shape[2]}: {adaptation(kernel, channels)}",)
+        kernel = adapt_channels(kernel, channels)
+    places = {name: place for name, place in ours.items() if name not in new}
+    assign(places, lambda name: kernel if name == STEM else value_of(name))
+    return Loaded(name, len(places) - len(adapted), new, unused, adapted)
+
+
+def _at(arrays, variable, index):
+    return arrays[id(variable)] if index is None else arrays[id(variable)][index]
+
+
+def adapt_channels(kernel, channels):
+    """Returns a first kernel (height, width, channels, filters) for images of another number of channels.
+
+    As timm's `adapt_input_conv`: for one channel the kernel is summed over its channels; for more it is repeated as
+    often as needed, and scaled so that equal channels give the same sum.
+    """
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    before = kernel.shape[2]
+    repeated = np.concatenate([kernel] * -(-channels // before), axis=2)[:, :, :channels]
+    return repeated * np.float32(before / channels)
+
+
+def adaptation(kernel, channels):
+    """Returns in words what `adapt_channels` does."""
+    before = kernel.shape[2]
+    return "summed over them." if channels == 1 else f"repeated, and multiplied by {before}/{channels}."
+
+
+@contextlib.contextmanager
+def weights_file(card, spec, place=None, digest=None, output=None):
+    """Yields the path of a card's `.weights.h5` file, which is downloaded and converted if it is not there yet.
+
+    It is looked for in the package, in the folder `place` (or `KERAS_PREACT_WEIGHTS`), and in the cache. What is
+    downloaded is converted, and kept in the cache; if that cannot be written, in a temporary folder until the end.
+
+    Args:
+        card: A `Card`.
+        spec: The `NetworkSpec` of its network.
+        place: As in `store.fetch`.
+        digest: The hash of the download, for a card that has none.
+        output: Another folder to keep the converted file in.
+
+    Raises:
+        ValueError, ConnectionError: As `store.fetch` and `convert`.
+    """
+    found = _found(card, place)
+    if found is not None and output is None:
+        yield found
+        return
+    name = f"{card.name}{ENDING}"
+    with _writable(pathlib.Path(output) if output else _cached(card).parent) as folder:
+        path = folder / (name if output else _cached(card).name)
+        with tempfile.TemporaryDirectory(prefix=".fetch.", dir=folder) as aside:
+            source = found
+            if source is None:
+                source = pathlib.Path(aside) / "source"
+                store.fetch(card.remote(digest), source, place)
+            with written_aside(path) as converted:
+                _write_converted(card, spec, source, converted, is_ours=found is not None)
+        yield path
+
+
+def _write_converted(card, spec, source, path, is_ours):
+    network = _plain_network(spec, len(card.classes), card.preprocessing.channels)
+    if is_ours:
+        network.load_weights(source)
+    else:
+        places = named_weights(network)
+        shapes = {name: variable.shape[index is not None :] for name, (variable, index) in places.items()}
+        arrays = convert(card.converter, source, spec, shapes)
+        assign(places, arrays.__getitem__)
+    network.save_weights(path)
+
+
+def _found(card, place):
+    """Returns the path of a card's file that is here already, or None."""
+    place = store.chosen_place(place)
+    here = [] if place is None or store.is_mirror(place) else [pathlib.Path(place) / f"{card.name}{ENDING}"]
+    here += [_cached(card)] if card.path is None else [pathlib.Path(card.path)]
+    return next((path for path in here if path.is_file()), None)
+
+
+def _cached(card):
+    known = (card.digest or "unpublished").partition(":")[2][:8] or "unpublished"
+    return store.cache_folder() / f"{card.name}-{known}{ENDING}"
+
+
+@contextlib.contextmanager
+def _writable(folder):
+    """Yields `folder` once it exists and can be written to, else a temporary one, with a warning."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        warnings.warn(f"{folder} cannot be written ({error}): what is downloaded is not kept.", stacklevel=2)
+        with tempfile.TemporaryDirectory() as temporary:
+            yield pathlib.Path(temporary)
+        return
+    yield folder
