@@ -10,6 +10,7 @@ if pathlib.Path(sys.argv[0]).name == "keras-preact":  # as a command, leave Tens
 
 from keras_preact.backbone import ResNetFeatures
 from keras_preact.costs import summary
+from keras_preact.families import IMPLEMENTATIONS, cifar_spec, imagenet_spec
 from keras_preact.model import ResidualNetwork, relayout
 from keras_preact.spec import (
     ORDERINGS,
@@ -21,7 +22,6 @@ from keras_preact.spec import (
 )
 from keras_preact.version import __version__
 from keras_preact.zoo import (
-    IMPLEMENTATIONS,
     ResNet,
     ResNet50,
     ResNet101,
@@ -31,10 +31,8 @@ from keras_preact.zoo import (
     ResNet200,
     ResNet1001,
     build_network,
-    cifar_spec,
     fetch_weights,
     get_model,
-    imagenet_spec,
     list_models,
 )
 

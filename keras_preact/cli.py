@@ -5,7 +5,7 @@ import sys
 
 import tyro
 
-from keras_preact.commands import explain, export, networks, runs
+from keras_preact.commands import explain, export, networks, runs, weights
 from keras_preact.exporting import ParityError
 
 ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3."
@@ -27,6 +27,8 @@ def main(arguments=None):
             "inspect": networks.inspect,
             "reproduce": networks.reproduce,
             "explain": explain.explain,
+            "weights": weights.weights,
+            "verify": weights.verify,
         }
         tyro.extras.subcommand_cli_from_dict(verbs, prog="keras-preact", description=ABOUT, args=arguments)
     except (ValueError, FloatingPointError, OSError, ImportError, ParityError) as error:

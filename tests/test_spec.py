@@ -5,8 +5,8 @@ import math
 
 import pytest
 
+from keras_preact.families import IMPLEMENTATIONS, cifar_spec, imagenet_spec
 from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS, NetworkSpec, Ordering, ShortcutSpec, StemSpec
-from keras_preact.zoo import IMPLEMENTATIONS, cifar_spec, imagenet_spec
 
 
 @pytest.mark.parametrize("row", [("B", "R", "R"), ("", "", ""), ("BR", "BR", ""), ("X", "B", "R")])

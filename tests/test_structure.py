@@ -35,13 +35,14 @@ ORDER = [
     "shapes",
     "units",
     "shortcuts",
+    "families",
     "spec",
     "unit_spec",
     "files",
     "errors",
     "version",
 ]
-SPEC_LEVEL = ("units", "shortcuts", "spec", "unit_spec", "files", "errors", "version")
+SPEC_LEVEL = ("units", "shortcuts", "families", "spec", "unit_spec", "files", "errors", "version")
 
 
 def part(path):

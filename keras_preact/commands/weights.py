@@ -1,0 +1,95 @@
+"""Verbs of trained weights: `weights list | show | fetch | keep`, and `verify`."""
+
+import dataclasses
+import pathlib
+from typing import Annotated, Any, Union
+
+from tyro.conf import Positional, arg, subcommand
+
+from keras_preact.costs import table
+from keras_preact.weights.cards import TRAINED, get_card, list_weights
+
+
+def list_cards(*, model: str | None = None, data: str | None = None) -> None:
+    """Lists trained weights: where they are from, their error as their author printed it, their size and licence.
+
+    Args:
+        model: Only those of this network.
+        data: Only those of this data set.
+    """
+    rows = [("name", "error, %", "MB", "licence", "author")]
+    for card in map(get_card, list_weights(model, data)):
+        rows.append((card.name, f"{card.error_percent:.2f}", f"{card.megabytes:.1f}", card.licence, card.author))
+    print("\n".join(table(rows)))
+
+
+def show(name: Positional[str], /) -> None:
+    """Shows all that is known of a set of trained weights.
+
+    Args:
+        name: A name of `keras-preact weights list`.
+    """
+    for field, value in dataclasses.asdict(get_card(name)).items():
+        if isinstance(value, (tuple, dict)) and len(value) > 12:
+            value = f"{len(value)}: {', '.join(map(str, value))[:60]}..."
+        if value is not None:
+            print(f"{field:14} {value}")
+
+
+def fetch(
+    name: Positional[str],
+    /,
+    *,
+    place: str | None = None,
+    digest: str | None = None,
+    output: pathlib.Path | None = None,
+) -> None:
+    """Downloads and converts trained weights, or takes them from a folder or a mirror.
+
+    Args:
+        name: A name of `keras-preact weights list`.
+        place: A folder or the URL of a mirror's folder that has the file; KERAS_PREACT_WEIGHTS if left out.
+        digest: The hash of the file, sha256:..., for weights whose author published none.
+        output: A folder to keep the converted file in, instead of the cache.
+    """
+    from keras_preact.zoo import fetch_weights
+
+    print(fetch_weights(name, place, digest, output))
+
+
+def keep(run: Positional[pathlib.Path], /, *, output: pathlib.Path = TRAINED) -> None:
+    """Writes weights, card and history of a finished run to a folder <model>.<data>.<recipe>.
+
+    Args:
+        run: The folder of a finished run.
+        output: Where to make the folder; among the weights of this package if left out.
+    """
+    from keras_preact.training import keep
+
+    print(keep.keep(run, output))
+
+
+VERBS = {"list": list_cards, "show": show, "fetch": fetch, "keep": keep}
+_Verb = Union[tuple(Annotated[Any, subcommand(name=name, constructor=verb)] for name, verb in VERBS.items())]  # noqa: UP007
+
+
+def weights(verb: Annotated[_Verb, arg(name="")]) -> None:
+    """Lists, shows and fetches trained weights."""
+
+
+def verify(what: Positional[tuple[str, ...]] = (), /, *, data_dir: pathlib.Path | None = None) -> None:
+    """Measures the error of trained weights again, and compares it to what their card states.
+
+    Args:
+        what: Folders of runs or of kept weights, or names of `keras-preact weights list`; if none, those that came with
+            this package.
+        data_dir: The folder in which to look for the data sets.
+    """
+    from keras_preact.training import keep
+
+    found = [keep.verify(each, data_dir) for each in what or keep.own_weights()]
+    for one in found:
+        verdict = "agrees" if one.agrees else "DIFFERS"
+        print(f"{one.name}: error {one.error_percent:.2f} %, stated {one.published_percent:.2f} %: {verdict}")
+    if not all(one.agrees for one in found):
+        raise SystemExit(1)
