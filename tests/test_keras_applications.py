@@ -11,20 +11,11 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact.copying import named_weights
+from keras_preact.copying import assign, named_weights
+from keras_preact.weights.converters import keras_applications, rename
 
 SHAPE = (72, 88, 3)
 AS_KERAS = keras_preact.IMPLEMENTATIONS["keras_applications"]
-NAMES = {"conv1_conv": "stem_conv", "post_bn": "final_bn", "predictions": "logits"}
-UNIT_NAMES = {
-    "preact_bn": "bn1",
-    "0_conv": "shortcut_conv",
-    "1_conv": "conv1",
-    "1_bn": "bn2",
-    "2_conv": "conv2",
-    "2_bn": "bn3",
-    "3_conv": "conv3",
-}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -59,22 +50,13 @@ def calibrated(depth):
     return theirs
 
 
-def our_name(name):
-    """What our layout of layers calls keras.applications' layer `name`."""
-    if name in NAMES:
-        return NAMES[name]
-    stage, unit, part = name.split("_", 2)
-    number = int(unit.removeprefix("block"))
-    return f"stage{int(stage.removeprefix('conv')) - 1}_unit{number:02}_{UNIT_NAMES[part]}"
-
-
 def with_weights_of(theirs, ours):
-    """Copies all weights into our network, in the layout of layers; one that is left over on a side is an error."""
-    left = {name: variable for name, (variable, _) in named_weights(ours).items()}
-    for layer in theirs.layers:
-        for variable in layer.weights:
-            left.pop(f"{our_name(layer.name)}/{variable.name}").assign(variable.value)
-    assert not left
+    """Copies all weights into our network, as the converter of files does; one left over on a side is an error."""
+    stored = {f"{layer.name}/{variable.name}": variable for layer in theirs.layers for variable in layer.weights}
+    stored = {name: keras.ops.convert_to_numpy(variable.value) for name, variable in stored.items()}
+    places = named_weights(ours)
+    shapes = {name: variable.shape[index is not None :] for name, (variable, index) in places.items()}
+    assign(places, rename(keras_applications, stored, ours.spec, shapes).__getitem__)
     return ours
 
 
@@ -122,7 +104,8 @@ def test_normalisations_have_the_same_constants():
     ours = network(50, **AS_KERAS)
     for theirs in calibrated(50).layers:
         if isinstance(theirs, keras.layers.BatchNormalization):
-            norm = ours.get_layer(our_name(theirs.name))
+            name = keras_applications.our_name(f"{theirs.name}/gamma", ours.spec)
+            norm = ours.get_layer(name.removesuffix("/gamma"))
             assert (norm.epsilon, norm.momentum) == (theirs.epsilon, theirs.momentum)
 
 

@@ -2,7 +2,8 @@
 
 `python tests/tf_keras_peers.py FOLDER NAME ...`: for each NAME a weights file NAME.h5 in the layout that its published
 weights have, and NAME.npz with images, logits and the signals behind every stage. Weights are random; the moving
-statistics are those of a batch, since in an untrained deep network inference else overflows.
+statistics are those of a batch, since in an untrained deep network inference else overflows. Everything is computed in
+float64 with weights that float32 holds: in float32 a thousand layers make percents of the rounding.
 """
 
 import os
@@ -46,7 +47,7 @@ def tf2cv_network(name):
 
 
 def randomize(network, signals, images):
-    """Draws scales, offsets and biases at random, and takes moving statistics from `images`."""
+    """Draws scales, offsets and biases at random, takes moving statistics from `images`, rounds all to float32."""
     rng = np.random.default_rng(0)
     for variable in network.trainable_variables:
         if len(variable.shape) == 1:
@@ -55,12 +56,14 @@ def randomize(network, signals, images):
     for norm in norms:
         norm.momentum = 0.0
     signals(images, training=True)
+    for variable in network.variables:
+        variable.assign(variable.numpy().astype("float32").astype("float64"))
 
 
 def write(folder, name):
     tf_keras.utils.set_random_seed(1)
     network, signals, shape = keras_network(int(name[6:-2])) if name.endswith("V2") else tf2cv_network(name)
-    images = np.random.default_rng(2).normal(size=(4, *shape)).astype("float32")
+    images = np.random.default_rng(2).normal(size=(4, *shape)).astype("float32").astype("float64")
     network(images[:1])
     randomize(network, signals, images)
     network.save_weights(folder / f"{name}.h5", save_format="h5")
@@ -70,5 +73,6 @@ def write(folder, name):
 
 
 if __name__ == "__main__":
+    tf_keras.backend.set_floatx("float64")
     for peer in sys.argv[2:]:
         write(pathlib.Path(sys.argv[1]), peer)

@@ -20,18 +20,21 @@ def randomize(network, images):
         for name, parameter in network.named_parameters():
             if parameter.ndim == 1:
                 is_scale = ".norm" in f".{name}" and name.endswith("weight")
-                parameter.copy_(is_scale + 0.2 * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(is_scale + 0.2 * torch.randn(parameter.shape, generator=generator).double())
         torch.nn.init.normal_(network.head.fc.weight, std=0.05, generator=generator)
         for norm in norms:
             norm.momentum = 1.0
         network.train()(images)
+        for array in network.state_dict().values():
+            if array.is_floating_point():
+                array.copy_(array.float())
     network.eval()
 
 
 def write(folder, name):
     torch.manual_seed(1)
-    network = timm.create_model(name)
-    images = np.random.default_rng(2).normal(size=(4, 72, 88, 3)).astype("float32")
+    network = timm.create_model(name).double()
+    images = np.random.default_rng(2).normal(size=(4, 72, 88, 3)).astype("float32").astype("float64")
     randomize(network, torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
     safetensors.torch.save_file(network.state_dict(), folder / f"{name}.safetensors")
     signals = []

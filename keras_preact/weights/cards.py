@@ -146,6 +146,8 @@ def find_weights(weights, network):
     if fitting:
         return min(fitting, key=lambda card: card.error_percent)
     if isinstance(weights, (str, pathlib.Path)) and pathlib.Path(weights).is_file():
+        if not str(weights).endswith(".weights.h5"):
+            raise argument_error("weights", "a file whose name ends in .weights.h5", str(weights))
         return pathlib.Path(weights)
     if isinstance(weights, (str, pathlib.Path)) and pathlib.Path(weights).is_dir():
         raise argument_error("weights", "a .weights.h5 file", str(weights), "It is a folder.")

@@ -127,8 +127,8 @@ def _at(arrays, variable, index):
 def adapt_channels(kernel, channels):
     """Returns a first kernel (height, width, channels, filters) for images of another number of channels.
 
-    As timm's `adapt_input_conv`: for one channel the kernel is summed over its channels; for more it is repeated as
-    often as needed, and scaled so that equal channels give the same sum.
+    As timm's `adapt_input_conv`: for one channel the kernel is summed over its channels; for another number it is
+    repeated as often as needed, cut, and scaled by the ratio of the numbers, so that sums keep their size.
     """
     if channels == 1:
         return kernel.sum(axis=2, keepdims=True)

@@ -1,0 +1,549 @@
+"""Trained weights: cards, converters, heads and channels that differ, and files that are not what they should be."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import keras_preact
+from keras_preact.copying import named_weights
+from keras_preact.costs import network_costs
+from keras_preact.weights import store
+from keras_preact.weights.cards import Card, find_weights
+from keras_preact.weights.converters import CONVERTERS
+from keras_preact.weights.preprocessing import Preprocessing
+from keras_preact.weights.pretrained import adapt_channels
+from keras_preact.zoo import card_spec
+
+SPEC = keras_preact.NetworkSpec((2, 2), (4, 8), stem={"width": 4, "activates": False}, stride_on="3x3")
+CLASSES = ("ant", "bee", "cat", "dog")
+BN = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+
+
+def build(weights=None, num_classes=len(CLASSES), shape=(8, 8, 3), spec=SPEC, **arguments):
+    arguments = {"num_classes": num_classes, "input_shape": shape, "classifier_activation": None, **arguments}
+    return keras_preact.build_network(spec, weights=weights, **arguments)
+
+
+def trained(seed=0):
+    """A network whose weights and statistics are all random."""
+    keras.utils.set_random_seed(seed)
+    model, rng = build(), np.random.default_rng(seed)
+    model.set_weights([array + 0.1 * np.abs(rng.normal(size=array.shape)) for array in model.get_weights()])
+    return model
+
+
+def images(channels=3, count=2):
+    return np.random.default_rng(1).normal(size=(count, 8, 8, channels)).astype("float32")
+
+
+def arrays_of(model):
+    """Every weight by its name in the layout of layers."""
+    values = {name: (variable.numpy(), index) for name, (variable, index) in named_weights(model).items()}
+    return {name: value if index is None else value[index] for name, (value, index) in values.items()}
+
+
+def osmr_name(name):
+    """How O. Semery's files call our `name`, with the names that Keras puts around."""
+    layer, variable = name.split("/")
+    known = {"stem_conv": "init_block/conv", "final_bn": "post_activ/bn", "logits": "output1/output1"}
+    if layer in known:
+        return f"{'' if layer == 'logits' else 'features/net/features/'}{known[layer]}/{variable}:0"
+    stage, unit, part = layer.split("_", 2)
+    part = "identity_conv/conv" if part == "shortcut_conv" else f"body/conv{part[-1]}/{part[:-1]}/{part[:-1]}"
+    return f"features/net/features/features/{stage}/{stage}/unit{int(unit[4:])}/{part}/{variable}:0"
+
+
+def timm_name(name):
+    """How timm calls our `name`."""
+    layer, variable = name.split("/")
+    variable = {"kernel": "weight", "bias": "bias", **BN}[variable]
+    known = {"stem_conv": "stem.conv", "final_bn": "norm", "logits": "head.fc"}
+    if layer in known:
+        return f"{known[layer]}.{variable}"
+    stage, unit, part = layer.split("_", 2)
+    part = "downsample.conv" if part == "shortcut_conv" else part.replace("bn", "norm")
+    return f"stages.{int(stage[5:]) - 1}.blocks.{int(unit[4:]) - 1}.{part}.{variable}"
+
+
+def write_osmr(path, arrays):
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[osmr_name(name) if "/" in name and name.count("/") == 1 else name] = array
+
+
+def write_timm(path, arrays):
+    theirs = {"norm.num_batches_tracked": np.array(7)}
+    for name, array in arrays.items():
+        if name == "logits/kernel":
+            array = array[None, None]
+        theirs[timm_name(name)] = np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
+    safetensors.numpy.save_file(theirs, path)
+
+
+WRITERS = {"osmr": write_osmr, "timm": write_timm}
+
+
+def card_of(path, converter="osmr", **fields):
+    """A card of the small network, for the file `path`."""
+    return Card(
+        name="tiny.pets.test",
+        network="tiny",
+        dataset="pets",
+        author="us",
+        licence="none",
+        recipe="none",
+        error_percent=1.0,
+        published="",
+        preprocessing=Preprocessing((8, 8), (127.5,) * 3, (127.5,) * 3),
+        classes=CLASSES,
+        megabytes=0.1,
+        spec=SPEC.to_dict(),
+        converter=converter,
+        url=f"http://nowhere.invalid/{path.name}",
+        digest=f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}",
+        **fields,
+    )
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty cache, and a folder of downloads that stands in for the network."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    (tmp_path / "downloads").mkdir()
+    monkeypatch.setenv("KERAS_PREACT_WEIGHTS", str(tmp_path / "downloads"))
+    return tmp_path
+
+
+def cached(home):
+    return sorted(path.name for path in (home / "home").rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("converter", WRITERS)
+def test_weights_are_converted_once_and_then_need_no_download(converter, home, monkeypatch):
+    model = trained()
+    path = home / "downloads" / "weights.bin"
+    WRITERS[converter](path, arrays_of(model))
+    card = card_of(path, converter)
+    first = build(card, layout="layers")
+    assert cached(home) == [f"tiny.pets.test-{card.digest[7:15]}.weights.h5"]
+    path.unlink()
+    monkeypatch.delenv("KERAS_PREACT_WEIGHTS")
+    second = build(card)
+    for each in (first, second):
+        assert all(np.array_equal(one, arrays_of(each)[name]) for name, one in arrays_of(model).items())
+        assert each.card is card
+        assert (each.loaded.new, each.loaded.unused, each.loaded.adapted) == ((), (), ())
+        assert str(each.loaded) == f"tiny.pets.test: {len(arrays_of(model))} arrays loaded"
+    assert keras_preact.relayout(first, "stacked").card is card
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_cache_that_cannot_be_written_is_said_and_done_without(home, monkeypatch):
+    model = trained()
+    path = home / "downloads" / "weights.bin"
+    write_osmr(path, arrays_of(model))
+    (home / "home").write_text("a file")
+    with pytest.warns(UserWarning, match=r"cannot be written.*not kept"):
+        loaded = build(card_of(path))
+    np.testing.assert_array_equal(loaded.predict(images(), verbose=0), model.predict(images(), verbose=0))
+    assert sorted(each.name for each in home.iterdir()) == ["downloads", "home"]
+
+
+def test_fetched_weights_can_be_carried_to_a_folder(home, monkeypatch):
+    model = trained()
+    path = home / "downloads" / "weights.bin"
+    write_osmr(path, arrays_of(model))
+    card = card_of(path)
+    monkeypatch.setattr(keras_preact.zoo, "get_card", lambda name: card)
+    carried = keras_preact.fetch_weights("tiny.pets.test", output=home / "carried")
+    assert carried == home / "carried" / "tiny.pets.test.weights.h5"
+    assert cached(home) == []
+    path.unlink()
+    monkeypatch.setenv("KERAS_PREACT_WEIGHTS", str(home / "carried"))
+    np.testing.assert_array_equal(build(card).get_weights()[0], model.get_weights()[0])
+
+
+def test_a_zip_is_opened_and_weights_without_a_hash_ask_for_one(home):
+    write_osmr(home / "inside.h5", arrays_of(trained()))
+    with zipfile.ZipFile(home / "downloads" / "weights.zip", "w") as archive:
+        archive.write(home / "inside.h5", "inside.h5")
+    card = card_of(home / "inside.h5")
+    unknown = dataclasses.replace(card, url="http://nowhere.invalid/weights.zip", member="inside.h5", digest=None)
+    with pytest.raises(ValueError, match=r"digest.*hash of tiny.pets.test.*published none.*nowhere.invalid"):
+        build(unknown)
+    assert cached(home) == []
+    assert build(dataclasses.replace(unknown, digest=card.digest)).card.digest == card.digest
+
+
+# Files that are not the weights: what is done to the file, and what the sentence names.
+
+
+def missing(path, arrays):
+    del arrays["stage2_unit01_conv2/kernel"]
+    write_osmr(path, arrays)
+
+
+def extra(path, arrays):
+    write_osmr(path, {**arrays, "stage2_unit02_conv3/bias": np.zeros(32, "float32")})
+
+
+def misshapen(path, arrays):
+    write_osmr(path, {**arrays, "stage2_unit01_conv2/kernel": np.zeros((3, 3, 8, 9), "float32")})
+
+
+def turned(path, arrays):
+    write_osmr(path, {**arrays, "stage2_unit01_conv1/kernel": np.zeros((1, 1, 8, 16), "float32")})
+
+
+def not_a_number(path, arrays):
+    arrays["stage1_unit02_bn2/moving_variance"] = np.full(4, np.nan, "float32")
+    write_osmr(path, arrays)
+
+
+def whole_numbers(path, arrays):
+    write_osmr(path, {**arrays, "final_bn/beta": np.zeros(32, "int32")})
+
+
+def deeper(path, arrays):
+    write_osmr(path, {**arrays, "stage2_unit03_conv1/kernel": np.zeros((1, 1, 32, 8), "float32")})
+
+
+def linked(path, arrays):
+    write_osmr(path, arrays)
+    with h5py.File(path, "r+") as file:
+        del file["features/net/features/post_activ/bn/beta:0"]
+        file["features/net/features/post_activ/bn/beta:0"] = h5py.ExternalLink("/etc/passwd", "/x")
+
+
+def elsewhere(path, arrays):
+    write_osmr(path, {name: array for name, array in arrays.items() if name != "final_bn/beta"})
+    with h5py.File(path, "r+") as file:
+        outside = [(str(path.with_name("outside")), 0, 128)]
+        file.create_dataset("features/post_activ/bn/beta:0", (32,), "f4", external=outside)
+
+
+def endless(path, arrays):
+    write_osmr(path, arrays)
+    with h5py.File(path, "r+") as file:
+        file["features/again"] = file["features"]
+
+
+def enormous(path, arrays):
+    write_osmr(path, {name: array for name, array in arrays.items() if name != "final_bn/beta"})
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("features/post_activ/bn/beta:0", (136_000, 136_000), "f4", chunks=(1000, 1000))
+
+
+def truncated(path, arrays):
+    write_osmr(path, arrays)
+    path.write_bytes(path.read_bytes()[:-2000])
+
+
+def web_page(path, arrays):
+    path.write_text("<!DOCTYPE html>")
+
+
+DAMAGES = {
+    missing: "lacks stage2_unit01_conv2/kernel",
+    extra: r"unit2/body/conv3/conv/conv/bias, which the network has not",
+    misshapen: r"shape \(3, 3, 8, 9\), where stage2_unit01_conv2/kernel has \(3, 3, 8, 8\)",
+    turned: r"shape \(1, 1, 8, 16\), where stage2_unit01_conv1/kernel has \(1, 1, 16, 8\)",
+    not_a_number: "conv2/bn/bn/moving_variance holds values that are not finite",
+    whole_numbers: "post_activ/bn/beta is int32",
+    deeper: "unit3/body/conv1/conv/conv/kernel, which the network has not",
+    linked: "post_activ/bn/beta:0 is a link",
+    elsewhere: "post_activ/bn/beta:0 is kept in another file",
+    endless: "lies too deep",
+    enormous: r"said to hold 73,984,000,000 bytes",
+    truncated: "whole file of osmr's",
+    web_page: "whole file of osmr's",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_file_that_is_not_the_weights_is_refused_and_leaves_nothing(damage, home):
+    path = home / "downloads" / "weights.h5"
+    damage(path, arrays_of(trained()))
+    model = build()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=DAMAGES[damage]):
+        keras_preact.weights.pretrained.load_pretrained(model, card_of(path))
+    assert all(np.array_equal(one, two) for one, two in zip(before, model.get_weights()))
+    assert (model.card, model.loaded, cached(home)) == (None, None, [])
+
+
+@pytest.mark.parametrize("name", ["stages.1.blocks.0.conv2.weight", "norm.running_var"])
+def test_a_safetensors_file_is_held_to_the_same(name, home):
+    path = home / "downloads" / "weights.safetensors"
+    write_timm(path, arrays_of(trained()))
+    whole = safetensors.numpy.load_file(path)
+    for change in (lambda array: array[:-1], lambda array: np.full_like(array, np.nan), None):
+        others = {key: array for key, array in whole.items() if key != name}
+        safetensors.numpy.save_file({**others, name: change(whole[name])} if change else others, path)
+        with pytest.raises(ValueError, match=r"weights.*whole file of timm's.*(conv2|norm|final_bn)"):
+            build(card_of(path, "timm"))
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"whole file of timm's.*SafetensorError|incomplete|[Ii]nvalid"):
+        build(card_of(path, "timm"))
+    assert cached(home) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("bits", "Its arrays are not those that were written"),
+        ("nan", "not finite"),
+        ("link", "is a link"),
+        ("size", "said to hold 73,984,000,000 bytes"),
+        ("page", "whole .weights.h5 file"),
+        ("folder", "It is a folder"),
+        ("keras", "ends in .weights.h5"),
+    ],
+)
+def test_our_own_files_are_sealed(damage, message, tmp_path):
+    path = tmp_path / ("model.keras" if damage == "keras" else "model.weights.h5")
+    model = trained()
+    if damage == "folder":
+        path.mkdir()
+    elif damage == "page":
+        path.write_text("<html>")
+    elif damage == "keras":
+        model.save(path)
+    else:
+        model.save_weights(path)
+        change_file(path, damage)
+    with pytest.raises(ValueError, match=message):
+        build(str(path))
+    if path.is_file() and damage != "keras":
+        before = [array + 1 for array in model.get_weights()]
+        model.set_weights(before)
+        with pytest.raises(ValueError, match=message):
+            model.load_weights(path, skip_mismatch=True)
+        assert all(np.array_equal(one, two) for one, two in zip(before, model.get_weights()))
+
+
+def change_file(path, damage):
+    if damage == "bits":
+        content = bytearray(path.read_bytes())
+        kernel = trained().get_layer("stem_conv").kernel.numpy().tobytes()
+        content[content.index(kernel) + 40] ^= 1
+        path.write_bytes(content)
+        return
+    with h5py.File(path, "r+") as file:
+        group = file["layers/conv2d/vars"] if "layers/conv2d/vars" in file else first_group(file)
+        if damage == "nan":
+            group["0"][...] = np.nan
+        elif damage == "link":
+            del group["0"]
+            group["0"] = h5py.ExternalLink("other.h5", "/x")
+        else:
+            del group["0"]
+            group.create_dataset("0", (136_000, 136_000), "f4", chunks=(1000, 1000))
+
+
+def first_group(file):
+    found = []
+    file.visititems(lambda name, item: found.append(item.parent) if isinstance(item, h5py.Dataset) else None)
+    return found[0]
+
+
+def test_a_keras_file_with_a_lambda_is_refused_by_what_reads_keras_files(tmp_path):
+    evil = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x * 2)])
+    evil.save(tmp_path / "model.keras")
+    (tmp_path / "card.json").write_text(json.dumps({"data": "digits", "error_percent": 1.0, "recipe": {}}))
+    from keras_preact.training import keep
+
+    with pytest.raises(ValueError, match=r"[Ll]ambda"):
+        keep.verify(tmp_path)
+
+
+# Other heads, other channels, other options.
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A card whose file is at hand, and its network."""
+    model = trained()
+    path = tmp_path_factory.mktemp("source") / "model.weights.h5"
+    model.save_weights(path)
+    return dataclasses.replace(card_of(path), path=str(path)), model
+
+
+@pytest.mark.parametrize("kind", ["card", "path"])
+@pytest.mark.parametrize("arguments", [{"num_classes": 3}, {"include_top": False}], ids=str)
+def test_another_head_is_new_and_the_trunk_is_that_of_the_weights(arguments, kind, source):
+    card, model = source
+    other = build(card if kind == "card" else card.path, **arguments)
+    theirs, ours = arrays_of(model), arrays_of(other)
+    assert all(np.array_equal(theirs[name], array) for name, array in ours.items() if not name.startswith("logits"))
+    assert other.loaded.unused == ("logits/kernel", "logits/bias")
+    assert other.loaded.new == (("logits/kernel", "logits/bias") if "num_classes" in arguments else ())
+    assert other.loaded.arrays == len(theirs) - 2
+    assert "logits/kernel not used" in str(other.loaded)
+    assert other.loaded.source == (card.name if kind == "card" else card.path)
+
+
+def test_what_is_left_out_is_as_the_weights_have_it(source):
+    card, _ = source
+    for weights in (card, card.path):
+        model = build(weights, num_classes=None, shape=None)
+        assert model.output_shape == (None, len(CLASSES))
+    assert build(card, num_classes=None, shape=None).input_shape == (None, 8, 8, 3)
+
+
+def test_one_channel_sums_the_first_kernel_and_more_repeat_it(source):
+    card, model = source
+    grey = images(1)
+    expected = model.predict(np.repeat(grey, 3, axis=-1), verbose=0)
+    one = build(card, shape=(8, 8, 1))
+    np.testing.assert_allclose(one.predict(grey, verbose=0), expected, rtol=1e-4, atol=1e-4)
+    assert one.loaded.adapted == ("stem_conv/kernel reads 1 channels instead of 3: summed over them.",)
+    six = build(card, shape=(8, 8, 6))
+    np.testing.assert_allclose(six.predict(np.repeat(grey, 6, axis=-1), verbose=0), expected, rtol=1e-4, atol=1e-4)
+    assert "multiplied by 3/6" in str(six.loaded)
+    assert six.loaded.arrays == len(arrays_of(model)) - 1
+    kernel = model.get_layer("stem_conv").kernel.numpy()
+    np.testing.assert_allclose(adapt_channels(kernel, 4), 0.75 * kernel[:, :, [0, 1, 2, 0]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stride_on": "1x1"}, r"stride_on.*'3x3', as in the weights resnet164.cifar10.osmr.*Received.*'1x1'"),
+        ({"ordering": "relu_only_preactivation"}, r"ordering.*'preactivation', as in the weights.*Received.*relu_only"),
+        ({"stem": {"activates": True}}, r"stem.*activates=False.*as in the weights.*Received.*activates=True"),
+        ({"bn_epsilon": 1e-3}, r"bn_epsilon.*1e-05, as in the weights.*Received.*0.001"),
+        ({"weights": "resnet110.cifar10.osmr"}, r"weights.*those of resnet164.*Received.*resnet110.cifar10.osmr"),
+        ({"weights": "imagenet"}, r"weights.*resnet164.*cifar10, cifar100, digits.*Received.*imagenet"),
+        ({"weights": "cifar11"}, r'weights.*Nearest: "cifar1'),
+    ],
+    ids=lambda value: None if isinstance(value, str) else str(value),
+)
+def test_options_that_contradict_the_weights_are_refused_before_anything_is_built(arguments, message, monkeypatch):
+    monkeypatch.setattr(keras_preact.zoo, "ResidualNetwork", None)
+    monkeypatch.setattr(keras_preact.zoo, "load_pretrained", None)
+    with pytest.raises(ValueError, match=message):
+        keras_preact.ResNet164(**{"weights": "cifar10", **arguments})
+
+
+def test_a_card_decides_what_the_user_left_out_and_the_user_what_is_free(monkeypatch):
+    asked = []
+    monkeypatch.setattr(keras_preact.zoo, "load_pretrained", lambda model, weights: asked.append(weights))
+    model = keras_preact.ResNet164(weights="cifar100", stride_on="3x3", bn_momentum=0.99)
+    assert (model.spec.stem.activates, model.spec.stride_on, model.spec.bn_momentum) == (False, "3x3", 0.99)
+    assert model.output_shape == (None, 100)
+    assert asked == [keras_preact.get_card("resnet164.cifar100.osmr")]
+    with pytest.raises(ValueError, match=r"weights.*units=\(8, 8, 8\).*Received.*resnet50.*units=\(3, 4, 6, 3\)"):
+        keras_preact.ResNet(50, weights="imagenet")
+
+
+def test_the_best_weights_that_can_be_verified_are_taken():
+    best = {("resnet152", "imagenet"): "osmr_b", ("resnet50", "imagenet"): "osmr", ("resnet200", "imagenet"): "osmr_b"}
+    for (network, data), recipe in best.items():
+        assert find_weights(data, network).name == f"{network}.{data}.{recipe}"
+
+
+# The cards themselves.
+
+
+@pytest.mark.parametrize("name", keras_preact.list_weights())
+def test_a_card_is_whole(name):
+    card = keras_preact.get_card(name)
+    spec = card_spec(card)
+    assert name.split(".")[:2] == [card.network, card.dataset]
+    assert int(card.network[6:]) == spec.depth
+    assert len(card.classes) == len(set(card.classes)) == {"imagenet": 1000, "cifar100": 100}.get(card.dataset, 10)
+    assert card.preprocessing.channels == len(card.preprocessing.deviation)
+    if card.path is None:
+        assert card.url.startswith("https://")
+        assert card.converter in CONVERTERS
+        if card.digest:
+            assert store.check_digest(card.digest)
+            assert card.remote().limit > 1e6 * card.megabytes
+        if card.member:
+            assert card.digest.startswith(f"sha1:{card.member.split('-')[-1].removesuffix('.tf2.h5')}")
+    assert 1e6 * card.megabytes == pytest.approx(4 * parameters(spec, card), rel=0.25)
+
+
+def parameters(spec, card):
+    parts = network_costs(spec, card.preprocessing.input_shape, len(card.classes))
+    return sum(part.trainable + part.moving for part in parts)
+
+
+def test_lists_are_by_network_and_data_set():
+    assert keras_preact.list_weights("ResNet1001") == ["resnet1001.cifar10.osmr", "resnet1001.cifar100.osmr"]
+    assert keras_preact.list_weights(dataset="digits") == ["resnet164.digits.digits"]
+    with pytest.raises(ValueError, match=r'weights.*Nearest: "resnet110.cifar10.osmr"'):
+        keras_preact.get_card("resnet110.cifar10")
+
+
+def test_the_embedded_digits_weights_have_the_error_that_their_card_states(capsys):
+    from keras_preact.cli import main
+
+    main(["verify", "resnet164.digits.digits"])
+    card = keras_preact.get_card("resnet164.digits.digits")
+    assert f"error {card.error_percent:.2f} %, stated {card.error_percent:.2f} %: agrees" in capsys.readouterr().out
+    assert card.error_percent < 3.0
+    assert pathlib.Path(card.path).stat().st_size < 10e6
+
+
+def test_the_command_line_lists_and_shows(capsys):
+    from keras_preact.cli import main
+
+    main(["weights", "list", "--data", "cifar10"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == keras_preact.list_weights(dataset="cifar10")
+    main(["weights", "show", "resnet152.imagenet.osmr_b"])
+    assert "sha1:224a0baeb02d642716395f937316e071bd7ec25c" in capsys.readouterr().out
+
+
+# Images in, names out.
+
+
+def test_images_are_resized_cropped_and_normalised_as_pillow_does(source):
+    from PIL import Image
+
+    card = dataclasses.replace(
+        source[0], preprocessing=Preprocessing((20, 20), (100.0, 110.0, 120.0), (50.0, 60.0, 70.0), 0.8, "bicubic")
+    )
+    photo = np.random.default_rng(0).integers(0, 256, (50, 75, 3), dtype=np.uint8)
+    resized = Image.fromarray(photo).resize((38, 25), Image.Resampling.BICUBIC)
+    crop = np.asarray(resized, "float32")[2:22, 9:29]
+    expected = (crop - [100, 110, 120]) / [50, 60, 70]
+    prepared = keras_preact.preprocess_input([photo, photo], card)
+    assert (prepared.shape, prepared.dtype) == ((2, 20, 20, 3), np.float32)
+    np.testing.assert_allclose(prepared[1], expected, atol=1e-5)
+    unrounded = keras_preact.preprocess_input(photo[None].astype("float32"), card)[0]
+    np.testing.assert_allclose(unrounded, expected, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((2, 8, 8, 1), "uint8"), r"images.*\(batch, height, width, 3\).*\(8, 8, 1\)"),
+        (np.zeros((8, 8, 3), "uint8"), r"images.*\(8, 3\)"),
+        (np.full((1, 8, 8, 3), 0.5), "images.*0 to 255.*Multiply by 255"),
+        (np.full((1, 8, 8, 3), -1.0), "images.*0 to 255.*-1.0"),
+        (np.full((1, 8, 8, 3), np.nan), "images.*0 to 255.*nan"),
+        (np.zeros((0, 8, 8, 3), "uint8"), "images.*one image at least"),
+    ],
+)
+def test_images_that_are_none_are_refused(wrong, message, source):
+    with pytest.raises(ValueError, match=message):
+        keras_preact.preprocess_input(wrong, source[0])
+
+
+def test_predictions_get_their_names(source):
+    card, _ = source
+    decoded = keras_preact.decode_predictions(np.array([[0.1, 0.2, 0.4, 0.3], [0.7, 0.1, 0.1, 0.1]]), card, top=2)
+    assert decoded == [[("cat", 0.4), ("dog", 0.3)], [("ant", 0.7), ("bee", 0.1)]]
+    with pytest.raises(ValueError, match=r"probabilities.*\(batch, 4\).*\(2, 3\).*new head"):
+        keras_preact.decode_predictions(np.zeros((2, 3)), card)
