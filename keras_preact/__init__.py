@@ -51,6 +51,7 @@ _LAZY = {
     "predict": "keras_preact.training.predictor",
     "preprocess_input": "keras_preact.weights.preprocessing",
     "train": "keras_preact.training.trainer",
+    "verify": "keras_preact.training.keep",
 }
 
 

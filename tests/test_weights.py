@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import shutil
 import zipfile
 
 import h5py
@@ -13,10 +14,12 @@ import pytest
 import safetensors.numpy
 
 import keras_preact
+from keras_preact.cli import main
 from keras_preact.copying import named_weights
 from keras_preact.costs import network_costs
+from keras_preact.training import keep
 from keras_preact.weights import store
-from keras_preact.weights.cards import Card, find_weights
+from keras_preact.weights.cards import Card, find_weights, read_card
 from keras_preact.weights.converters import CONVERTERS
 from keras_preact.weights.preprocessing import Preprocessing
 from keras_preact.weights.pretrained import adapt_channels
@@ -359,8 +362,6 @@ def test_a_keras_file_with_a_lambda_is_refused_by_what_reads_keras_files(tmp_pat
     evil = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x * 2)])
     evil.save(tmp_path / "model.keras")
     (tmp_path / "card.json").write_text(json.dumps({"data": "digits", "error_percent": 1.0, "recipe": {}}))
-    from keras_preact.training import keep
-
     with pytest.raises(ValueError, match=r"[Ll]ambda"):
         keep.verify(tmp_path)
 
@@ -486,8 +487,6 @@ def test_lists_are_by_network_and_data_set():
 
 
 def test_the_embedded_digits_weights_have_the_error_that_their_card_states(capsys):
-    from keras_preact.cli import main
-
     main(["verify", "resnet164.digits.digits"])
     card = keras_preact.get_card("resnet164.digits.digits")
     assert f"error {card.error_percent:.2f} %, stated {card.error_percent:.2f} %: agrees" in capsys.readouterr().out
@@ -495,9 +494,52 @@ def test_the_embedded_digits_weights_have_the_error_that_their_card_states(capsy
     assert pathlib.Path(card.path).stat().st_size < 10e6
 
 
-def test_the_command_line_lists_and_shows(capsys):
-    from keras_preact.cli import main
+def test_a_run_is_kept_as_a_card_with_weights_and_history(tmp_path):
+    model = trained()
+    run = tmp_path / "run"
+    run.mkdir()
+    model.save(run / "model.keras")
+    (run / "history.csv").write_text("epoch\n1\n")
+    fields = {
+        "model": "resnet14",
+        "data": "digits",
+        "error_percent": 12.5,
+        "recipe": {"name": "ours", "source": "a test", "seed": 3},
+        "network": model.get_config(),
+        "classes": list(CLASSES),
+        "preprocessing": {"size": [8, 8], "mean": [1.0, 2.0, 3.0], "deviation": [4.0, 5.0, 6.0]},
+    }
+    (run / "card.json").write_text(json.dumps(fields))
+    folder = keep.keep(run, tmp_path / "kept")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "card.json",
+        "history.csv",
+        "model.weights.h5",
+        "run.json",
+    ]
+    card = read_card(folder)
+    assert (card.name, card.error_percent, card.recipe) == ("resnet14.digits.ours", 12.5, "a test; seed 3")
+    again = build(card, num_classes=None, shape=None, spec=card_spec(card))
+    np.testing.assert_array_equal(again.predict(images(), verbose=0), model.predict(images(), verbose=0))
+    with pytest.raises(ValueError, match=r"folder.*card.json"):
+        read_card(tmp_path)
 
+
+def test_verify_tells_weights_that_are_worse_or_others(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(keras_preact.weights.cards.TRAINED / "resnet164.digits.digits", folder)
+    monkeypatch.setattr(keep, "_error_percent", lambda card, split: card.error_percent + 0.6)
+    with pytest.raises(SystemExit) as stopped:
+        main(["verify", str(folder)])
+    assert stopped.value.code == 1
+    assert "DIFFERS" in capsys.readouterr().out
+    with open(folder / "model.weights.h5", "ab") as file:
+        file.write(b"more")
+    with pytest.raises(ValueError, match=r"file.*hash is sha256:.*Received.*model.weights.h5"):
+        keep.verify(folder)
+
+
+def test_the_command_line_lists_and_shows(capsys):
     main(["weights", "list", "--data", "cifar10"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:]] == keras_preact.list_weights(dataset="cifar10")

@@ -90,6 +90,7 @@ def _card(fields):
 
 @functools.cache
 def _class_names(dataset):
+    # ImageNet's are the lemmas of its WordNet synsets, in the order of their offsets, as every author here has them.
     return tuple((FOLDER / "classes" / f"{dataset}.txt").read_text(encoding="utf-8").splitlines())
 
 

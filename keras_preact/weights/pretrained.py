@@ -42,7 +42,8 @@ class Loaded:
 
     def __str__(self):
         parts = [f"{self.source}: {self.arrays} arrays loaded"]
-        parts += [f"{name} new" for name in self.new] + [f"{name} not used" for name in self.unused]
+        for names, what in ((self.new, "new"), (self.unused, "not used")):
+            parts += [f"{name} {what}" for name in names] if len(names) <= 4 else [f"{len(names)} arrays {what}"]
         return ", ".join(parts) + "".join(f". {sentence}" for sentence in self.adapted)
 
 
@@ -109,7 +110,7 @@ def _transfer(donor, model, name):
     value_of = lambda name: _at(arrays, *theirs[name])  # noqa: E731
     fits = all(name in ours and name in theirs and ours[name][0].shape == theirs[name][0].shape for name in HEAD)
     new = () if fits else tuple(name for name in HEAD if name in ours)
-    unused = tuple(name for name in HEAD if name in theirs and (name in new or name not in ours))
+    unused = tuple(name for name in theirs if name in new or name not in ours)
     adapted = ()
     kernel, channels = value_of(STEM), model.input_shape[-1]
     if kernel.shape[2] != channels:
