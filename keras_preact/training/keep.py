@@ -42,7 +42,9 @@ def keep(folder, output=TRAINED):
         network.save_weights(aside / WEIGHTS)
         fields = _card_fields(name, card, aside / WEIGHTS)
         write_text(aside / CARD, json.dumps(fields, indent=2) + "\n")
-        write_text(aside / RUN, json.dumps(card, indent=2) + "\n")
+        program, *arguments = card.get("command", "").split(" ")
+        command = " ".join([pathlib.PurePath(program).name, *arguments])  # not where the program lay
+        write_text(aside / RUN, json.dumps({**card, "command": command}, indent=2) + "\n")
         shutil.copyfile(folder / run.HISTORY, aside / run.HISTORY)
     return path
 
