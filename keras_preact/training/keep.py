@@ -11,7 +11,7 @@ import numpy as np
 from keras_preact.data import load
 from keras_preact.errors import argument_error
 from keras_preact.files import write_text, written_aside
-from keras_preact.training import run, trainer
+from keras_preact.training import evaluation, run
 from keras_preact.weights.cards import CARD, TRAINED, WEIGHTS, get_card, list_weights, read_card
 from keras_preact.weights.preprocessing import preprocess_input
 from keras_preact.zoo import build_network, card_spec
@@ -100,8 +100,10 @@ def verify(what, data_dir=None):
     path = pathlib.Path(what)
     if (path / run.MODEL).is_file():
         stated = run.read_card(path)
-        images = len(load(stated["data"], data_dir=data_dir or stated.get("data_dir")).test)
-        return _verified(path.name, stated["error_percent"], trainer.evaluate(path, data_dir)["error_percent"], images)
+        size = stated["recipe"].get("image_size")
+        data = evaluation.loaded(stated["data"], data_dir or stated.get("data_dir"), size)
+        measured = evaluation.evaluate(path, data)["error_percent"]
+        return _verified(path.name, stated["error_percent"], measured, len(data.test))
     card = read_card(path) if path.is_dir() else get_card(str(what))
     if card.path is not None:
         digest = f"sha256:{hashlib.sha256(pathlib.Path(card.path).read_bytes()).hexdigest()}"
