@@ -22,7 +22,7 @@ from keras_preact.weights import store
 from keras_preact.weights.cards import Card, find_weights, read_card
 from keras_preact.weights.converters import CONVERTERS
 from keras_preact.weights.preprocessing import Preprocessing
-from keras_preact.weights.pretrained import adapt_channels
+from keras_preact.weights.pretrained import adapt_channels, load_pretrained
 from keras_preact.zoo import card_spec
 
 SPEC = keras_preact.NetworkSpec((2, 2), (4, 8), stem={"width": 4, "activates": False}, stride_on="3x3")
@@ -278,7 +278,7 @@ def test_a_file_that_is_not_the_weights_is_refused_and_leaves_nothing(damage, ho
     model = build()
     before = model.get_weights()
     with pytest.raises(ValueError, match=DAMAGES[damage]):
-        keras_preact.weights.pretrained.load_pretrained(model, card_of(path))
+        load_pretrained(model, card_of(path))
     assert all(np.array_equal(one, two) for one, two in zip(before, model.get_weights()))
     assert (model.card, model.loaded, cached(home)) == (None, None, [])
 
@@ -413,6 +413,16 @@ def test_one_channel_sums_the_first_kernel_and_more_repeat_it(source):
     assert six.loaded.arrays == len(arrays_of(model)) - 1
     kernel = model.get_layer("stem_conv").kernel.numpy()
     np.testing.assert_allclose(adapt_channels(kernel, 4), 0.75 * kernel[:, :, [0, 1, 2, 0]])
+
+
+def test_a_normalised_input_of_other_channels_is_refused_before_anything_is_copied(tmp_path):
+    spec = SPEC.replace(stem={**vars(SPEC.stem), "input_norm": "center"})
+    build(spec=spec).save_weights(tmp_path / "model.weights.h5")
+    model = build(spec=spec, shape=(8, 8, 4))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"weights.*stem_input_bn/beta of shape \(4,\).*Received.*\(3,\)"):
+        load_pretrained(model, tmp_path / "model.weights.h5")
+    assert all(map(np.array_equal, before, model.get_weights()))
 
 
 @pytest.mark.parametrize(

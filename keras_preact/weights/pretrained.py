@@ -92,15 +92,16 @@ def _load(model, path, name, classes, channels):
     if (ours["num_classes"], ours["channels"]) == (classes, channels):
         model.load_weights(path)
         return Loaded(name, len(named_weights(model)))
-    donor = _plain_network(model.spec, classes, channels)
+    dtype = keras.dtype_policies.get(model.get_config()["dtype"]).variable_dtype
+    donor = _plain_network(model.spec, classes, channels, dtype)
     donor.load_weights(path)
     return _transfer(donor, model, name)
 
 
-def _plain_network(spec, classes, channels):
-    """Returns a stacked network in float32, to read weights with."""
+def _plain_network(spec, classes, channels, dtype="float32"):
+    """Returns a stacked network to read weights with."""
     top = {"include_top": False} if classes is None else {"num_classes": classes}
-    return ResidualNetwork(spec, (None, None, channels), dtype="float32", **top)
+    return ResidualNetwork(spec, (None, None, channels), dtype=dtype, **top)
 
 
 def _transfer(donor, model, name):
@@ -117,8 +118,15 @@ def _transfer(donor, model, name):
         adapted = (f"{STEM} reads {channels} channels instead of {kernel.shape[2]}: {adaptation(kernel, channels)}",)
         kernel = adapt_channels(kernel, channels)
     places = {name: place for name, place in ours.items() if name not in new}
+    for array, place in places.items():
+        if array != STEM and _shape(*theirs[array]) != _shape(*place):
+            raise argument_error("weights", f"with {array} of shape {_shape(*place)}", _shape(*theirs[array]))
     assign(places, lambda name: kernel if name == STEM else value_of(name))
     return Loaded(name, len(places) - len(adapted), new, unused, adapted)
+
+
+def _shape(variable, index):
+    return tuple(variable.shape[index is not None :])
 
 
 def _at(arrays, variable, index):
@@ -184,7 +192,7 @@ def _write_converted(card, spec, source, path, is_ours):
         network.load_weights(source)
     else:
         places = named_weights(network)
-        shapes = {name: variable.shape[index is not None :] for name, (variable, index) in places.items()}
+        shapes = {name: _shape(*place) for name, place in places.items()}
         arrays = convert(card.converter, source, spec, shapes)
         assign(places, arrays.__getitem__)
     network.save_weights(path)
