@@ -19,7 +19,7 @@ KERAS = [
     "classifier_activation",
     "name",
 ]
-OURS = ["ordering", "shortcut", "widening", "stride_on", "layout", "unroll", "remat", "dtype"]
+OURS = ["ordering", "shortcut", "widening", "stride_on", "layout", "unroll", "remat", "dtype", "features", "tap"]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.label)
