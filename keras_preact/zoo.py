@@ -165,6 +165,9 @@ def _builder(family, about="", **which):
     base = make_spec(**which)
     function_name = f"ResNet{base.depth}"
 
+    def spec_of(unit=which.get("unit"), **fields):
+        return make_spec(**{**which, "unit": unit}, **fields)
+
     def builder(
         include_top=True,
         weights=None,
@@ -175,6 +178,7 @@ def _builder(family, about="", **which):
         classifier_activation="softmax",
         name=function_name.lower(),
         *,
+        unit=None,
         ordering=None,
         shortcut=None,
         widening=None,
@@ -188,12 +192,12 @@ def _builder(family, about="", **which):
         **spec_fields,
     ):
         weights = find_weights(weights, function_name.lower())
-        variants = dict(ordering=ordering, shortcut=shortcut, widening=widening, stride_on=stride_on)
+        variants = dict(unit=unit, ordering=ordering, shortcut=shortcut, widening=widening, stride_on=stride_on)
         fields = {**{name: value for name, value in variants.items() if value is not None}, **spec_fields}
         if isinstance(weights, Card):
             spec = changed(_card_spec_of(base, weights), fields)
         else:
-            spec = make_spec(**which, **fields)
+            spec = spec_of(**fields)
         shape = (side, side, 3)
         input_shape, num_classes = _fitted(weights, input_shape, input_tensor, num_classes, shape, classes)
         return build_network(
@@ -214,7 +218,7 @@ def _builder(family, about="", **which):
             tap=tap,
         )
 
-    builder.make_spec = lambda **fields: make_spec(**which, **fields)
+    builder.make_spec = spec_of
     builder.__name__ = builder.__qualname__ = function_name
     builder.__doc__ = _DOC.format(name=function_name, base=base, side=side, classes=classes, about=about)
     return builder
@@ -241,6 +245,7 @@ _DOC = """Builds {name}: {about}, {base.units} {base.unit} units, {side}x{side} 
 What is left out is the paper's, as said above and in brackets, or that of `weights`.
 
 Args:
+    unit: `"basic"`, `"bottleneck"` or `"single"` (one convolution per shortcut, Table 3) ["{base.unit}"].
     ordering: Where BN and ReLU stand in a unit, a key of `ORDERINGS` (Fig. 4) ["{base.ordering}"].
     shortcut: What stands on the shortcut, a key of `SHORTCUT_PARAMETERS` (Fig. 2), or a `ShortcutSpec`
         ["{base.shortcut.name}"].

@@ -1,7 +1,6 @@
-"""Verbs about networks: `list`, `inspect`, and `reproduce`, which sets the paper's figures beside ours."""
+"""Verbs about networks: `list` and `inspect`."""
 
 import pathlib
-from typing import Literal
 
 from tyro.conf import Positional
 
@@ -52,15 +51,3 @@ def inspect(model: Positional[str], /, *, batch_size: int = 1) -> None:
     else:
         network = zoo.get_model(model)
     costs.summary(network, batch_size)
-
-
-def reproduce(what: Positional[Literal["parameters"]], /) -> None:
-    """Prints the paper's figures beside ours.
-
-    Args:
-        what: parameters: trainable parameters and multiply-adds of every network, beside the exact integers.
-    """
-    from keras_preact.reproduce.parameters import parameter_table
-
-    if not parameter_table():
-        raise SystemExit(1)

@@ -39,7 +39,7 @@ def check_folder(path, experiment, overwrite=False):
     before = _experiment(path)
     if before is None:
         raise argument_error("output", "a new or empty folder", str(path), "Pass --overwrite (overwrite=True).")
-    differ = list(_differences(before, json.loads(json.dumps(experiment))))
+    differ = list(differences(before, json.loads(json.dumps(experiment))))
     if differ:
         hint = f"It holds another run: {'; '.join(differ)}. Pass --overwrite (overwrite=True), or another folder."
         raise argument_error("output", "a new folder, or one of the same run, which goes on", str(path), hint)
@@ -70,11 +70,12 @@ def _experiment(path):
         return None
 
 
-def _differences(before, now, prefix=""):
+def differences(before, now, prefix=""):
+    """Yields a sentence for each field in which two dicts of plain data differ."""
     for name in sorted({*before, *now}):
         there, here = before.get(name), now.get(name)
         if isinstance(there, dict) and isinstance(here, dict):
-            yield from _differences(there, here, f"{prefix}{name}.")
+            yield from differences(there, here, f"{prefix}{name}.")
         elif there != here:
             yield f"{prefix}{name} is {there!r} there and {here!r} here"
 

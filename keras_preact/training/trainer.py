@@ -262,7 +262,7 @@ class Training:
             "classes": list(data.class_names),
             "preprocessing": {"size": data.image_shape[:2], "mean": data.mean, "deviation": data.deviation},
             "devices": {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind},
-            "versions": _versions(),
+            "versions": versions(),
             "command": " ".join(sys.argv),
         }
         run.write_card(self.folder, card)
@@ -350,7 +350,8 @@ def _write_samples(data, folder):
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{name}.png")
 
 
-def _versions():
+def versions():
+    """Returns the versions of this package, Python, Keras, its backend and NumPy, by name."""
     names = ("keras", keras.backend.backend(), "numpy")
     return {
         "keras_preact": __version__,

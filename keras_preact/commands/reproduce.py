@@ -1,0 +1,54 @@
+"""The verb `reproduce`: the paper's figures, ours beside them."""
+
+import pathlib
+from typing import Literal
+
+from tyro.conf import Positional
+
+from keras_preact.errors import argument_error
+
+
+def reproduce(
+    what: Positional[Literal["parameters", "table1", "table2", "table3", "table4", "figure1", "figure6"]],
+    /,
+    *,
+    row: str | None = None,
+    scale: Literal["smoke", "short", "full"] = "smoke",
+    seeds: int = 1,
+    output: pathlib.Path | None = None,
+    data_dir: pathlib.Path | None = None,
+    strategy: str = "auto",
+    run: bool = True,
+) -> None:
+    """Runs what stands behind a table or figure of the paper, and prints or draws ours beside it.
+
+    The same command goes on where a killed one stopped. Start it several times, and the processes share the rows.
+
+    Args:
+        what: parameters: trainable parameters and multiply-adds of every network, beside the exact integers. table1
+            to table4: test errors on CIFAR. figure1, figure6: training loss and test error against iterations.
+        row: One row of a table; all if left out.
+        scale: full: the paper's networks, data and recipe. short: a sixteenth of its training, minutes a row on a GPU;
+            only the order of rows compares. smoke: scikit-learn's digits and shallower networks, minutes on a CPU.
+        seeds: Runs of each row.
+        output: The folder of the results, one JSON a run; runs/reproduce/<scale> if left out.
+        data_dir: Where CIFAR's files are, if not where its loader looks.
+        strategy: Devices to compute on, as in train.
+        run: Run what has no result yet; with --no-run it stays blank.
+    """
+    if row is not None and not what.startswith("table"):
+        raise argument_error("row", f"left out for {what}", row)
+    keywords = dict(scale=scale, seeds=seeds, output=output, data_dir=data_dir, strategy=strategy, run=run)
+    if what == "parameters":
+        from keras_preact.reproduce.parameters import parameter_table
+
+        if not parameter_table():
+            raise SystemExit(1)
+    elif what.startswith("table"):
+        from keras_preact.reproduce.report import reproduce_table
+
+        reproduce_table(what, row, **keywords)
+    else:
+        from keras_preact.reproduce.figures import reproduce_figure
+
+        print(reproduce_figure(what, **keywords))
