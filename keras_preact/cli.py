@@ -5,7 +5,7 @@ import sys
 
 import tyro
 
-from keras_preact.commands import explain, export, networks, reproduce, runs, weights
+from keras_preact.commands import explain, export, networks, reproduce, runs, sweep, weights
 from keras_preact.exporting import ParityError
 
 ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3."
@@ -26,6 +26,7 @@ def main(arguments=None):
             "list": networks.list_networks,
             "inspect": networks.inspect,
             "reproduce": reproduce.reproduce,
+            "sweep": sweep.sweep,
             "explain": explain.explain,
             "weights": weights.weights,
             "verify": weights.verify,

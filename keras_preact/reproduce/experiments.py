@@ -7,6 +7,8 @@ from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 from keras_preact.tuning.trials import Trial
 
+IDENTITY = ShortcutSpec()
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -23,7 +25,7 @@ class Experiment:
 
     depth: int
     ordering: str = "original"
-    shortcut: ShortcutSpec = ShortcutSpec()
+    shortcut: ShortcutSpec = IDENTITY
     unit: str | None = None
     data: str = "cifar10"
     recipe: str = "paper_cifar"

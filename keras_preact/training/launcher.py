@@ -36,7 +36,8 @@ def launch(command, workers, max_restarts=3, backend=None):
     """
     workers, restarts = check_integer("workers", workers), check_integer("max_restarts", max_restarts, minimum=0)
     for number in range(restarts + 1):
-        status = _job(command, workers, backend)
+        ports = free_ports(workers)
+        status = run_together(command, [_environment(ports, worker, backend) for worker in range(workers)])
         if status == 0:
             return 0
         left = restarts - number
@@ -45,13 +46,14 @@ def launch(command, workers, max_restarts=3, backend=None):
     return status
 
 
-def _job(command, workers, backend):
-    """Runs all workers once; returns 0, or the status of the first that failed."""
-    ports = _free_ports(workers)
-    processes = [
-        subprocess.Popen(command, env=_environment(ports, number, backend), stdin=subprocess.DEVNULL)
-        for number in range(workers)
-    ]
+def run_together(command, environments):
+    """Runs a command once in each environment; returns 0, or the status of the first that failed: then all are ended.
+
+    Args:
+        command: A list: the program and its arguments.
+        environments: A dict of variables for each process.
+    """
+    processes = [subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) for environment in environments]
 
     def forward(signal_number, _frame):
         raise SystemExit(128 + signal_number)
@@ -101,7 +103,8 @@ def _environment(ports, number, backend):
     }
 
 
-def _free_ports(count):
+def free_ports(count):
+    """Returns numbers of ports that nothing listens on, on the loopback address."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))

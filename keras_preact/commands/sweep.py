@@ -1,0 +1,61 @@
+"""The verb `sweep`: a grid of networks and recipes, several seeds each."""
+
+import json
+import pathlib
+from typing import Literal
+
+from keras_preact.training.recipes import get_recipe
+from keras_preact.training.strategies import STRATEGIES
+
+
+def sweep(
+    *,
+    over: str = "shortcut,ordering",
+    model: str = "ResNet20",
+    data: str = "digits",
+    data_dir: pathlib.Path | None = None,
+    recipe: str = "digits",
+    epochs: int | None = None,
+    validation_images: int | None = None,
+    seeds: int = 3,
+    output: pathlib.Path | None = None,
+    strategy: Literal[STRATEGIES] = "auto",
+) -> None:
+    """Trains every point of a grid with several seeds: a row each, medians, a picture, the best run.
+
+    The same command goes on where a killed one stopped. Start it several times, and the processes share the trials.
+
+    Args:
+        over: What is varied, with commas between: shortcut, ordering, unit, widening, stride_on (all values), or
+            NAME=VALUE:VALUE for these, depth, width, scale, branch_scale, gate_bias, rate, and fields of the recipe.
+        model: The network, where depth is not varied.
+        data: A data set, or a folder of images, as in train.
+        data_dir: Where its files are, if not where its loader looks.
+        recipe: The recipe of all runs.
+        epochs: Its epochs, if not the recipe's.
+        validation_images: Training images held out, by which the best run is chosen instead of by the test images.
+        seeds: Runs of each point.
+        output: The folder; runs/sweep.<data> if left out.
+        strategy: Devices to compute on.
+    """
+    from keras_preact.tuning import grid
+
+    fields = {"epochs": epochs, "validation_images": validation_images}
+    chosen = get_recipe(recipe).replace(**{name: value for name, value in fields.items() if value is not None})
+    folder = output or pathlib.Path("runs") / f"sweep.{pathlib.Path(data).name}"
+    grid.sweep(
+        over,
+        model=model,
+        data=data,
+        data_dir=data_dir,
+        recipe=chosen,
+        seeds=seeds,
+        output=folder,
+        strategy=strategy,
+    )
+    print(f"\n{(folder / grid.MARKDOWN).read_text()}\n{folder}/: {grid.CSV}, {grid.MARKDOWN}, {grid.PLOT}")
+    if (folder / grid.BEST).is_file():
+        best = json.loads((folder / grid.BEST).read_text())
+        print(f"best: {best['point']} ({best['chosen_by']} {best['median']:.2f}); {folder / best['run']}")
+        if best["chosen_by"].endswith("error_percent"):
+            print("It was chosen on the test images, which flatters it. --validation-images holds others out.")
