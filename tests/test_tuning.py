@@ -102,19 +102,19 @@ def test_a_wrong_axis_is_refused_before_anything_is_written(over, message, tmp_p
 
 def test_a_sweep_that_is_interrupted_goes_on_and_runs_each_trial_once(tmp_path, data, trained):
     calls, errors = trained
-    arguments = dict(data=data, seeds=2, output=tmp_path / "sweep")
-    errors["ordering=bn_after_addition,seed=1"] = KeyboardInterrupt()
+    over, arguments = "ordering=original:preactivation", dict(data=data, output=tmp_path / "sweep")
+    errors["ordering=preactivation,seed=0"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        sweep("ordering", **arguments)
-    assert len(rows_of(tmp_path / "sweep")) == 3
+        sweep(over, seeds=2, **arguments)
+    assert len(rows_of(tmp_path / "sweep")) == 2
     (tmp_path / "sweep" / ".ordering=original,seed=0.json.half").mkdir()  # as a killed process leaves it
     errors.clear()
-    rows = sweep("ordering", **arguments)
-    assert sorted(set(calls)) == sorted(f"ordering={name},seed={n}" for name in points.ORDERINGS for n in (0, 1))
-    assert len(calls) == 11  # the interrupted one twice
-    assert [(row["ordering"], row["seed"]) for row in rows] == [(n, s) for n in points.ORDERINGS for s in (0, 1)]
-    assert len(sweep("ordering", **{**arguments, "seeds": 3})) == 15
-    assert len(calls) == 16
+    rows = sweep(over, seeds=2, **arguments)
+    places = [(name, seed) for name in ("original", "preactivation") for seed in (0, 1)]
+    assert [(row["ordering"], row["seed"]) for row in rows] == places
+    assert sorted(calls) == sorted([f"ordering={n},seed={s}" for n, s in places] + ["ordering=preactivation,seed=0"])
+    assert len(sweep(over, seeds=3, **arguments)) == 6
+    assert len(calls) == 7
 
 
 def test_a_failing_trial_is_a_row_and_never_best(tmp_path, data, trained):
@@ -169,6 +169,12 @@ def test_the_folder_of_another_sweep_is_refused_with_the_difference(tmp_path, da
         sweep("ordering", data=data, recipe=RECIPES["digits"].replace(epochs=7), output=tmp_path / "sweep")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()
+    run = tmp_path / "sweep" / "runs" / "ordering=original,seed=0"
+    run.mkdir(parents=True)
+    (run / "experiment.json").write_text('{"model": "resnet29"}')
+    (tmp_path / "sweep" / "ordering=original,seed=0.json").unlink()
+    with pytest.raises(ValueError, match="model is 'resnet29' there and 'resnet20' here"):
+        sweep("ordering", data=data, seeds=1, output=tmp_path / "sweep")
     with pytest.raises(ValueError, match="a sweep's"):
         sweep("ordering", data=data, output=tmp_path / "other")
 

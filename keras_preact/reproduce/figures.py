@@ -74,7 +74,7 @@ def draw(name, panels, results, kind, path):
         axes.set(title=_title(panel, models), xlabel="iterations", ylabel="test error, % (solid)", ylim=(0, None))
         losses.set(ylabel="training loss (dashed)", yscale="log")
         axes.legend()
-    figure.suptitle(f"{name.capitalize()}: {kind.about}", fontsize="small", wrap=True)
+    figure.suptitle(f"Figure {name.removeprefix('figure')}: {kind.about}", fontsize="small", wrap=True)
     with written_aside(path) as aside:
         figure.savefig(aside, dpi=120)
     return path

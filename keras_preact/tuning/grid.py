@@ -200,10 +200,17 @@ def draw(groups, path):
         found = [row["error_percent"] for row in rows if not row["reason"]]
         failed = len(rows) - len(found)
         if found:
-            median, low, high = median_error([row for row in rows if not row["reason"]])
-            axes.plot([low, high], [height, height], color="tab:blue", alpha=0.4, linewidth=5, solid_capstyle="round")
+            axes.plot(
+                [min(found), max(found)],
+                [height, height],
+                color="tab:blue",
+                alpha=0.4,
+                linewidth=5,
+                solid_capstyle="round",
+            )
             axes.plot(found, [height] * len(found), "o", color="tab:blue", markersize=4)
-            axes.plot([median], [height], "|", color="black", markersize=14)
+        if 2 * failed < len(rows):
+            axes.plot([median_error(rows)[0]], [height], "|", color="black", markersize=14)
         if failed:
             axes.plot([edge], [height], "x", color="tab:red")
             axes.annotate(f"{failed} fail", (edge, height), (6, -4), textcoords="offset points", color="tab:red")

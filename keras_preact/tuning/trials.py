@@ -61,7 +61,7 @@ def run_trial(trial, data, folder, strategy="auto", verbose=0):
         `curve` (a dict per epoch), command, device, versions, date. None if another process is on this trial.
 
     Raises:
-        ValueError: If `folder` holds the result of another trial of this name; the differences are named.
+        ValueError: If `folder` holds a result or a run of another trial of this name; the differences are named.
         OSError: If a file cannot be written (disk full, no permission).
     """
     folder = pathlib.Path(folder)
@@ -141,6 +141,8 @@ def _told(result):
 
 def _outcome(trial, data, folder, strategy, verbose):
     """Trains, and returns what came of it; only a file that cannot be written, or a signal, ends the whole."""
+    there = trainer.Experiment(trial.model, trial.data, None, "custom", trial.recipe, trial.options)
+    run.check_folder(folder, there.plain())  # a run of something else is no failure of this one
     keras.utils.clear_session()
     card, failed = {}, None
     try:
