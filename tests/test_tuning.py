@@ -3,11 +3,13 @@
 import csv
 import importlib
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import keras_tuner
 import numpy as np
@@ -195,6 +197,13 @@ def test_a_sweep_trains_and_chooses_by_the_images_held_out(tmp_path, data):
         assert (tmp_path / "sweep" / best["run"] / "model.keras").is_file()
 
 
+def test_the_command_has_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "--help"])
+    assert stop.value.code == 0
+    assert "--over" in capsys.readouterr().out
+
+
 def test_the_command_refuses_an_unknown_axis(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["sweep", "--over", "shortcat", "--output", str(tmp_path / "sweep")])
@@ -268,10 +277,17 @@ def test_a_search_ends_with_a_best_trial(tuner, arguments, tmp_path, data):
 def test_a_grid_search_fails_a_trial_that_diverges(tmp_path, data):
     hypermodel = PreActHyperModel(data, {"learning_rate": (1e30, 0.05), "depth": (8,)}, TINY)
     found = search(keras_tuner.GridSearch, hypermodel, tmp_path)
-    status = {trial.hyperparameters.get("learning_rate"): trial.status for trial in found.oracle.trials.values()}
-    assert status == {1e30: "FAILED", 0.05: "COMPLETED"}
+    done = {trial.hyperparameters.get("learning_rate"): trial for trial in found.oracle.trials.values()}
+    assert {rate: trial.status for rate, trial in done.items()} == {1e30: "FAILED", 0.05: "COMPLETED"}
+    assert "The loss is nan at step" in done[1e30].message
     best = found.oracle.get_best_trials(2)[0]
     assert best.hyperparameters.get("learning_rate") == 0.05
+
+
+def test_a_trial_whose_last_step_diverges_fails(data):
+    model = SimpleNamespace(fit=lambda *_, **__: SimpleNamespace(history={"loss": [1.0], "val_loss": [math.nan]}))
+    with pytest.raises(keras_tuner.errors.FailedTrialError, match="held out is nan"):
+        PreActHyperModel(data, {"depth": (8,)}, TINY).fit(keras_tuner.HyperParameters(), model)
 
 
 def test_a_recipe_that_a_search_cannot_follow_is_refused(data):
@@ -279,6 +295,8 @@ def test_a_recipe_that_a_search_cannot_follow_is_refused(data):
         PreActHyperModel(data, recipe="paper_cifar")
     with pytest.raises(ValueError, match="a sequence of values"):
         PreActHyperModel(data, {"depth": Range(8, 20)})
+    with pytest.raises(ValueError, match="Nearest: 8, 11"):
+        PreActHyperModel(data, {"depth": (8, 9)})
 
 
 def test_a_missing_keras_tuner_names_the_extra(monkeypatch):

@@ -1,5 +1,6 @@
 """A keras-tuner hypermodel over networks and recipes, for its searches as they are."""
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -87,6 +88,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         space: {axis: values, or a `Range`}; see `points.NETWORK_AXES` and `points.RECIPE_AXES`. `SPACE` if None.
         recipe: A name of `RECIPES`, or a `Recipe` with the fields that are no axes. Its length is in epochs; Hyperband
             sets its own, over which the schedule then falls.
+        model: The network, where the depth is no axis.
         model_options: Keywords for the network's function, common to all trials.
         validation_images: Training images held out; a tenth if None.
         data_dir: As in `train`.
@@ -98,7 +100,15 @@ class PreActHyperModel(keras_tuner.HyperModel):
     objective = keras_tuner.Objective("val_error_percent", "min")
 
     def __init__(
-        self, data="digits", space=None, recipe="digits", model_options=None, validation_images=None, data_dir=None
+        self,
+        data="digits",
+        space=None,
+        recipe="digits",
+        *,
+        model="resnet20",
+        model_options=None,
+        validation_images=None,
+        data_dir=None,
     ):
         super().__init__(name="preact")
         self.recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -108,7 +118,9 @@ class PreActHyperModel(keras_tuner.HyperModel):
             if getattr(self.recipe, name):
                 raise argument_error("recipe", f"one with {name}=0 in a search", getattr(self.recipe, name))
         self.space = _checked(SPACE if space is None else space)
-        self.model_options = dict(model_options or {})
+        self.network = functools.partial(points.network_of, model=model, options=dict(model_options or {}))
+        for depth in self.space.get("depth", ()):
+            self.network({"depth": depth})
         data = loaded(data, data_dir, self.recipe.image_size)
         count = validation_images or self.recipe.validation_images or len(data.train) // 10
         self.data, self.validation = held_out(data, count, self.recipe.seed)
@@ -116,7 +128,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
     def point(self, hp):
         """Returns the point that `hp` stands at, {axis: value}, and makes its axes known to the tuner."""
         point = {name: _value(hp, name, values) for name, values in self.space.items() if name not in points.PARAMETERS}
-        fixed = points.network_of({}, options=self.model_options)[1]["shortcut"]["name"]
+        fixed = self.network({})[1]["shortcut"]["name"]
         for name in points.PARAMETERS:
             if name not in self.space:
                 continue
@@ -137,7 +149,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         """Returns the compiled model of a trial: uint8 images in, its network in `.network`."""
         point = self.point(hp)
         recipe = self._recipe(hp, point)
-        key, options = points.network_of(point, options=self.model_options)
+        key, options = self.network(point)
         keras.utils.set_random_seed(recipe.seed)
         classes = len(self.data.class_names)
         arguments = {"input_shape": self.data.image_shape, "num_classes": classes, "dtype": recipe.precision}
