@@ -194,10 +194,7 @@ def _builder(family, about="", **which):
         weights = find_weights(weights, function_name.lower())
         variants = dict(unit=unit, ordering=ordering, shortcut=shortcut, widening=widening, stride_on=stride_on)
         fields = {**{name: value for name, value in variants.items() if value is not None}, **spec_fields}
-        if isinstance(weights, Card):
-            spec = changed(_card_spec_of(base, weights), fields)
-        else:
-            spec = spec_of(**fields)
+        spec = changed(_card_spec_of(base, weights), fields) if isinstance(weights, Card) else spec_of(**fields)
         shape = (side, side, 3)
         input_shape, num_classes = _fitted(weights, input_shape, input_tensor, num_classes, shape, classes)
         return build_network(

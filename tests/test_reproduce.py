@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 import keras_preact
-from keras_preact import zoo
+from keras_preact import families
 from keras_preact.cli import main
 from keras_preact.data import load
 from keras_preact.data.dataset import ArraySplit
@@ -51,7 +51,7 @@ def test_full_is_the_papers_network_data_and_recipe():
     rows = {(table, row.name): row for table, found in TABLES.items() for row in found if row.experiment}
     for row in rows.values():
         trial = row.experiment.trial(full, seed=3)
-        spec = zoo.cifar_spec(int(trial.model.removeprefix("resnet")), **trial.options)
+        spec = families.cifar_spec(int(trial.model.removeprefix("resnet")), **trial.options)
         assert (spec.depth, spec.ordering) == (row.experiment.depth, row.experiment.ordering)
         assert spec.widening == ("projection" if spec.depth in (164, 1001) else "zero_pad")
         assert (trial.data, trial.recipe.seed) == (row.experiment.data, 3)

@@ -5,9 +5,10 @@ import itertools
 import json
 
 from keras_preact.errors import argument_error, check_choice, check_integer
+from keras_preact.families import IMAGENET_UNITS, cifar_spec, imagenet_spec
 from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS, UNIT_KINDS, NetworkSpec, ShortcutSpec
 from keras_preact.training.recipe import PRECISIONS, SCHEDULES, WEIGHT_DECAYS, Recipe
-from keras_preact.zoo import IMAGENET_UNITS, cifar_spec, imagenet_spec, list_models, model_key
+from keras_preact.zoo import list_models, model_key
 
 # Axes with values that are known; the others need theirs.
 CHOICES = {
