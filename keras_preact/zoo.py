@@ -178,7 +178,6 @@ def _builder(family, about="", **which):
         classifier_activation="softmax",
         name=function_name.lower(),
         *,
-        unit=None,
         ordering=None,
         shortcut=None,
         widening=None,
@@ -192,7 +191,7 @@ def _builder(family, about="", **which):
         **spec_fields,
     ):
         weights = find_weights(weights, function_name.lower())
-        variants = dict(unit=unit, ordering=ordering, shortcut=shortcut, widening=widening, stride_on=stride_on)
+        variants = dict(ordering=ordering, shortcut=shortcut, widening=widening, stride_on=stride_on)
         fields = {**{name: value for name, value in variants.items() if value is not None}, **spec_fields}
         spec = changed(_card_spec_of(base, weights), fields) if isinstance(weights, Card) else spec_of(**fields)
         shape = (side, side, 3)
@@ -242,7 +241,6 @@ _DOC = """Builds {name}: {about}, {base.units} {base.unit} units, {side}x{side} 
 What is left out is the paper's, as said above and in brackets, or that of `weights`.
 
 Args:
-    unit: `"basic"`, `"bottleneck"` or `"single"` (one convolution per shortcut, Table 3) ["{base.unit}"].
     ordering: Where BN and ReLU stand in a unit, a key of `ORDERINGS` (Fig. 4) ["{base.ordering}"].
     shortcut: What stands on the shortcut, a key of `SHORTCUT_PARAMETERS` (Fig. 2), or a `ShortcutSpec`
         ["{base.shortcut.name}"].
