@@ -20,7 +20,6 @@ from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
 from keras_preact.training.evaluation import evaluation_metrics
 from keras_preact.training.optimizers import make_optimizer
-from keras_preact.training.trainer import make_augmentation
 from keras_preact.training.training_model import Crossentropy, TrainingModel
 
 
@@ -63,7 +62,7 @@ def end_to_end(arguments, recipe, options):
 def bare(arguments, recipe, options):
     """Returns images/s of the compiled step on one batch, again and again."""
     data = load(arguments.data, arguments.data_dir)
-    augmentation = make_augmentation(recipe)
+    augmentation = recipe.augmentation()
     network = keras_preact.get_model(
         arguments.model,
         input_shape=data.image_shape,

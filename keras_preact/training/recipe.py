@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
+from keras_preact.data.augment import Augmentation
 from keras_preact.errors import argument_error, check_choice, check_fields, check_integer, check_number
 
 SCHEDULES = ("cosine", "linear", "steps", "constant", "plateau")
@@ -11,8 +12,8 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Describes a training run."""
+class Recipe(Augmentation):
+    """Describes a training run: how images are varied, and the fields below."""
 
     source: str = "ours"
     """Where the recipe comes from."""
@@ -50,26 +51,6 @@ class Recipe:
     """Momentum of an average of the weights, which replaces them at the end; 0 for none."""
     label_smoothing: float = 0.0
     """Share of a label that is spread over all classes."""
-    crop_padding: int = 0
-    """Pixels of padding for random crops; 0 for no crops."""
-    pad_value: str = "mean"
-    """What the padding holds: mean (0 once normalised), black or reflect."""
-    flip: bool = False
-    """Mirror half of the images."""
-    scale: tuple[int, ...] = ()
-    """Lowest and highest length of the shorter side, of which a random crop is taken."""
-    area: tuple[float, ...] = ()
-    """Lowest and highest share of the image that a crop of aspect 3/4 to 4/3 covers."""
-    colour: float = 0.0
-    """Largest change of brightness, contrast and saturation."""
-    lighting: float = 0.0
-    """Deviation of the noise along the principal components of ImageNet's colours."""
-    cutout: int = 0
-    """Side in pixels of a square that is blanked; 0 for none."""
-    mixup: float = 0.0
-    """Alpha of the mixture of two images; 0 for none."""
-    cutmix: float = 0.0
-    """Alpha of the rectangle taken from another image; 0 for none."""
     image_size: int = 0
     """Side of the square images that the network sees, for data sets of image files; 0 for the data set's own."""
     precision: str = "float32"
@@ -80,6 +61,7 @@ class Recipe:
     """Decides initial weights, order, augmentation and dropout."""
 
     def __post_init__(self):
+        super().__post_init__()
         for name in ("epochs", "global_batch_size"):
             check_integer(name, getattr(self, name))
         for name in _COUNTS:
@@ -92,8 +74,6 @@ class Recipe:
         check_choice("weight_decay_kind", self.weight_decay_kind, WEIGHT_DECAYS)
         check_choice("precision", self.precision, PRECISIONS)
         object.__setattr__(self, "drops", tuple(check_integer("drops", drop) for drop in self.drops))
-        for name in ("scale", "area"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_schedule()
 
     def _check_schedule(self):
@@ -115,6 +95,10 @@ class Recipe:
         check_fields(type(self), fields)
         return dataclasses.replace(self, **fields)
 
+    def augmentation(self):
+        """Returns the `Augmentation` alone."""
+        return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
+
     def total_steps(self, steps_per_epoch):
         """Returns the steps of the whole training."""
         return self.steps or self.epochs * steps_per_epoch
@@ -126,8 +110,6 @@ _COUNTS = (
     "patience",
     "early_stopping",
     "validation_images",
-    "crop_padding",
-    "cutout",
     "image_size",
     "seed",
 )

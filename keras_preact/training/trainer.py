@@ -15,7 +15,6 @@ import keras
 import numpy as np
 
 from keras_preact import exporting
-from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import ArraySplit, held_out
 from keras_preact.data.preparation import Preparation
@@ -101,7 +100,7 @@ def train(
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if not isinstance(recipe, Recipe):
         raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
-    augmentation = make_augmentation(recipe)
+    augmentation = recipe.augmentation()
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
     validation = data
     if recipe.validation_images:
@@ -125,11 +124,6 @@ def train(
         card = training.card(started) if devices.is_chief else experiment.plain()
         devices.barrier()
     return {**card, "folder": str(folder)}
-
-
-def make_augmentation(recipe):
-    """Returns the `Augmentation` of a `Recipe`: its fields of the same names."""
-    return Augmentation(**{field.name: getattr(recipe, field.name) for field in dataclasses.fields(Augmentation)})
 
 
 class Training:

@@ -17,7 +17,6 @@ from keras_preact.training.feed import Feed
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
-from keras_preact.training.trainer import make_augmentation
 from keras_preact.training.training_model import Crossentropy, TrainingModel
 from keras_preact.tuning import points
 from keras_preact.zoo import get_model
@@ -154,7 +153,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         classes = len(self.data.class_names)
         arguments = {"input_shape": self.data.image_shape, "num_classes": classes, "dtype": recipe.precision}
         network = get_model(key, **{**arguments, **options})
-        model = TrainingModel(network, Preparation(self.data, make_augmentation(recipe)))
+        model = TrainingModel(network, Preparation(self.data, recipe.augmentation()))
         model.compile(
             make_optimizer(recipe, self._batches(recipe).steps_per_epoch),
             Crossentropy(classes, recipe.label_smoothing),
@@ -193,7 +192,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         return history
 
     def _batches(self, recipe):
-        return TrainingBatches(self.data, recipe.global_batch_size, recipe.seed, make_augmentation(recipe))
+        return TrainingBatches(self.data, recipe.global_batch_size, recipe.seed, recipe.augmentation())
 
     def _recipe(self, hp, point):
         """Returns the recipe of a trial; Hyperband says how many epochs it has."""
