@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from keras_preact.analysis.studies import TABLE_1
 from keras_preact.reproduce.experiments import Experiment
-from keras_preact.spec import ORDERINGS, ShortcutSpec
+from keras_preact.spec import ORDERINGS
 
 FAIL = "fail"  # a test error above 20 %
 
@@ -21,10 +22,6 @@ class Row:
     name: str
     paper: float | str
     experiment: Experiment | None = None
-
-
-def _shortcut(name, paper, kind, **parameters):
-    return Row(name, paper, Experiment(110, shortcut=ShortcutSpec(kind, **parameters)))
 
 
 def _pair(label, original, preactivation, depth, **fields):
@@ -45,20 +42,25 @@ _QUOTED_100 = {"NIN": 35.68, "DSN": 34.57, "FitNet": 35.04, "Highway": 32.39, "A
 _QUOTED_100["FitNet_LSUV"] = 27.66
 _CIFAR100 = {"data": "cifar100"}
 
+_SHORTCUTS = (
+    "original",
+    "constant_scaling_0_1",
+    "constant_scaling_0.5_1",
+    "constant_scaling_0.5_0.5",
+    "exclusive_gating_0",
+    "exclusive_gating_-6",
+    "exclusive_gating_-7",
+    "shortcut_only_gating_0",
+    "shortcut_only_gating_-6",
+    "conv1x1",
+    "dropout_0.5",
+)
+
 TABLES = {
     # ResNet-110, CIFAR-10, f = ReLU. The failing exclusive gates are of b_g = 0 ... -5; 0 is run.
-    "table1": (
-        _shortcut("original", 6.61, "identity"),
-        _shortcut("constant_scaling_0_1", FAIL, "constant_scaling", scale=0.0, branch_scale=1.0),
-        _shortcut("constant_scaling_0.5_1", FAIL, "constant_scaling", scale=0.5, branch_scale=1.0),
-        _shortcut("constant_scaling_0.5_0.5", 12.35, "constant_scaling", scale=0.5, branch_scale=0.5),
-        _shortcut("exclusive_gating_0", FAIL, "exclusive_gating", gate_bias=0.0),
-        _shortcut("exclusive_gating_-6", 8.70, "exclusive_gating", gate_bias=-6.0),
-        _shortcut("exclusive_gating_-7", 9.81, "exclusive_gating", gate_bias=-7.0),
-        _shortcut("shortcut_only_gating_0", 12.86, "shortcut_only_gating", gate_bias=0.0),
-        _shortcut("shortcut_only_gating_-6", 6.91, "shortcut_only_gating", gate_bias=-6.0),
-        _shortcut("conv1x1", 12.22, "conv1x1"),
-        _shortcut("dropout_0.5", FAIL, "dropout", rate=0.5),
+    "table1": tuple(
+        Row(name, row.paper_error_percent or FAIL, Experiment(110, shortcut=row.shortcut))
+        for name, row in zip(_SHORTCUTS, TABLE_1, strict=True)
     ),
     "table2": (
         *_orderings(110, 6.61, 8.17, 7.84, 6.71, 6.37),
