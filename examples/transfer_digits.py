@@ -21,6 +21,7 @@ import keras_preact
 from keras_preact.data import from_arrays, load
 
 SIZES = (5, 20, 100)
+RATE = 0.1  # chosen among 0.03 and 0.1 on training images of 5 to 9 that were held out, with a seed of its own
 METHODS = ("fine-tuned", "from scratch")
 KNOWN, NEW = range(5), range(5, 10)
 
@@ -45,7 +46,7 @@ def one_run(method, data, backbone, per_class, seed, settings, folder):
     common = dict(output=folder / f"{method.replace(' ', '_')}-{per_class}-{seed}", verbose=0)
     if method == "fine-tuned":
         few = five_classes(data, NEW, per_class, seed)
-        card = keras_preact.finetune(backbone, few, steps=steps, seed=seed, **varied, **common)
+        card = keras_preact.finetune(backbone, few, learning_rate=RATE, steps=steps, seed=seed, **varied, **common)
     else:
         repeat = max(1, steps * batch // (50 * per_class))  # epochs of more than a step or two
         few = five_classes(data, NEW, per_class, seed, repeat)
@@ -98,8 +99,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("transfer"))
     parser.add_argument("--data-dir", type=pathlib.Path, help="where CIFAR-10 is, to take it instead of the digits")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=3)
     chosen = parser.parse_args()
     if chosen.data_dir:
         data, augmentation, recipe = load("cifar10", chosen.data_dir), {"crop_padding": 4, "flip": True}, "fair_cifar"

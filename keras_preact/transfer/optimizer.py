@@ -30,9 +30,9 @@ class StagewiseSGD(RecipeSGD):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        rate = ops.cast(learning_rate, "float32") * self.rates[index]
+        rate = learning_rate * self.rates[index]
         if self.starts[index]:
-            rate = ops.where(self.iterations < self.starts[index], 0.0, rate)
+            rate = rate * ops.cast(self.iterations >= self.starts[index], rate.dtype)
         super().update_step(gradient, variable, rate)
 
     def get_config(self):

@@ -14,14 +14,14 @@ class Tuning:
 
     freeze: tuple[str, ...] = ()
     """Stages that stay as they are: stem, stage1, stage2, ..., or trunk for all of them."""
-    bn: str = "inference"
-    """BN's statistics: those of the weights (inference), measured on the new images before the first step
-    (reestimate), or the batch's in stages that are not frozen (train)."""
+    bn: str = "train"
+    """BN's statistics: the batch's in stages that are not frozen (train), those of the weights (inference), or those of
+    the new images, measured before the first step, in all stages (reestimate). The last two do without dropout."""
     layer_decay: float = 1.0
     """Learning rate of a stage by that of the stage behind it; the head has the recipe's."""
     unfreeze_every: int = 0
     """Epochs, or steps if the recipe has `steps`, after which one stage more is trained, from the last one back; 0 for
-    all from the start."""
+    all from the start. BN's statistics do not wait."""
 
     def __post_init__(self):
         names = (self.freeze,) if isinstance(self.freeze, str) else self.freeze
