@@ -3,8 +3,9 @@
 python examples/transfer_digits.py --output transfer
 
 trains ResNet-29 on the handwritten digits 0 to 4, and then, with 5, 20 and 100 images a class of 5 to 9, a copy of it
-and a new network. It writes `transfer.md`, `transfer.png` and `transfer.json` into the output folder, and goes on where
-it stopped. With --data-dir it takes CIFAR-10, whose files lie there, and its last five classes.
+and a new network: same images, recipe and steps, another start. It writes `transfer.md`, `transfer.png` and
+`transfer.json` into the output folder, and goes on where it stopped. With --data-dir it takes CIFAR-10, whose files lie
+there, and its last five classes.
 """
 
 import argparse
@@ -21,7 +22,6 @@ import keras_preact
 from keras_preact.data import from_arrays, load
 
 SIZES = (5, 20, 100)
-RATE = 0.1  # chosen among 0.03 and 0.1 on training images of 5 to 9 that were held out, with a seed of its own
 METHODS = ("fine-tuned", "from scratch")
 KNOWN, NEW = range(5), range(5, 10)
 
@@ -41,17 +41,16 @@ def five_classes(data, classes, per_class=None, seed=0, repeat=1):
 
 def one_run(method, data, backbone, per_class, seed, settings, folder):
     """Trains one network and returns its test error in % after the last step."""
-    steps, varied = settings["steps"], settings["augmentation"]
     batch = keras_preact.recipe_for(5 * per_class).global_batch_size
-    common = dict(output=folder / f"{method.replace(' ', '_')}-{per_class}-{seed}", verbose=0)
+    recipe = keras_preact.RECIPES["digits"].replace(
+        steps=settings["steps"], global_batch_size=batch, seed=seed, **settings["augmentation"]
+    )
+    common = dict(recipe=recipe, output=folder / f"{method.replace(' ', '_')}-{per_class}-{seed}", verbose=0)
     if method == "fine-tuned":
-        few = five_classes(data, NEW, per_class, seed)
-        card = keras_preact.finetune(backbone, few, learning_rate=RATE, steps=steps, seed=seed, **varied, **common)
+        card = keras_preact.finetune(backbone, five_classes(data, NEW, per_class, seed), **common)
     else:
-        repeat = max(1, steps * batch // (50 * per_class))  # epochs of more than a step or two
-        few = five_classes(data, NEW, per_class, seed, repeat)
-        recipe = keras_preact.RECIPES["digits"].replace(steps=steps, global_batch_size=batch, seed=seed, **varied)
-        card = keras_preact.train("ResNet29", data=few, recipe=recipe, **common)
+        repeat = max(1, recipe.steps * batch // (50 * per_class))  # epochs of more than a step or two
+        card = keras_preact.train("ResNet29", data=five_classes(data, NEW, per_class, seed, repeat), **common)
     return card["error_percent"]
 
 

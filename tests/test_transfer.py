@@ -111,7 +111,7 @@ def test_the_run_folder_is_one_as_any(run, folder, source):
     assert (told["freeze"], told["bn"], told["layer_decay"]) == (["stem", "stage1"], "inference", 0.5)
     assert told["weights"] == str(run.parent / "source.weights.h5")
     assert card["classes"] == ["a", "b", "c"]
-    assert (card["recipe"]["steps"], card["recipe"]["drops"], card["recipe"]["warmup_steps"]) == (10, [3, 6, 9], 2)
+    assert (card["recipe"]["steps"], card["recipe"]["drops"], card["recipe"]["warmup_steps"]) == (10, [4, 6, 8], 0)
     assert keras_preact.evaluate(run)["error_percent"] == card["error_percent"]
     prediction = keras_preact.predict(run, [next((folder / "test" / "a").iterdir())], top=1)[0]
     assert prediction.classes[0][0] in card["classes"]
@@ -252,10 +252,10 @@ def test_the_recipe_follows_the_size_of_the_data():
     assert [recipe.steps for recipe in rows.values()] == [500, 500, 500, 10_000, 10_000, 20_000]
     assert [recipe.global_batch_size for recipe in rows.values()] == [1, 16, 64, 64, 64, 64]
     assert [recipe.mixup for recipe in rows.values()] == [0.0, 0.0, 0.0, 0.1, 0.1, 0.1]
-    assert rows[25].drops == (150, 300, 450)
+    assert rows[25].drops == (200, 300, 400)
     assert rows[500_000].drops == (6_000, 12_000, 18_000)  # as bit_hyperrule.py has it
     short = keras_preact.recipe_for(25, steps=50)
-    assert (short.steps, short.warmup_steps, short.drops) == (50, 10, (15, 30, 45))
+    assert (short.steps, short.warmup_steps, short.drops) == (50, 2, (20, 30, 40))
 
 
 def test_few_images_are_repeated_within_an_epoch(capsys):
