@@ -273,6 +273,8 @@ def test_sources_say_what_they_are(run, source):
     assert by_folder.mean == pytest.approx(DATA.mean)
     assert by_file.mean is None
     assert by_model.digest == find_source(keras_preact.relayout(source, "layers")).digest
+    by_card = find_source("resnet164.digits.digits")
+    assert (by_card.channels, len(by_card.mean), by_card.spec.depth) == (1, 1, 164)
     assert {one.spec.units for one in (by_folder, by_file, by_model)} == {(3, 1)}
 
 
@@ -320,7 +322,7 @@ SMALL = from_arrays(*(part[:, :4, :4] if part.ndim == 4 else part for part in im
         ({"recipe": 3}, "recipe.*3"),
         ({"global_batch_size": 41, "recipe": "digits"}, "global_batch_size.*40 training images"),
         ({"data": ONE_CLASS}, "data.*two classes"),
-        ({"data": COLOURED}, "data.*1 channel.*Received: data=3.*grey"),
+        ({"data": COLOURED}, "data.*1 channel.*Received: data=3.*Convert"),
         ({"data": SMALL}, "input_shape.*8x8"),
     ],
 )

@@ -35,7 +35,7 @@ def finetune(
     """Trains a trained network on other images: a new head, and as much of the rest as you say.
 
     Args:
-        weights: The folder of a finished run, a .keras or a .weights.h5 file.
+        weights: The folder of a finished run, a name of `keras-preact weights list`, a .keras or a .weights.h5 file.
         data: A folder of images (class/name.png), or a data set's name, as in `train`.
         data_dir: Where a named data set's files are, if not where its loader looks.
         skip_corrupt: Leave image files out that cannot be read.

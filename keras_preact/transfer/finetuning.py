@@ -33,7 +33,7 @@ class FineTuned(Experiment):
     tuning: Tuning
 
     def plain(self):
-        weights = {"weights": self.source.name, "sha256": self.source.digest}
+        weights = {"weights": self.source.name, "digest": self.source.digest}
         return {**super().plain(), "finetuning": {**weights, **dataclasses.asdict(self.tuning)}}
 
 
@@ -59,7 +59,8 @@ def finetune(
     channels. They are normalised as the weights' images were, where that is known: see `source.find_source`.
 
     Args:
-        weights: A network of this package, the folder of a finished run, or a `.keras` or `.weights.h5` file.
+        weights: A network of this package, a name of `list_weights()`, the folder of a finished run, or a `.keras` or
+            `.weights.h5` file.
         data: As in `train`: a folder of images (`class/name.png`), a name of `keras_preact.data.DATA_SETS`, or a
             `DataSet`.
         data_dir: As in `train`, as are `skip_corrupt`, `output`, `overwrite`, `strategy`, `checkpoint_steps`,
@@ -82,11 +83,7 @@ def finetune(
     if len(data.class_names) < 2:
         raise argument_error("data", "of two classes at least", f"{data.name}, of {len(data.class_names)}")
     if data.image_shape[-1] != source.channels:
-        hint = (
-            f"Convert the images to {'grey' if source.channels == 1 else 'RGB'}."
-            if source.channels in (1, 3)
-            else "Choose other weights."
-        )
+        hint = "Convert them, or pass a network built with weights= and input_shape=(height, width, channels)."
         raise argument_error(
             "data", f"images of {source.channels} channel(s), as the weights", data.image_shape[-1], hint
         )

@@ -12,12 +12,13 @@ import numpy as np
 
 from keras_preact.copying import named_weights
 from keras_preact.errors import argument_error
-from keras_preact.model import FINGERPRINT, ResidualNetwork
+from keras_preact.model import ResidualNetwork, read_fingerprint
 from keras_preact.spec import NetworkSpec
 from keras_preact.training import run
-from keras_preact.zoo import build_network
+from keras_preact.weights.cards import get_card, list_weights
+from keras_preact.zoo import build_network, card_spec
 
-KINDS = "a network of keras_preact, a run's folder, a .keras file or a .weights.h5 file"
+KINDS = "a network of keras_preact, a name of list_weights(), a run's folder, a .keras file or a .weights.h5 file"
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,9 @@ class Source:
     """Holds what is known of trained weights before they are loaded.
 
     Attributes:
-        name: The network's name, or the file's path.
+        name: The network's or the card's name, or the file's path.
         model: The network's name.
-        digest: SHA-256 of the file, or of the arrays in memory.
+        digest: SHA-256 of the file, or of the arrays in memory; a card's own hash.
         spec: The `NetworkSpec`.
         channels: What the network reads.
         layout: The network's.
@@ -48,10 +49,10 @@ class Source:
 
 
 def find_source(weights):
-    """Returns the `Source` of a `ResidualNetwork`, of the folder of a finished run, or of a file.
+    """Returns the `Source` of a `ResidualNetwork`, a name of `list_weights()`, a finished run's folder, or a file.
 
-    A network that has a `card`, and a run's folder, say how the pixels that they were trained on were normalised;
-    files do not. No TensorFlow runs, so that a strategy can still be made.
+    Cards, networks that have one, and runs' folders say how the pixels that they were trained on were normalised; files
+    do not. No TensorFlow runs, so that a strategy can still be made.
 
     Raises:
         ValueError: If `weights` is none of these, or the file is not whole.
@@ -60,6 +61,8 @@ def find_source(weights):
         return _of_network(weights)
     if not isinstance(weights, (str, pathlib.Path)):
         raise argument_error("weights", KINDS, type(weights).__name__)
+    if weights in list_weights():
+        return _of_card(get_card(weights))
     path = pathlib.Path(weights)
     if path.is_dir():
         return _of_run(path)
@@ -76,9 +79,20 @@ def find_source(weights):
 
 def _of_network(network):
     config = network.get_config()
-    preprocessing = getattr(getattr(network, "card", None), "preprocessing", None)
-    known = () if preprocessing is None else (tuple(preprocessing.mean), tuple(preprocessing.deviation))
+    known = ()
+    if network.card is not None and network.card.preprocessing.channels == config["input_shape"][-1]:
+        known = network.card.preprocessing.mean, network.card.preprocessing.deviation
     return _source(network.name, network.name, _digest_of_arrays(network), config, lambda: network, *known)
+
+
+def _of_card(card):
+    spec, seen = card_spec(card), card.preprocessing
+
+    def load():
+        return build_network(spec, weights=card, name=card.network)
+
+    digest = card.digest or card.name
+    return Source(card.name, card.network, digest, spec, seen.channels, "stacked", load, seen.mean, seen.deviation)
 
 
 def _of_run(folder):
@@ -100,10 +114,9 @@ def _of_model_file(path):
 
 
 def _of_weights_file(path):
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        fields = json.loads(file.attrs[FINGERPRINT])
+    fields = read_fingerprint(path)
+    if fields is None:
+        raise ValueError("It does not say of what network.")
     classes, channels = fields.pop("num_classes"), fields.pop("channels")
     spec = NetworkSpec.from_dict(fields)
 
