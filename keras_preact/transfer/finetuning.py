@@ -217,7 +217,7 @@ def new_head(trained, spec: NetworkSpec, data, precision):
     theirs = {layer.name: layer for layer in trained.layers}
     for layer in network.layers:
         if layer.name == "logits":
-            layer.kernel.assign(keras.ops.zeros_like(layer.kernel))
+            layer.kernel.assign(np.zeros(layer.kernel.shape, "float32"))
         elif layer.weights:
             if layer.name not in theirs:
                 raise argument_error("weights", "those of a whole trunk", trained.name, f"{layer.name} is not there.")
