@@ -46,10 +46,12 @@ _LAZY = {
     "evaluate": "keras_preact.training.evaluation",
     "explain": "keras_preact.analysis.report",
     "export": "keras_preact.exporting",
+    "finetune": "keras_preact.transfer.finetuning",
     "get_card": "keras_preact.weights.cards",
     "list_weights": "keras_preact.weights.cards",
     "predict": "keras_preact.training.predictor",
     "preprocess_input": "keras_preact.weights.preprocessing",
+    "recipe_for": "keras_preact.transfer.rule",
     "train": "keras_preact.training.trainer",
     "verify": "keras_preact.training.keep",
 }

@@ -5,7 +5,7 @@ import sys
 
 import tyro
 
-from keras_preact.commands import explain, export, networks, reproduce, runs, sweep, weights
+from keras_preact.commands import explain, export, networks, reproduce, runs, sweep, transfer, weights
 from keras_preact.exporting import ParityError
 
 ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3."
@@ -20,6 +20,7 @@ def main(arguments=None):
         verbs = {
             "train": runs.train_command(chosen.parse_known_args(arguments)[0].recipe),
             "launch": runs.launch,
+            "finetune": transfer.finetune,
             "evaluate": runs.evaluate,
             "predict": runs.predict,
             "export": export.export,

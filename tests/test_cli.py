@@ -73,7 +73,7 @@ def test_wrong_input_is_one_message_and_status_2(arguments, message, capsys, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["setup.cfg"]
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict", "export", "list", "inspect", "reproduce"])
+@pytest.mark.parametrize("verb", ["train", "finetune", "evaluate", "predict", "export", "list", "inspect", "reproduce"])
 def test_every_verb_has_help(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])

@@ -74,12 +74,14 @@ def train_command(recipe):
             model_options=options,
         )
         if "error_percent" in card:  # the first of several workers has it
-            _print_result(card)
+            print_result(card)
+            print(f"  keras-preact train {card['model']} --ordering original --output runs/original")
 
     return train
 
 
-def _print_result(card):
+def print_result(card):
+    """Prints what a run's card says of the result, what is in its folder, and what to do next."""
     folder = pathlib.Path(card["folder"])
     about = {
         run.MODEL: "the Keras model",
@@ -96,7 +98,6 @@ def _print_result(card):
             print(f"  {name:12} {meaning}")
     samples = " ".join(map(str, sorted((folder / "samples").glob("*.png"))[:2]))
     print(f"\nNext:\n  keras-preact predict {folder} {samples}\n  keras-preact inspect {folder} --batch-size 128")
-    print(f"  keras-preact train {card['model']} --ordering original --output runs/original")
 
 
 def evaluate(

@@ -1,5 +1,6 @@
 """What a network is worth on test images, and the statistics of batch normalisation that it is judged with."""
 
+import dataclasses
 import itertools
 
 import keras
@@ -34,6 +35,8 @@ def evaluate(folder, data=None, data_dir=None):
     card = run.read_card(folder)
     data_dir = data_dir or (card.get("data_dir") if data is None else None)
     data = loaded(card["data"] if data is None else data, data_dir, card["recipe"].get("image_size"))
+    seen = card["preprocessing"]  # another data set's images are normalised as the run's were
+    data = dataclasses.replace(data, mean=tuple(seen["mean"]), deviation=tuple(seen["deviation"]))
     return measure(run.load_model(folder), data)
 
 

@@ -50,9 +50,9 @@ class RecipeSGD(keras.optimizers.SGD):
         return {**super().get_config(), "l2": self.l2, "kernels_only": self.kernels_only}
 
 
-def make_optimizer(recipe, steps_per_epoch):
-    """Returns the optimizer of a `Recipe`."""
-    options = dict(
+def make_optimizer(recipe, steps_per_epoch, kind=RecipeSGD, **options):
+    """Returns the optimizer of a `Recipe`: `RecipeSGD`, or a class made of it, which may take further `options`."""
+    options |= dict(
         learning_rate=make_schedule(recipe, steps_per_epoch), momentum=recipe.momentum, nesterov=recipe.nesterov
     )
     if recipe.clip_norm:
@@ -60,8 +60,8 @@ def make_optimizer(recipe, steps_per_epoch):
     if recipe.ema:
         options |= dict(use_ema=True, ema_momentum=recipe.ema)
     if recipe.weight_decay_kind == "decoupled":
-        return RecipeSGD(weight_decay=recipe.weight_decay, **options)
-    return RecipeSGD(l2=recipe.weight_decay, kernels_only=recipe.weight_decay_kind == "l2_kernels", **options)
+        return kind(weight_decay=recipe.weight_decay, **options)
+    return kind(l2=recipe.weight_decay, kernels_only=recipe.weight_decay_kind == "l2_kernels", **options)
 
 
 def make_schedule(recipe, steps_per_epoch):

@@ -96,19 +96,42 @@ def train(
     """
     started = time.perf_counter()
     key = model_key(model)
-    name = recipe if isinstance(recipe, str) else "custom"
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    if not isinstance(recipe, Recipe):
-        raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
-    augmentation = recipe.augmentation()
+    name, recipe = named_recipe(recipe)
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
-    validation = data
-    if recipe.validation_images:
-        data, validation = held_out(data, recipe.validation_images, recipe.seed)
     experiment = Experiment(
         key, data.folder or data.name, str(data_dir) if data_dir else None, name, recipe, model_options or {}
     )
-    usual = pathlib.Path("runs") / f"{key}.{data.name}.{name}"
+    return carry_out(
+        experiment,
+        data,
+        Training,
+        output=output,
+        overwrite=overwrite,
+        strategy=strategy,
+        checkpoint_steps=checkpoint_steps,
+        callbacks=callbacks,
+        verbose=verbose,
+        started=started,
+    )
+
+
+def named_recipe(recipe):
+    """Returns (name, `Recipe`) of the name of a recipe or a `Recipe`, which is called "custom"."""
+    if isinstance(recipe, str):
+        return recipe, get_recipe(recipe)
+    if not isinstance(recipe, Recipe):
+        raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
+    return "custom", recipe
+
+
+def carry_out(experiment, data, kind, *, output, overwrite, strategy, checkpoint_steps, callbacks, verbose, started):
+    """Runs an `Experiment` on a `DataSet` as `train` describes; `kind` is the class `Training` or one made of it."""
+    recipe = experiment.recipe
+    augmentation = recipe.augmentation()
+    validation = data
+    if recipe.validation_images:
+        data, validation = held_out(data, recipe.validation_images, recipe.seed)
+    usual = pathlib.Path("runs") / f"{experiment.key}.{data.name}.{experiment.recipe_name}"
     folder = run.check_folder(output or usual, experiment.plain(), overwrite)
     if (finished := run.finished_card(folder, overwrite)) is not None:
         print(f"{folder} holds this run, finished: {finished['error_percent']:.2f} % test error.")
@@ -117,7 +140,7 @@ def train(
     devices.check_batch("global_batch_size", recipe.global_batch_size, 2 if augmentation.mixes else 1)
     with _restored_sigterm(), _told_where_to_go_on(folder):
         with devices.scope():
-            training = Training(experiment, data, validation, augmentation, devices, folder, overwrite)
+            training = kind(experiment, data, validation, augmentation, devices, folder, overwrite)
             training.fit(checkpoint_steps, callbacks, verbose)
             training.finish()
             training.check_workers()
@@ -127,7 +150,13 @@ def train(
 
 
 class Training:
-    """Builds and trains one experiment's network; a helper of `train`, in the scope of its devices."""
+    """Builds and trains one experiment's network; a helper of `train`, in the scope of its devices.
+
+    Attributes:
+        fixed_statistics: Whether BN's moving statistics are used, and left alone, in training too.
+    """
+
+    fixed_statistics = False
 
     def __init__(self, experiment, data, validation, augmentation, devices, folder, overwrite):
         recipe = experiment.recipe
@@ -154,7 +183,8 @@ class Training:
         self.fit_seconds = self.waited = 0.0
         self._announce(step)
 
-    def _model(self):
+    def make_network(self):
+        """Returns the network to train."""
         arguments = {
             "input_shape": self.data.image_shape,
             "num_classes": len(self.data.class_names),
@@ -162,12 +192,19 @@ class Training:
             "bn_synchronized": self.recipe.bn_synchronized,
             **self.experiment.options,
         }
-        network = get_model(self.experiment.key, **arguments)
+        return get_model(self.experiment.key, **arguments)
+
+    def make_optimizer(self, network):
+        """Returns the optimizer of a network's trainable variables."""
+        return make_optimizer(self.recipe, self.steps_per_epoch)
+
+    def _model(self):
+        network = self.make_network()
         several = self.devices.on_tensorflow and self.devices.workers > 1
-        model = (MultiWorkerModel if several else TrainingModel)(network, self.preparation)
+        model = (MultiWorkerModel if several else TrainingModel)(network, self.preparation, self.fixed_statistics)
         classes = len(self.data.class_names)
         model.compile(
-            make_optimizer(self.recipe, self.steps_per_epoch),
+            self.make_optimizer(network),
             Crossentropy(classes, self.recipe.label_smoothing),
             weighted_metrics=evaluation_metrics(),
             # Keras cannot do XLA under a tf.distribute strategy.
@@ -233,7 +270,8 @@ class Training:
             return
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         optimizer.use_average(self.model.trainable_variables)
-        reestimate_statistics(self.model, self.batches, self.devices)
+        if not self.fixed_statistics:
+            reestimate_statistics(self.model, self.batches, self.devices)
 
     def check_workers(self):
         """Raises a `RuntimeError` if the workers' weights are not the same to the bit."""

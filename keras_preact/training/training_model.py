@@ -50,16 +50,18 @@ class TrainingModel(keras.Model):
     Args:
         network: A `keras.Model` from normalised images to probabilities.
         preparation: A `Preparation`: inputs and labels to normalised images and labels.
+        fixed_statistics: Whether the network computes as in inference in training too: with BN's moving statistics,
+            which stay, and without dropout.
     """
 
-    def __init__(self, network, preparation):
+    def __init__(self, network, preparation, fixed_statistics=False):
         super().__init__(name=f"{network.name}_in_training")
-        self.network, self.preparation = network, preparation
+        self.network, self.preparation, self.fixed_statistics = network, preparation, fixed_statistics
         self.built = True
 
     def call(self, inputs, training=False):
         images, _ = self.preparation(inputs, None, training=training)
-        return self.network(images, training=training)
+        return self.network(images, training=training and not self.fixed_statistics)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         if training and self.preparation.augmentation.mixes:

@@ -1,0 +1,225 @@
+"""Fine-tuning: a trained trunk with a new head becomes a run on other images."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from keras_preact.data.dataset import Subset
+from keras_preact.errors import argument_error, check_choice, check_integer
+from keras_preact.spec import NetworkSpec
+from keras_preact.training.evaluation import evaluation_metrics, loaded, reestimate_statistics
+from keras_preact.training.optimizers import make_optimizer
+from keras_preact.training.recipe import Recipe
+from keras_preact.training.trainer import Experiment, Training, carry_out, named_recipe
+from keras_preact.training.training_model import Crossentropy
+from keras_preact.transfer.optimizer import StagewiseSGD
+from keras_preact.transfer.rule import recipe_for
+from keras_preact.transfer.source import Source, find_source
+from keras_preact.transfer.tuning import Tuning, freeze, parts_of_variables, thaw
+from keras_preact.zoo import build_network
+
+EPOCHS = 10
+BN_MOMENTUM = 0.9  # the paper's; some weights have 0.997, under which new statistics take thousands of steps
+
+
+@dataclass(frozen=True)
+class FineTuned(Experiment):
+    """Holds, beside what decides any run's result, the weights that it starts from and what is done to them."""
+
+    source: Source
+    tuning: Tuning
+
+    def plain(self):
+        weights = {"weights": self.source.name, "digest": self.source.digest}
+        return {**super().plain(), "finetuning": {**weights, **dataclasses.asdict(self.tuning)}}
+
+
+def finetune(
+    weights,
+    data,
+    *,
+    data_dir=None,
+    skip_corrupt=False,
+    recipe=None,
+    output=None,
+    overwrite=False,
+    strategy="auto",
+    checkpoint_steps=0,
+    callbacks=(),
+    verbose="auto",
+    **fields,
+):
+    """Trains a network with trained weights on other images, and writes a run folder as `train` does.
+
+    The head is new, of the data's classes, and starts at zero, as in big_transfer; all else is the weights', to the
+    bit, or an error. Images may have another size than the weights' were trained on, but not another number of
+    channels. They are normalised as the weights' images were, where that is known: see `source.find_source`.
+
+    Args:
+        weights: A network of this package, a name of `list_weights()`, the folder of a finished run, or a `.keras` or
+            `.weights.h5` file.
+        data: As in `train`: a folder of images (`class/name.png`), a name of `keras_preact.data.DATA_SETS`, or a
+            `DataSet`.
+        data_dir: As in `train`, as are `skip_corrupt`, `output`, `overwrite`, `strategy`, `checkpoint_steps`,
+            `callbacks` and `verbose`.
+        recipe: A name of `RECIPES`, or a `Recipe`; if None, `recipe_for` the number of training images.
+        **fields: Fields of `Tuning` (`freeze`, `bn`, `layer_decay`, `unfreeze_every`), and fields of `Recipe` that
+            differ from the recipe's, e.g. `freeze="stem", bn="train", image_size=64, steps=200`.
+
+    Returns:
+        The card, as `train` returns it; `finetuning` in it holds the weights and the `Tuning`.
+
+    Raises:
+        ValueError: If an argument is not allowed; nothing is written then.
+        FloatingPointError, OSError: As `train`.
+    """
+    started = time.perf_counter()
+    tuning, changes = _sorted(fields)
+    source = find_source(weights)
+    name, recipe, data = _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt)
+    if len(data.class_names) < 2:
+        raise argument_error("data", "of two classes at least", f"{data.name}, of {len(data.class_names)}")
+    if data.image_shape[-1] != source.channels:
+        hint = "Convert them, or pass a network built with weights= and input_shape=(height, width, channels)."
+        raise argument_error(
+            "data", f"images of {source.channels} channel(s), as the weights", data.image_shape[-1], hint
+        )
+    tuning.check(len(source.spec.units), recipe)
+    if source.mean is not None:
+        data = dataclasses.replace(data, mean=source.mean, deviation=source.deviation)
+    where = str(data_dir) if data_dir else None
+    experiment = FineTuned(source.model, data.folder or data.name, where, name, recipe, {}, source, tuning)
+    return carry_out(
+        experiment,
+        data,
+        FineTuning,
+        output=output,
+        overwrite=overwrite,
+        strategy=strategy,
+        checkpoint_steps=checkpoint_steps,
+        callbacks=callbacks,
+        verbose=verbose,
+        started=started,
+    )
+
+
+def _sorted(fields):
+    """Returns the `Tuning` and the fields of `Recipe` in `fields`; a `ValueError` lists all if one is neither."""
+    tuning, recipe = ([field.name for field in dataclasses.fields(kind)] for kind in (Tuning, Recipe))
+    for name in fields:
+        check_choice("argument", name, [*tuning, *recipe])
+    chosen = {name: value for name, value in fields.items() if name in tuning}
+    return Tuning(**chosen), {name: value for name, value in fields.items() if name in recipe}
+
+
+def _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt):
+    if recipe is not None:
+        name, recipe = named_recipe(recipe)
+        recipe = recipe.replace(**changes)
+        return "custom" if changes else name, recipe, loaded(data, data_dir, recipe.image_size, skip_corrupt)
+    data = loaded(data, data_dir, changes.get("image_size"), skip_corrupt)
+    count = len(data.train)
+    batch = check_integer("global_batch_size", changes.get("global_batch_size", recipe_for(count).global_batch_size))
+    steps = changes.get("steps") or check_integer("epochs", changes.get("epochs", 0), minimum=0) * (count // batch)
+    recipe = recipe_for(count, steps or None)
+    if changes.get("schedule", recipe.schedule) != recipe.schedule:
+        recipe = recipe.replace(schedule="constant", drops=())
+    return "finetune", recipe.replace(**{**changes, "steps": recipe.steps}), data
+
+
+class FineTuning(Training):
+    """Builds and trains a `FineTuned` experiment's network."""
+
+    def __init__(self, experiment, data, *arguments):
+        super().__init__(experiment, repeated(data, experiment.recipe), *arguments)
+
+    @property
+    def fixed_statistics(self):
+        return self.experiment.tuning.bn != "train"
+
+    def make_network(self):
+        source, recipe = self.experiment.source, self.recipe
+        spec = source.spec.replace(bn_momentum=BN_MOMENTUM, bn_synchronized=recipe.bn_synchronized)
+        network = new_head(source.load(), spec, self.data, recipe.precision)
+        freeze(network, self.experiment.tuning)
+        return network
+
+    def make_optimizer(self, network):
+        tuning, recipe = self.experiment.tuning, self.recipe
+        if not tuning.is_stagewise:
+            return super().make_optimizer(network)
+        stages, unit = len(network.spec.units), 1 if recipe.steps else self.steps_per_epoch
+        rates, starts, parts = tuning.rates(stages), tuning.starts(stages), parts_of_variables(network)
+        return make_optimizer(
+            recipe,
+            self.steps_per_epoch,
+            StagewiseSGD,
+            rates=[rates[part] for part in parts],
+            starts=[starts[part] * unit for part in parts],
+        )
+
+    def fit(self, *arguments):
+        """Trains from the restored step to the last; before the first, measures BN's statistics if that is asked."""
+        if self.experiment.tuning.bn == "reestimate" and not self.start:
+            network = self.model.network
+            thaw(network)  # frozen layers take no statistics
+            reestimate_statistics(self.model, self.batches, self.devices)
+            freeze(network, self.experiment.tuning)
+        super().fit(*arguments)
+
+    def finish(self):
+        """Leaves a network that is trainable as a whole; files do not say what was frozen, so keep no momentum."""
+        super().finish()
+        network = self.model.network
+        thaw(network)
+        optimizer = keras.optimizers.SGD(self.recipe.learning_rate)
+        network.compile(optimizer, Crossentropy(len(self.data.class_names)), weighted_metrics=evaluation_metrics())
+
+
+def repeated(data, recipe):
+    """Returns `data` with its training images so often that a run counted in steps has ten epochs or fewer.
+
+    An epoch ends with a validation and a checkpoint, and few images make epochs of a step or two.
+    """
+    count = len(data.train)
+    times = -(-recipe.steps * recipe.global_batch_size // (EPOCHS * count))
+    if times <= 1:
+        return data
+    print(f"An epoch has each of the {count:,} training images {times} times.")
+    return dataclasses.replace(data, train=Subset(data.train, np.tile(np.arange(count), times)))
+
+
+def new_head(trained, spec: NetworkSpec, data, precision):
+    """Returns a network of `spec` with the trunk of a trained one, and a head of zeros for the classes of `data`.
+
+    Args:
+        trained: A `ResidualNetwork` of the same graph, with or without a head.
+        spec: The new network's.
+        data: A `DataSet`.
+        precision: A Keras dtype policy.
+
+    Raises:
+        ValueError: If the images are too small, or a part of the trunk is not there.
+    """
+    network = build_network(
+        spec,
+        input_shape=data.image_shape,
+        num_classes=len(data.class_names),
+        name=trained.name,
+        layout=trained.layout,
+        unroll=trained.get_config()["unroll"],
+        remat=trained.get_config()["remat"],
+        dtype=precision,
+    )
+    theirs = {layer.name: layer for layer in trained.layers}
+    for layer in network.layers:
+        if layer.name == "logits":
+            layer.kernel.assign(np.zeros(layer.kernel.shape, "float32"))
+        elif layer.weights:
+            if layer.name not in theirs:
+                raise argument_error("weights", "those of a whole trunk", trained.name, f"{layer.name} is not there.")
+            layer.set_weights(theirs[layer.name].get_weights())
+    return network

@@ -1,0 +1,160 @@
+"""Where a trained trunk comes from: a network in memory, a run's folder, or a file."""
+
+import hashlib
+import json
+import pathlib
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from keras_preact.copying import named_weights
+from keras_preact.errors import argument_error
+from keras_preact.model import ResidualNetwork, read_fingerprint
+from keras_preact.spec import NetworkSpec
+from keras_preact.training import run
+from keras_preact.weights.cards import get_card, list_weights
+from keras_preact.zoo import build_network, card_spec
+
+KINDS = "a network of keras_preact, a name of list_weights(), a run's folder, a .keras file or a .weights.h5 file"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Holds what is known of trained weights before they are loaded.
+
+    Attributes:
+        name: The network's or the card's name, or the file's path.
+        model: The network's name.
+        digest: SHA-256 of the file, or of the arrays in memory; a card's own hash.
+        spec: The `NetworkSpec`.
+        channels: What the network reads.
+        layout: The network's.
+        load: A function that returns the `ResidualNetwork`.
+        mean: Per channel, 0 to 255, of the images that the weights were trained on; None if not known.
+        deviation: Likewise.
+    """
+
+    name: str
+    model: str
+    digest: str
+    spec: NetworkSpec
+    channels: int
+    layout: str
+    load: Callable[[], ResidualNetwork]
+    mean: tuple[float, ...] | None = None
+    deviation: tuple[float, ...] | None = None
+
+
+def find_source(weights):
+    """Returns the `Source` of a `ResidualNetwork`, a name of `list_weights()`, a finished run's folder, or a file.
+
+    Cards, networks that have one, and runs' folders say how the pixels that they were trained on were normalised; files
+    do not. No TensorFlow runs, so that a strategy can still be made.
+
+    Raises:
+        ValueError: If `weights` is none of these, or the file is not whole.
+    """
+    if isinstance(weights, ResidualNetwork):
+        return _of_network(weights)
+    if not isinstance(weights, (str, pathlib.Path)):
+        raise argument_error("weights", KINDS, type(weights).__name__)
+    if weights in list_weights():
+        return _of_card(get_card(weights))
+    path = pathlib.Path(weights)
+    if path.is_dir():
+        return _of_run(path)
+    readers = {".keras": _of_model_file, ".weights.h5": _of_weights_file}
+    for ending, reader in readers.items():
+        if path.is_file() and path.name.endswith(ending):
+            try:
+                return reader(path.resolve())
+            except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+                expected = f"a whole {ending} file of a network of keras_preact"
+                raise argument_error("weights", expected, str(path), str(error)) from error
+    raise argument_error("weights", KINDS, str(weights), "" if path.exists() else "There is no such file.")
+
+
+def _of_network(network):
+    config = network.get_config()
+    known = ()
+    if network.card is not None and network.card.preprocessing.channels == config["input_shape"][-1]:
+        known = network.card.preprocessing.mean, network.card.preprocessing.deviation
+    return _source(network.name, network.name, _digest_of_arrays(network), config, lambda: network, *known)
+
+
+def _of_card(card):
+    spec, seen = card_spec(card), card.preprocessing
+
+    def load():
+        return build_network(spec, weights=card, name=card.network)
+
+    digest = card.digest or card.name
+    return Source(card.name, card.network, digest, spec, seen.channels, "stacked", load, seen.mean, seen.deviation)
+
+
+def _of_run(folder):
+    card, path = run.read_card(folder), folder.resolve() / run.MODEL
+    if not path.is_file():
+        raise argument_error("weights", f"the folder of a finished run, with {run.MODEL} in it", str(folder))
+    known = (tuple(card["preprocessing"][name]) for name in ("mean", "deviation"))
+    return _source(
+        str(folder.resolve()), card["network"]["name"], _digest(path), card["network"], _loader(path), *known
+    )
+
+
+def _of_model_file(path):
+    with zipfile.ZipFile(path) as archive:
+        saved = json.loads(archive.read("config.json"))
+    if saved["class_name"] != ResidualNetwork.__name__:
+        raise ValueError(f"It holds a {saved['class_name']}.")
+    return _source(str(path), saved["config"]["name"], _digest(path), saved["config"], _loader(path))
+
+
+def _of_weights_file(path):
+    fields = read_fingerprint(path)
+    if fields is None:
+        raise ValueError("It does not say of what network.")
+    classes, channels = fields.pop("num_classes"), fields.pop("channels")
+    spec = NetworkSpec.from_dict(fields)
+
+    def load():
+        top = {"include_top": False} if classes is None else {"num_classes": classes}
+        return build_network(spec, input_shape=(None, None, channels), weights=path, **top)
+
+    config = {"spec": spec.to_dict(), "input_shape": (None, None, channels), "layout": "stacked"}
+    return _source(str(path), f"resnet{spec.depth}", _digest(path), config, load)
+
+
+def _source(name, model, digest, config, load, *known):
+    spec = NetworkSpec.from_dict(config["spec"])
+    return Source(name, model, digest, spec, config["input_shape"][-1], config["layout"], load, *known)
+
+
+def _loader(path):
+    def load():
+        try:
+            return keras.models.load_model(path, compile=False)
+        except Exception as error:  # whatever a damaged archive makes Keras or h5py raise
+            raise argument_error("weights", "a whole .keras file", str(path), str(error)) from error
+
+    return load
+
+
+def _digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of_arrays(network):
+    """Returns the SHA-256 of a network's weights by name, the same for every layout."""
+    arrays, total = {}, hashlib.sha256()
+    for name, (variable, index) in sorted(named_weights(network).items(), key=lambda item: item[0]):
+        if id(variable) not in arrays:
+            arrays[id(variable)] = keras.ops.convert_to_numpy(variable.value)
+        array = arrays[id(variable)]
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(array if index is None else array[index]).tobytes())
+    return total.hexdigest()

@@ -1,0 +1,99 @@
+"""What of a network is trained, when, and how fast, stage by stage."""
+
+from dataclasses import dataclass
+
+from keras_preact.errors import argument_error, check_choice, check_integer, check_number
+
+STATISTICS = ("inference", "reestimate", "train")
+HEAD, TRUNK = "head", "trunk"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Says what fine-tuning does to the trunk: all of the network but its classifier."""
+
+    freeze: tuple[str, ...] = ()
+    """Stages that stay as they are: stem, stage1, stage2, ..., or trunk for all of them."""
+    bn: str = "train"
+    """BN's statistics: the batch's in stages that are not frozen (train), those of the weights (inference), or those of
+    the new images, measured before the first step, in all stages (reestimate). The last two do without dropout."""
+    layer_decay: float = 1.0
+    """Learning rate of a stage by that of the stage behind it; the head has the recipe's."""
+    unfreeze_every: int = 0
+    """Epochs, or steps if the recipe has `steps`, after which one stage more is trained, from the last one back; 0 for
+    all from the start. BN's statistics do not wait."""
+
+    def __post_init__(self):
+        names = (self.freeze,) if isinstance(self.freeze, str) else self.freeze
+        if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
+            raise argument_error("freeze", "names of stages", self.freeze)
+        object.__setattr__(self, "freeze", tuple(names))
+        check_choice("bn", self.bn, STATISTICS)
+        object.__setattr__(self, "layer_decay", check_number("layer_decay", self.layer_decay, 0.0, 1.0))
+        check_integer("unfreeze_every", self.unfreeze_every, minimum=0)
+
+    def check(self, stages, recipe):
+        """Raises a `ValueError` if a network of so many `stages` cannot be trained so by a `Recipe`."""
+        for name in self.freeze:
+            check_choice("freeze", name, [*trunk_names(stages), TRUNK])
+        waiting = len(self.trained(stages)) - 1
+        length, unit = (recipe.steps, "steps") if recipe.steps else (recipe.epochs, "epochs")
+        if self.unfreeze_every * waiting >= length:
+            expected = f"0, or such that {waiting} stages are trained within {length} {unit}"
+            hint = f"Nearest: {(length - 1) // waiting}."
+            raise argument_error("unfreeze_every", expected, self.unfreeze_every, hint)
+        if self.is_stagewise and recipe.weight_decay_kind == "decoupled":
+            hint = 'Use "l2" or "l2_kernels", whose decay goes with each stage\'s learning rate.'
+            raise argument_error("weight_decay_kind", "another with layer_decay or unfreeze_every", "decoupled", hint)
+
+    @property
+    def is_stagewise(self):
+        """Whether stages differ in their learning rates, at some time."""
+        return self.layer_decay != 1.0 or self.unfreeze_every > 0
+
+    def trained(self, stages):
+        """Returns the names of what is trained at some time, from the input to the head."""
+        frozen = trunk_names(stages) if TRUNK in self.freeze else self.freeze
+        return [name for name in [*trunk_names(stages), HEAD] if name not in frozen]
+
+    def rates(self, stages):
+        """Returns each part's learning rate as a factor of the recipe's, by name."""
+        names = [*trunk_names(stages), HEAD]
+        return {name: self.layer_decay**back for back, name in enumerate(reversed(names))}
+
+    def starts(self, stages):
+        """Returns the epoch, or step if the recipe has `steps`, from which each trained part is trained, by name."""
+        return {name: number * self.unfreeze_every for number, name in enumerate(reversed(self.trained(stages)))}
+
+
+def trunk_names(stages):
+    """Returns the names of a trunk's parts, from the input on."""
+    return ["stem", *(f"stage{number}" for number in range(1, stages + 1))]
+
+
+def part_of(layer, stages):
+    """Returns the name of the part that a layer belongs to; the last activation is its last stage's."""
+    first = layer.name.split("_")[0]
+    return {"logits": HEAD, "final": f"stage{stages}"}.get(first, first)
+
+
+def freeze(network, tuning):
+    """Makes of a network's layers those trainable that `tuning` trains at some time."""
+    stages = len(network.spec.units)
+    trained = set(tuning.trained(stages))
+    for layer in network.layers:
+        if layer.weights:
+            layer.trainable = part_of(layer, stages) in trained
+
+
+def thaw(network):
+    """Makes all of a network's layers trainable."""
+    for layer in network.layers:
+        layer.trainable = True
+
+
+def parts_of_variables(network):
+    """Returns the name of the part of each of `network.trainable_variables`."""
+    stages = len(network.spec.units)
+    names = {id(variable): part_of(layer, stages) for layer in network.layers for variable in layer.weights}
+    return [names[id(variable)] for variable in network.trainable_variables]
