@@ -197,12 +197,12 @@ class Slices:
 
     def batch_norm(self, x, name):
         layer, slices = self.layer, self.slices
-        if not self.training:
+        if f"{name}/gamma" not in slices:  # in inference: part of the convolution before it, or scale and offset
             is_folded = f"{name}/scale" not in slices
             return x if is_folded else scaled(x, slices[f"{name}/scale"], slices[f"{name}/offset"])
         weights = {part: slices[f"{name}/{part}"] for part in ("gamma", "beta", "moving_mean", "moving_variance")}
-        x, *statistics = batch_norm(x, weights, layer.bn_epsilon, True, layer.bn_synchronized)
-        for part, new in zip(("moving_mean", "moving_variance"), statistics):
+        x, *statistics = batch_norm(x, weights, layer.bn_epsilon, self.training, layer.bn_synchronized)
+        for part, new in zip(("moving_mean", "moving_variance"), statistics if self.training else ()):
             self.moving[f"{name}/{part}"] = moved(weights[part], new, layer.bn_momentum)
         return x
 
