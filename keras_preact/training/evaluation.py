@@ -32,12 +32,12 @@ def evaluate(folder, data=None, data_dir=None):
     Raises:
         ValueError: If `folder` holds no finished run, or the data set is not to be had.
     """
-    card = run.read_card(folder)
+    card, network = run.read_card(folder), run.load_model(folder)
     data_dir = data_dir or (card.get("data_dir") if data is None else None)
     data = loaded(card["data"] if data is None else data, data_dir, card["recipe"].get("image_size"))
     seen = card["preprocessing"]  # another data set's images are normalised as the run's were
     data = dataclasses.replace(data, mean=tuple(seen["mean"]), deviation=tuple(seen["deviation"]))
-    return measure(run.load_model(folder), data)
+    return measure(network, data)
 
 
 def measure(network, data):
