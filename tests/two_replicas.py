@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_preact
+from keras_preact.data import from_arrays, load
 from keras_preact.training import checkpoints
 
 tf.config.set_logical_device_configuration(
@@ -83,7 +84,7 @@ def train(folder):
     """
     recipe = keras_preact.RECIPES["digits"].replace(
         epochs=2,
-        global_batch_size=360,
+        global_batch_size=120,
         learning_rate=0.01,
         weight_decay_kind="decoupled",
         clip_norm=0.3,
@@ -91,11 +92,15 @@ def train(folder):
         bn_synchronized=True,
         precision="float64",
     )
+    digits = load("digits")
+    data = from_arrays(
+        digits.train.images[:240], digits.train.labels[:240], digits.test.images[:90], digits.test.labels[:90]
+    )
     ends = {}
     for name, replicas in (("none", 1), ("mirrored", 2)):
-        card = keras_preact.train("ResNet11", recipe=recipe, output=folder / name, strategy=name, verbose=0)
+        card = keras_preact.train("ResNet11", data=data, recipe=recipe, output=folder / name, strategy=name, verbose=0)
         assert card["devices"]["replicas"] == replicas
-        assert keras_preact.evaluate(folder / name)["error_percent"] == card["error_percent"]
+        assert keras_preact.evaluate(folder / name, data=data)["error_percent"] == card["error_percent"]
         ends[name] = checkpoints.newest(folder / name / "checkpoints").arrays
     # Two metrics are the error's sum and count; the others are sums in float32.
     ours = {**ends["mirrored"], "metrics": ends["mirrored"]["metrics"].sum(0)[2:4]}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import keras
 
@@ -15,7 +16,7 @@ from keras_preact.training.feed import Feed
 from keras_preact.training.training_model import Crossentropy, ErrorPercent, TrainingModel
 
 EVALUATION_BATCH = 256
-STATISTICS_STEPS = 100
+OLD_STATISTICS = 0.01
 
 
 def evaluate(folder, data=None, data_dir=None):
@@ -72,8 +73,13 @@ def evaluation_data(data, devices):
     return devices.dataset(generate, batches.spec()), len(batches)
 
 
-def reestimate_statistics(model, batches, devices, steps=STATISTICS_STEPS):
-    """Measures the moving statistics of BN anew for the weights as they are: training steps of learning rate 0."""
+def reestimate_statistics(model, batches, devices):
+    """Measures the moving statistics of BN anew for the weights as they are: training steps of learning rate 0.
+
+    There are as many steps as leave a hundredth of the old statistics: 44 at momentum 0.9.
+    """
+    momentum = model.network.spec.bn_momentum
+    steps = math.ceil(math.log(OLD_STATISTICS) / math.log(momentum)) if momentum else 1
     still = TrainingModel(model.network, model.preparation)
     still.compile(keras.optimizers.SGD(0.0), Crossentropy(model.loss.classes), jit_compile=model.jit_compile)
     feed = Feed(batches)
