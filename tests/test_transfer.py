@@ -125,7 +125,7 @@ def test_statistics_are_measured_anew_also_where_weights_are_frozen(source, tmp_
     )
     before, after = arrays(source), arrays(keras.models.load_model(tmp_path / "run" / "model.keras"))
     assert moved(before, after) == {name for name in before if is_statistic(name)}
-    # Directly: the convolution by Keras, the moments by NumPy, and their moving average over 44 batches: 0.9^44 is a hundredth.
+    # Directly: the convolution by Keras, the moments by NumPy, their moving average over 44 batches (0.9^44 is 0.01).
     augmentation = recipe.augmentation()
     batches = TrainingBatches(DATA, 8, 5, augmentation)
     means, variances = before["stem_bn/moving_mean"], before["stem_bn/moving_variance"]
