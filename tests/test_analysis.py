@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from changed_weights import change_weights, randomized, without_branches
 
 import keras_preact
 from keras_preact.analysis.measure import analyze
@@ -32,28 +33,6 @@ def build(layout="stacked", **fields):
 def one_stage(units, width=2, **fields):
     """A network of basic units none of which changes the shape."""
     return build(units=(units,), widths=(width,), stem={"width": width}, **fields)
-
-
-def change_weights(model, ending, change):
-    """Gives every variable whose name ends in `ending` the value that `change` makes of its own; returns the model."""
-    variables = {id(v): v for name, (v, _) in named_weights(model).items() if name.endswith(ending)}
-    assert variables
-    for variable in variables.values():
-        variable.assign(change(keras.ops.convert_to_numpy(variable.value)))
-    return model
-
-
-def randomized(model, seed=1):
-    """Gives every weight a random value, around 1 for the scales and variances of BN, and returns the model."""
-    rng = np.random.default_rng(seed)
-    change_weights(model, "", lambda value: 0.2 * rng.normal(size=value.shape))
-    return change_weights(model, ("gamma", "variance"), np.exp)
-
-
-def without_branches(model):
-    """Zeroes the last convolution of every unit, and with it F and its derivative; returns the model."""
-    last = len(model.spec.stages[0][0].convs)
-    return change_weights(model, f"_conv{last}/kernel", np.zeros_like)
 
 
 def batch(count=4):
