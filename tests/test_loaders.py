@@ -194,6 +194,55 @@ def test_imagenet_is_its_two_folders(tmp_path):
         load("imagenet2012", tmp_path / "train")
 
 
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, capsys):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(encoding_format="jpeg"),
+            "label": tfds.features.ClassLabel(names=["n01", "n02", "n03"]),
+            "file_name": tfds.features.Text(),
+        }
+    )
+    labels, examples = [2, 0, 1, 1, 2], []
+    for number, label in enumerate(labels):
+        path = tmp_path / "folders" / ("train" if number < 3 else "val") / f"n0{label + 1}" / f"{number}.jpeg"
+        write(path, colours(40 + number, 30))
+        examples.append((number, {"image": str(path), "label": label, "file_name": path.name}))
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="imagenet2012",
+        version="5.1.0",
+        features=features,
+        split_datasets={"train": examples[:3], "validation": examples[3:]},
+        data_dir=tmp_path / "tfds",
+        file_format=file_format,
+        disable_shuffling=True,
+    )
+    data = load("imagenet2012", tmp_path / "tfds", image_size=32)
+    assert "Reading the labels of 3 records" in capsys.readouterr().out
+    assert (data.class_names, data.image_shape) == (("n01", "n02", "n03"), (32, 32, 3))
+    assert data.train.labels.tolist() + data.test.labels.tolist() == labels
+    # The same images out of folders, whose order is by class.
+    (tmp_path / "folders" / "val" / "n01").mkdir()
+    write(tmp_path / "folders" / "val" / "n01" / "z.jpeg", colours(40, 30))
+    folders = load("imagenet2012", tmp_path / "folders", image_size=32)
+    draws = Augmentation(area=(0.08, 1.0)).draw(np.random.default_rng(0), 3, (32, 32, 3))
+    for drawn in (None, draws):
+        np.testing.assert_array_equal(data.train.read([1, 2, 0], drawn), folders.train.read([0, 1, 2], drawn))
+    # The second time labels and places are known, with TFDS's own place for a default.
+    again = load("imagenet2012", image_size=32)
+    assert capsys.readouterr().out == ""
+    np.testing.assert_array_equal(again.test.read([1, 0]), data.test.read([1, 0]))
+    if file_format == "tfrecord":
+        (shard,) = (tmp_path / "tfds").glob("imagenet2012/*/*train.tfrecord*")
+        shard.write_bytes(shard.read_bytes()[:-9])
+        with pytest.raises(ValueError, match=r"data_dir.*whole.*imagenet2012-train.tfrecord.*cut short"):
+            load("imagenet2012", image_size=32)
+
+
 def records(kind):
     """Returns the images, labels and record bytes of a tiny CIFAR, by file name."""
     made = {}

@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from whatever form of them lies on this machine, or from their source."""
 
-import importlib
 import os
 import pathlib
 import tarfile
@@ -11,6 +10,7 @@ import numpy as np
 
 from keras_preact.data.dataset import ArraySplit, DataSet, check_images
 from keras_preact.data.download import download
+from keras_preact.data.prepared import find_prepared, read_whole, tfds_folder
 from keras_preact.errors import argument_error
 
 HOME = "https://www.cs.toronto.edu/~kriz/"
@@ -113,9 +113,8 @@ def load_cifar(kind, data_dir=None, image_size=None, skip_corrupt=False):
 
 def default_folders():
     """Returns the folders in which TFDS and Keras keep data sets."""
-    tfds = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     kept = os.environ.get("KERAS_HOME", "~/.keras")
-    return [pathlib.Path(tfds).expanduser(), pathlib.Path(kept).expanduser() / "datasets"]
+    return [tfds_folder(), pathlib.Path(kept).expanduser() / "datasets"]
 
 
 def _data_set(kind, train_images, train_labels, test_images, test_labels):
@@ -126,35 +125,6 @@ def _data_set(kind, train_images, train_labels, test_images, test_labels):
             raise argument_error(f"images of {kind.name}", "(images, 32, 32, 3)", images.shape)
         splits.append(ArraySplit(images, labels))
     return DataSet(kind.name, *splits, kind.class_names, kind.mean, kind.deviation)
-
-
-def _find_prepared(kind, folder):
-    for pattern in ("dataset_info.json", "*/dataset_info.json", f"{kind.name}/*/dataset_info.json"):
-        found = [path.parent for path in sorted(folder.glob(pattern)) if kind.name in path.parts]
-        if found:
-            return found[-1]
-    return None
-
-
-def _read_prepared(kind, folder):
-    try:
-        return _read_with_tfds(importlib.import_module("tensorflow_datasets"), folder)
-    except ImportError as error:
-        hint = f'{error}. It takes pip install "keras_preact[data]", and TensorFlow unless it is array_record.'
-        raise argument_error("data_dir", "a form that this machine can read", str(folder), hint) from error
-
-
-def _read_with_tfds(tfds, folder):
-    builder = tfds.builder_from_directory(folder)
-    arrays = []
-    for split in ("train", "test"):
-        if builder.info.file_format.value == "array_record":
-            records = list(builder.as_data_source(split))
-            arrays += [np.stack([record[key] for record in records]) for key in ("image", "label")]
-        else:
-            records = tfds.as_numpy(builder.as_dataset(split, batch_size=-1))  # by TensorFlow
-            arrays += [records["image"], records["label"]]
-    return arrays
 
 
 def _find_npz(kind, folder):
@@ -216,7 +186,7 @@ def _read_records(kind, path, contents):
 
 # Forms of a data set on a disk: how to find one in a folder (or at a file's own path), and how to read it.
 FORMS = (
-    (_find_prepared, _read_prepared),
+    (lambda kind, folder: find_prepared(kind.name, folder), lambda kind, folder: read_whole(folder)),
     (_find_npz, _read_npz),
     (_find_archive, _read_archive),
     (_find_files, _read_files),

@@ -19,7 +19,7 @@ class FileSplit:
     """Reads the images of a split from files of any size, resized and cropped to one.
 
     Args:
-        paths: The files' paths.
+        paths: The files' paths, or `prepared.Records`, which gives files in memory.
         labels: Whole numbers (images,), from 0.
         image_shape: (height, width, 1 or 3) of what `read` returns. Colour files are made grey for 1 channel, and grey
             ones RGB for 3; what is transparent lies on white.
@@ -29,7 +29,7 @@ class FileSplit:
     """
 
     def __init__(self, paths, labels, image_shape, shorter_side=None, skip_corrupt=False):
-        self.paths, self.labels = list(paths), check_labels(labels)
+        self.paths, self.labels = paths, check_labels(labels)
         self.image_shape = tuple(image_shape)
         self.shorter_side = shorter_side or min(self.image_shape[:2])
         self.skip_corrupt, self.skipped = skip_corrupt, set()
@@ -82,7 +82,11 @@ class FileSplit:
 
 
 def open_image(path, channels):
-    """Returns an image file as a Pillow image, grey for 1 channel and RGB for 3; what is transparent lies on white.
+    """Returns an image as a Pillow image, grey for 1 channel and RGB for 3; what is transparent lies on white.
+
+    Args:
+        path: The path of a file, or an open one.
+        channels: 1 or 3.
 
     Raises:
         ValueError: If the file is no image, is broken, or has more than 8 bits a channel; it is named.

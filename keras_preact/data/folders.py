@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_preact.data.dataset import ArraySplit, DataSet, measure
 from keras_preact.data.files import FileSplit, corrupt_files, look
+from keras_preact.data.prepared import Records, find_prepared, tfds_folder
 from keras_preact.errors import argument_error, check_integer, check_integers
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -17,9 +18,11 @@ CHECKED = 50_000  # files up to which each is checked at the start
 
 IMAGENET_MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
 IMAGENET_DEVIATION = tuple(255 * value for value in (0.229, 0.224, 0.225))
+IMAGENET = "imagenet2012"
 IMAGENET_HELP = (
     "ImageNet is given out by image-net.org to those who register: unpack it to DIR/train/n01440764/*.JPEG and "
-    "DIR/val/n01440764/*.JPEG, and pass data_dir=DIR (--data-dir DIR)."
+    "DIR/val/n01440764/*.JPEG, or prepare it with TFDS (tfds build imagenet2012 --manual_dir=FOLDER_OF_THE_ARCHIVES "
+    "--data_dir=DIR), and pass data_dir=DIR (--data-dir DIR)."
 )
 
 
@@ -60,19 +63,27 @@ def load_folder(folder, image_size=None, skip_corrupt=False):
 
 
 def load_imagenet(data_dir=None, image_size=None, skip_corrupt=False):
-    """Returns ILSVRC-2012 out of the folders `train` and `val` in `data_dir`; classes are WordNet's numbers, sorted.
+    """Returns ILSVRC-2012; its classes are WordNet's numbers, sorted.
 
-    Test images are the centre crops of `image_size` (224 if None) after resizing the shorter side to 256/224 of it.
+    `data_dir` has the folders `train` and `val`, or is the one in which TFDS prepared it, which is also looked for
+    where TFDS keeps data sets if `data_dir` is None. Test images are the validation images: the centre crops of
+    `image_size` (224 if None) after resizing the shorter side to 256/224 of it.
     """
-    folder = pathlib.Path(data_dir or "")
-    if data_dir is None or not (folder / "train").is_dir():
+    folder = tfds_folder() if data_dir is None else pathlib.Path(data_dir).expanduser()
+    if (folder / "train").is_dir():
+        names, listed = _listed(folder)
+        parts = [listed["train"], listed["test"]]
+    elif prepared := find_prepared(IMAGENET, folder):
+        records = [Records(prepared, split) for split in ("train", "validation")]
+        names = tuple(records[0].builder.info.features["label"].names)
+        parts = [(split, split.labels) for split in records]
+    else:
         received = None if data_dir is None else str(data_dir)
         raise argument_error("data_dir", "the folder in which ImageNet is", received, IMAGENET_HELP)
-    names, listed = _listed(folder)
     size = _size(image_size or 224)
     shorter_side = round(min(size) * 256 / 224)
-    splits = [FileSplit(*listed[name], (*size, 3), shorter_side, skip_corrupt) for name in ("train", "test")]
-    return DataSet("imagenet2012", *splits, names, IMAGENET_MEAN, IMAGENET_DEVIATION)
+    splits = [FileSplit(*part, (*size, 3), shorter_side, skip_corrupt) for part in parts]
+    return DataSet(IMAGENET, *splits, names, IMAGENET_MEAN, IMAGENET_DEVIATION)
 
 
 def _listed(folder):

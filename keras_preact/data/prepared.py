@@ -1,0 +1,152 @@
+"""Data sets as TensorFlow Datasets (TFDS) prepared them: small ones whole, ImageNet record by record."""
+
+import hashlib
+import importlib
+import io
+import os
+import pathlib
+
+import numpy as np
+
+from keras_preact.errors import argument_error
+from keras_preact.files import written_aside
+from keras_preact.weights.store import cache_folder
+
+ARRAY_RECORD = "array_record"
+FRAME = 12  # bytes in front of a TFRecord's data: its length, and a checksum of that; four more follow the data
+
+
+def tfds_folder():
+    """Returns the folder in which TFDS keeps data sets."""
+    return pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+
+
+def find_prepared(name, folder):
+    """Returns the folder of the data set called `name`, its newest version, in `folder` or a folder within; or None."""
+    for pattern in ("dataset_info.json", "*/dataset_info.json", f"{name}/*/dataset_info.json"):
+        found = [path.parent for path in sorted(folder.glob(pattern)) if name in path.parts]
+        if found:
+            return found[-1]
+    return None
+
+
+def builder_of(folder):
+    """Returns TFDS's module, and its builder of a prepared data set; a `ValueError` says what is not installed."""
+    try:
+        tfds = importlib.import_module("tensorflow_datasets")
+        return tfds, tfds.builder_from_directory(folder)
+    except ImportError as error:
+        raise _not_installed(folder, error) from error
+
+
+def read_whole(folder, splits=("train", "test")):
+    """Returns a list of the images and the labels of each split in turn, as arrays."""
+    tfds, builder = builder_of(folder)
+    arrays = []
+    try:
+        for split in splits:
+            if builder.info.file_format.value == ARRAY_RECORD:
+                records = list(builder.as_data_source(split))
+                arrays += [np.stack([record[key] for record in records]) for key in ("image", "label")]
+            else:
+                records = tfds.as_numpy(builder.as_dataset(split, batch_size=-1))  # by TensorFlow
+                arrays += [records["image"], records["label"]]
+    except ImportError as error:
+        raise _not_installed(folder, error) from error
+    return arrays
+
+
+def _not_installed(folder, error):
+    hint = f'{error}. It takes pip install "keras_preact[data]", and TensorFlow unless it is array_record.'
+    return argument_error("data_dir", "a form that this machine can read", str(folder), hint)
+
+
+class Record(io.BytesIO):
+    """Holds the bytes of an image file, with a name for errors."""
+
+    def __init__(self, contents, name):
+        super().__init__(contents)
+        self.name = name
+
+    def __str__(self):
+        return self.name
+
+
+class Records:
+    """Gives each encoded image of a split by its index, in any order and from any thread.
+
+    TFDS reads its array_record files so, but not its TFRecord files, of which the places of all records are looked up
+    first. Neither says an image's label without reading it. So the first use reads every record once, and keeps labels
+    and places in `KERAS_HOME`.
+
+    Args:
+        folder: That of the prepared data set.
+        split: The split's name.
+
+    Attributes:
+        labels: int32 (images,).
+
+    Raises:
+        ValueError: If TFDS is not installed, or a file is cut short.
+    """
+
+    def __init__(self, folder, split):
+        self.folder, self.split = folder, split
+        tfds, self.builder = builder_of(folder)
+        self.decoders = {"image": tfds.decode.SkipDecoding()}
+        self.files = [str(path) for path in self.builder.info.splits[split].filepaths]
+        self.source, self.places = None, None
+        if self.builder.info.file_format.value == ARRAY_RECORD:
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            self.source = self.builder.as_data_source(split, deserialize_method=raw)
+        kept = cache_folder() / "records" / f"{self._digest()}.npz"
+        if not kept.is_file():
+            self._index(kept)
+        with np.load(kept) as arrays:
+            self.labels, self.places = arrays["labels"], arrays["places"]
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return Record(self._example(index)["image"], f"record {index} of {self.folder}, {self.split}")
+
+    def _example(self, index):
+        if self.source is not None:
+            raw = self.source[index]
+        else:
+            number, start, length = map(int, self.places[index])
+            with open(self.files[number], "rb") as file:
+                file.seek(start)
+                raw = file.read(length)
+        return self.builder.info.features.deserialize_example_np(raw, decoders=self.decoders)
+
+    def _index(self, kept):
+        self.places = np.array(self._places(), np.int64).reshape(-1, 3)
+        count = len(self.places) if self.source is None else len(self.source)
+        print(f"Reading the labels of {count:,} records of {self.folder}, {self.split}: once.", flush=True)
+        labels = np.array([self._example(index)["label"] for index in range(count)], np.int32)
+        with written_aside(kept) as aside:
+            np.savez(aside, labels=labels, places=self.places)
+
+    def _places(self):
+        """Returns (file's number, start, length) of each record's data in the TFRecord files."""
+        if self.source is not None:
+            return []
+        places = []
+        for number, path in enumerate(self.files):
+            size, position = os.path.getsize(path), 0
+            with open(path, "rb") as file:
+                while position < size:
+                    length = int.from_bytes(file.read(FRAME)[:8], "little")
+                    places.append((number, position + FRAME, length))
+                    position += FRAME + length + 4
+                    file.seek(position)
+            if position != size:
+                raise argument_error("data_dir", "a data set whose files are whole", path, "It is cut short.")
+        return places
+
+    def _digest(self):
+        """Returns what tells this split, in this place and state, from others."""
+        states = [(path, os.path.getsize(path), os.stat(path).st_mtime_ns) for path in self.files]
+        return hashlib.sha256(repr(states).encode()).hexdigest()[:32]
