@@ -13,6 +13,7 @@ from keras_preact.networks import TAPS, KerasLayers, StackedLayers, feature_maps
 from keras_preact.spec import NetworkSpec
 
 LAYOUTS = ("stacked", "layers")
+UNROLLS = ("auto", "all")
 FINGERPRINT = "keras_preact_network"
 
 # Fields that change how a network is computed or trained, but not what a weight means.
@@ -40,7 +41,7 @@ class ResidualNetwork(keras.Model):
         num_classes=10,
         classifier_activation="softmax",
         layout="stacked",
-        unroll=1,
+        unroll="auto",
         remat=0,
         dtype=None,
         name=None,
@@ -191,7 +192,7 @@ class ResidualNetwork(keras.Model):
         theirs = read_fingerprint(path)
         if not skip_mismatch:
             self._check_fingerprint(path, theirs)
-        before = [keras.ops.convert_to_numpy(variable.value) for variable in self.variables]
+        before = [keras.ops.copy(variable) for variable in self.variables]
         target = self._stacked()
         try:
             keras.Model.load_weights(target, path, skip_mismatch=skip_mismatch, **options)
@@ -255,8 +256,11 @@ def check_replicated(replicas, optimizer, steps_per_execution):
 
 
 def check_execution(unroll, remat):
-    """Returns `unroll` (a whole number or `"all"`) and `remat` (True or a whole number) of a stacked network."""
-    unroll = unroll if unroll == "all" else check_integer("unroll", unroll)
+    """Returns `unroll` (a whole number, `"auto"` or `"all"`) and `remat` (True or a whole number), once checked."""
+    if unroll not in UNROLLS:
+        if isinstance(unroll, str):
+            raise argument_error("unroll", 'a whole number, "auto" or "all"', unroll)
+        unroll = check_integer("unroll", unroll)
     return unroll, remat or 0 if isinstance(remat, bool) else check_integer("remat", remat, minimum=0)
 
 
