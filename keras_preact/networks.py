@@ -172,7 +172,7 @@ class KerasLayers:
 class StackedLayers(KerasLayers):
     """An environment that makes one `ResidualUnits` layer of every run of equal units, and Keras layers of the rest."""
 
-    def __init__(self, spec, dtype, prefix="", unroll=1, remat=0):
+    def __init__(self, spec, dtype, prefix="", unroll="auto", remat=0):
         super().__init__(spec, dtype, prefix)
         self.unroll, self.remat = unroll, remat
 

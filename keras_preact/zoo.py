@@ -22,7 +22,7 @@ def build_network(
     name=None,
     *,
     layout="stacked",
-    unroll=1,
+    unroll="auto",
     remat=False,
     dtype=None,
     features=None,
@@ -49,7 +49,8 @@ def build_network(
         layout: `"stacked"`: equal units of a stage are one layer, their weights stacked and looped over; what is built,
             traced and saved does not grow with depth. `"layers"`: every operation is a Keras layer with a name such as
             `stage2_unit07_conv1`. Both hold the same network, and read each other's weights files.
-        unroll: Units in one turn of the loop, or `"all"`: more is faster on a GPU and slower to compile.
+        unroll: Units in one turn of the loop, or `"all"`: more is faster on a GPU and slower to compile. `"auto"` is 1,
+            but `"all"` for runs of up to 36 units on a GPU under JAX.
         remat: Whether the backward pass computes units anew instead of keeping their inner signals: memory for about a
             quarter more time. A number k keeps the signal between every k units only; True means 2 in the first stage,
             whose signals are largest, and 1 in the others.
@@ -183,7 +184,7 @@ def _builder(family, about="", **which):
         widening=None,
         stride_on=None,
         layout="stacked",
-        unroll=1,
+        unroll="auto",
         remat=False,
         dtype=None,
         features=None,

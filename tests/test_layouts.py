@@ -6,6 +6,7 @@ import pytest
 
 import keras_preact
 from keras_preact.copying import named_weights
+from keras_preact.layers import residual_units
 from keras_preact.spec import NetworkSpec
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -74,6 +75,24 @@ def test_one_step_is_the_same_for_every_variant(ordering, shortcut, unit):
     np.testing.assert_allclose(layered(images), stacked(images), rtol=1e-10, atol=1e-12)
     assert abs(step(layered, run_eagerly=True) - step(stacked, run_eagerly=True)) < 1e-12
     assert_same(values(stacked), values(layered))
+
+
+@pytest.mark.parametrize(
+    ("unroll", "on_gpu", "turns"), [("auto", True, [6, 1]), ("auto", False, [1, 1]), (4, True, [4, 4])]
+)
+def test_unroll_auto_is_a_loop_except_for_short_runs_on_a_gpu_under_jax(unroll, on_gpu, turns, monkeypatch):
+    seen = []
+
+    def scan(step, carry, stacked, outputs, unroll, remat):
+        seen.append(unroll)
+        return carry, {}
+
+    model = build(NetworkSpec(units=(7, 38), widths=(4, 4), stem={"width": 4}), unroll=unroll)
+    monkeypatch.setattr(residual_units, "is_jax_on_gpu", lambda: on_gpu)
+    monkeypatch.setattr(residual_units, "scan", scan)
+    for name in ("stage1_units02_07", "stage2_units02_38"):
+        model.get_layer(name)(np.zeros((1, 8, 8, 4)))
+    assert seen == turns
 
 
 @pytest.mark.parametrize("execution", EXECUTIONS, ids=str)

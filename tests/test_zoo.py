@@ -110,6 +110,7 @@ def test_layer_names_are_frozen():
         ({"classifier_activation": "sofmax"}, "classifier_activation.*sofmax"),
         ({"layout": "looped"}, "layout.*stacked.*looped"),
         ({"unroll": 0}, "unroll.*at least 1.*0"),
+        ({"unroll": "al"}, 'unroll.*whole number, "auto" or "all".*al'),
         ({"remat": -1}, "remat.*-1"),
         ({"input_tensor": [1, 2]}, "input_tensor.*Keras tensor.*list"),
         ({"shortcut": keras_preact.ShortcutSpec, "dtype": None}, "shortcut"),

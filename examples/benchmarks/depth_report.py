@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 OURS = {  # contestant: arguments of `keras_preact.ResNet`
     "stacked": {},
     "stacked remat": {"remat": True},
+    "stacked looped": {"unroll": 1},
+    "stacked looped remat": {"unroll": 1, "remat": True},
     "stacked unroll 4": {"unroll": 4},
     "stacked unroll 4 remat": {"unroll": 4, "remat": True},
     "stacked unrolled": {"unroll": "all"},

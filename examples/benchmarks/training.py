@@ -101,12 +101,12 @@ def main():
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=2, help="that are timed, after one that compiles")
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--unroll", default="1", help="a number or all")
+    parser.add_argument("--unroll", default="auto", help="a number, auto or all")
     arguments = parser.parse_args()
     recipe = keras_preact.RECIPES["paper_cifar"].replace(
         global_batch_size=arguments.batch, precision=arguments.precision
     )
-    options = {"unroll": arguments.unroll if arguments.unroll == "all" else int(arguments.unroll)}
+    options = {"unroll": int(arguments.unroll) if arguments.unroll.isdigit() else arguments.unroll}
     peer, ours = bare(arguments, recipe, options), end_to_end(arguments, recipe, options)
     figures = {"end to end, images/s": round(ours, 1), "bare step, images/s": round(peer, 1)}
     print(

@@ -147,6 +147,15 @@ def _loop_jax(many, carry, stacked, outputs, turn, turns, remat):
     return carry, {name: s.reshape((-1, *s.shape[2:])) for name, s in stacks.items()}
 
 
+def is_jax_on_gpu():
+    """Returns whether JAX is Keras' backend and computes on a GPU."""
+    if keras.backend.backend() != "jax":
+        return False
+    import jax
+
+    return jax.default_backend() == "gpu"
+
+
 def uniform(shape, draw, index):
     """Returns float32 numbers in [0, 1) that are a function of `draw`, a `SeedGenerator`'s next state, and `index`."""
     backend = keras.backend.backend()
