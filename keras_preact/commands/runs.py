@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
@@ -10,10 +11,33 @@ from tyro.conf import Positional, arg
 from keras_preact.errors import argument_error
 from keras_preact.model import LAYOUTS
 from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS
-from keras_preact.training import evaluation, launcher, predictor, run, trainer
+from keras_preact.training import evaluation, launcher, mirror, predictor, run, trainer
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 from keras_preact.training.strategies import STRATEGIES
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """Holds the flags that every verb has that trains.
+
+    Attributes:
+        data_dir: Where a named data set's files are, if not where its loader looks.
+        skip_corrupt: Leave image files out that cannot be read.
+        output: The run folder, or a URL (gs://bucket/run); runs/<model>.<data>.<recipe> if left out. The same command
+            goes on with a run that stopped.
+        overwrite: Overwrite the folder of another run, or of a finished one.
+        checkpoint_steps: Steps between checkpoints within an epoch; 0 for epoch ends only.
+        strategy: Devices to compute on; auto takes all local ones, or the workers or the TPU that TF_CONFIG or
+            TPU_NAME name.
+    """
+
+    data_dir: pathlib.Path | None = None
+    skip_corrupt: bool = False
+    output: str | None = None
+    overwrite: bool = False
+    checkpoint_steps: int = 0
+    strategy: Literal[STRATEGIES] = "auto"
 
 
 def train_command(recipe):
@@ -24,16 +48,12 @@ def train_command(recipe):
         /,
         *,
         data: str = "digits",
-        data_dir: pathlib.Path | None = None,
-        skip_corrupt: bool = False,
         recipe: str = recipe,
-        output: pathlib.Path | None = None,
-        overwrite: bool = False,
-        checkpoint_steps: int = 0,
-        strategy: Literal[STRATEGIES] = "auto",
+        running: Annotated[RunFlags, arg(name="")] = RunFlags(),
         ordering: Literal[tuple(ORDERINGS)] = "preactivation",
         shortcut: Literal[tuple(SHORTCUT_PARAMETERS)] = "identity",
         layout: Literal[LAYOUTS] = "stacked",
+        unroll: int | Literal["auto", "all"] = "auto",
         remat: bool = False,
         settings: Annotated[Recipe, arg(name="")] = get_recipe(recipe),
     ) -> None:
@@ -44,35 +64,18 @@ def train_command(recipe):
         Args:
             model: A network, as `keras-preact list` shows them.
             data: A data set: digits, cifar10, cifar100, imagenet2012, or a folder of images (class/name.png).
-            data_dir: Where its files are, if not where its loader looks.
-            skip_corrupt: Leave image files out that cannot be read.
             recipe: The recipe whose values the flags below start from.
-            output: The run folder; runs/<model>.<data>.<recipe> if left out. The same command goes on with a run that
-                stopped.
-            overwrite: Overwrite the folder of another run, or of a finished one.
-            checkpoint_steps: Steps between checkpoints within an epoch; 0 for epoch ends only.
-            strategy: Devices to compute on; auto takes all local ones, or the workers or the TPU that TF_CONFIG or
-                TPU_NAME name.
+            running: Where files are, and on what to compute.
             ordering: Where BN and ReLU stand in a unit (Fig. 4).
             shortcut: What stands on the shortcut (Fig. 2), at the paper's values.
             layout: Stacked units in a loop, or one Keras layer per operation.
+            unroll: Units in one turn of the loop; more is faster on a GPU and slower to compile.
             remat: Compute units anew in the backward pass: less memory, about a quarter more time.
             settings: The recipe.
         """
-        options = {"ordering": ordering, "shortcut": shortcut, "layout": layout, "remat": remat}
+        options = {"ordering": ordering, "shortcut": shortcut, "layout": layout, "unroll": unroll, "remat": remat}
         named = recipe if settings == get_recipe(recipe) else settings
-        card = trainer.train(
-            model,
-            data=data,
-            data_dir=data_dir,
-            skip_corrupt=skip_corrupt,
-            recipe=named,
-            output=output,
-            overwrite=overwrite,
-            checkpoint_steps=checkpoint_steps,
-            strategy=strategy,
-            model_options=options,
-        )
+        card = trainer.train(model, data=data, recipe=named, model_options=options, **vars(running))
         if "error_percent" in card:  # the first of several workers has it
             print_result(card)
             print(f"  keras-preact train {card['model']} --ordering original --output runs/original")
@@ -82,7 +85,7 @@ def train_command(recipe):
 
 def print_result(card):
     """Prints what a run's card says of the result, what is in its folder, and what to do next."""
-    folder = pathlib.Path(card["folder"])
+    where, folder = card["folder"], pathlib.Path(card["folder"])
     about = {
         run.MODEL: "the Keras model",
         run.SAVED_MODEL: "the SavedModel: takes uint8 images, needs no Keras",
@@ -92,10 +95,13 @@ def print_result(card):
     }
     if card["images_per_second"]:
         print(f"\n{card['images_per_second']:,.0f} images/s, {card['data_wait_percent']:.1f} % of it waiting for data")
-    print(f"test error {card['error_percent']:.2f} % after the last epoch; {card['seconds']:.0f} s in all\n\n{folder}/")
+    print(f"test error {card['error_percent']:.2f} % after the last epoch; {card['seconds']:.0f} s in all\n\n{where}/")
     for name, meaning in about.items():
         if (folder / name).exists():
             print(f"  {name:12} {meaning}")
+    if mirror.is_remote(where):
+        print(f"\nNext: copy {where} to a folder RUN, then\n  keras-preact predict RUN RUN/samples/*.png")
+        return
     samples = " ".join(map(str, sorted((folder / "samples").glob("*.png"))[:2]))
     print(f"\nNext:\n  keras-preact predict {folder} {samples}\n  keras-preact inspect {folder} --batch-size 128")
 

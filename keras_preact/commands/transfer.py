@@ -1,12 +1,10 @@
 """The verb `finetune`."""
 
-import pathlib
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import arg
 
-from keras_preact.commands.runs import print_result
-from keras_preact.training.strategies import STRATEGIES
+from keras_preact.commands.runs import RunFlags, print_result
 from keras_preact.transfer import finetuning
 from keras_preact.transfer.tuning import Tuning
 
@@ -15,13 +13,8 @@ def finetune(
     *,
     weights: str,
     data: str,
-    data_dir: pathlib.Path | None = None,
-    skip_corrupt: bool = False,
     recipe: str | None = None,
-    output: pathlib.Path | None = None,
-    overwrite: bool = False,
-    checkpoint_steps: int = 0,
-    strategy: Literal[STRATEGIES] = "auto",
+    running: Annotated[RunFlags, arg(name="")] = RunFlags(),
     tuning: Annotated[Tuning, arg(name="")] = Tuning(),
     steps: int | None = None,
     global_batch_size: int | None = None,
@@ -37,14 +30,8 @@ def finetune(
     Args:
         weights: The folder of a finished run, a name of `keras-preact weights list`, a .keras or a .weights.h5 file.
         data: A folder of images (class/name.png), or a data set's name, as in `train`.
-        data_dir: Where a named data set's files are, if not where its loader looks.
-        skip_corrupt: Leave image files out that cannot be read.
-        recipe: A named recipe; one chosen by the number of training images if left out.
-        output: The run folder; runs/<model>.<data>.finetune if left out. The same command goes on with a run that
-            stopped.
-        overwrite: Overwrite the folder of another run, or of a finished one.
-        checkpoint_steps: Steps between checkpoints within an epoch; 0 for epoch ends only.
-        strategy: Devices to compute on, as in `train`.
+        recipe: A named recipe; one chosen by the number of training images if left out, and called finetune.
+        running: Where files are, and on what to compute.
         tuning: What is trained.
         steps: Steps of training; the recipe's if left out, as are all below.
         global_batch_size: Images in a step, over all replicas.
@@ -68,13 +55,8 @@ def finetune(
     card = finetuning.finetune(
         weights,
         data,
-        data_dir=data_dir,
-        skip_corrupt=skip_corrupt,
         recipe=recipe,
-        output=output,
-        overwrite=overwrite,
-        checkpoint_steps=checkpoint_steps,
-        strategy=strategy,
+        **vars(running),
         **vars(tuning),
         **{name: value for name, value in changes.items() if value is not None},
     )

@@ -108,15 +108,16 @@ class Checkpointing(keras.callbacks.Callback):
         steps_per_epoch: Training steps in an epoch.
         every: Training steps between checkpoints within an epoch; 0 for none.
         start: The `Checkpoint` that the run goes on from, or None.
+        keep: A function that is called once a checkpoint is written.
     """
 
-    def __init__(self, folder, devices, files, others, steps_per_epoch, every=0, start=None):
+    def __init__(self, folder, devices, files, others, steps_per_epoch, every=0, start=None, keep=lambda: None):
         super().__init__()
         self.folder, self.devices, self.files, self.others = folder, devices, files, list(others)
         self.steps_per_epoch, self.every = steps_per_epoch, every
         self.start, self.counters = start, start.state["counters"] if start else []
         self.step = start.step if start else 0
-        self.preempted = False
+        self.keep, self.preempted = keep, False
 
     def on_train_begin(self, logs=None):
         # Keras' callbacks forget what they counted when a `fit` begins.
@@ -158,6 +159,7 @@ class Checkpointing(keras.callbacks.Callback):
         arrays = {name: read(variable) for name, variable in training_variables(self.model).items()}
         state = {"counters": self._counters(), "history": self.files.rows}
         checkpoints.save(self.folder, checkpoints.Checkpoint(self.step, {**arrays, "metrics": metrics}, state))
+        self.keep()
 
     def _scalars(self):
         return [variable for metric in self.model.metrics for variable in metric.variables]

@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import importlib.util
 import pathlib
-import platform
 import signal
 import sys
 import time
@@ -14,22 +12,19 @@ import time
 import keras
 import numpy as np
 
-from keras_preact import exporting
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import ArraySplit, held_out
 from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error
-from keras_preact.files import written_aside
 from keras_preact.training import callbacks as own
-from keras_preact.training import checkpoints, run
-from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, loaded, measure, reestimate_statistics
+from keras_preact.training import checkpoints, mirror, outputs, run
+from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, loaded, reestimate_statistics
 from keras_preact.training.feed import Feed
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 from keras_preact.training.strategies import make_devices, read
 from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel
-from keras_preact.version import __version__
 from keras_preact.zoo import get_model, model_key
 
 RESIDENT_BYTES = 1 << 30  # a data set up to here lives on an accelerator
@@ -50,6 +45,18 @@ class Experiment:
         """Returns it as JSON holds it."""
         recipe = {"name": self.recipe_name, **dataclasses.asdict(self.recipe)}
         return {"model": self.key, "data": self.data, "recipe": recipe, "options": dict(self.options)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Conduct:
+    """Holds how a run goes about it, which does not change its result; `train` says what each field is."""
+
+    output: str | None
+    overwrite: bool
+    strategy: str
+    checkpoint_steps: int
+    callbacks: tuple
+    verbose: str | int
 
 
 def train(
@@ -77,7 +84,8 @@ def train(
         skip_corrupt: Whether image files that cannot be read are left out.
         recipe: A name of `RECIPES`, or a `Recipe`.
         output: The run folder: `model.keras`, a SavedModel, `card.json` and its readable twin `card.md`,
-            `history.csv`, `curves.png`, `checkpoints/`, a few test images. `runs/<model>.<data>.<recipe>` if None.
+            `history.csv`, `curves.png`, `checkpoints/`, a few test images. `runs/<model>.<data>.<recipe>` if None. At
+            a URL (`gs://bucket/run`) it is kept equal to a local copy: see `mirror.local_copy`.
         overwrite: Whether a run folder of something else may be overwritten.
         strategy: A name of `strategies.STRATEGIES`.
         checkpoint_steps: Steps between checkpoints within an epoch, beside those at epoch ends; 0 for none.
@@ -101,18 +109,8 @@ def train(
     experiment = Experiment(
         key, data.folder or data.name, str(data_dir) if data_dir else None, name, recipe, model_options or {}
     )
-    return carry_out(
-        experiment,
-        data,
-        Training,
-        output=output,
-        overwrite=overwrite,
-        strategy=strategy,
-        checkpoint_steps=checkpoint_steps,
-        callbacks=callbacks,
-        verbose=verbose,
-        started=started,
-    )
+    conduct = Conduct(output, overwrite, strategy, checkpoint_steps, callbacks, verbose)
+    return carry_out(experiment, data, Training, conduct, started)
 
 
 def named_recipe(recipe):
@@ -124,29 +122,39 @@ def named_recipe(recipe):
     return "custom", recipe
 
 
-def carry_out(experiment, data, kind, *, output, overwrite, strategy, checkpoint_steps, callbacks, verbose, started):
-    """Runs an `Experiment` on a `DataSet` as `train` describes; `kind` is the class `Training` or one made of it."""
+def carry_out(experiment, data, kind, conduct, started):
+    """Runs an experiment as `train` describes, and returns its card.
+
+    Args:
+        experiment: An `Experiment`.
+        data: A `DataSet`.
+        kind: The class `Training`, or one made of it.
+        conduct: A `Conduct`.
+        started: The time of `time.perf_counter` from which the card counts seconds.
+    """
     recipe = experiment.recipe
     augmentation = recipe.augmentation()
     validation = data
     if recipe.validation_images:
         data, validation = held_out(data, recipe.validation_images, recipe.seed)
     usual = pathlib.Path("runs") / f"{experiment.key}.{data.name}.{experiment.recipe_name}"
-    folder = run.check_folder(output or usual, experiment.plain(), overwrite)
-    if (finished := run.finished_card(folder, overwrite)) is not None:
-        print(f"{folder} holds this run, finished: {finished['error_percent']:.2f} % test error.")
-        return {**finished, "folder": str(folder)}
-    devices = make_devices(strategy)
-    devices.check_batch("global_batch_size", recipe.global_batch_size, 2 if augmentation.mixes else 1)
-    with _restored_sigterm(), _told_where_to_go_on(folder):
-        with devices.scope():
-            training = kind(experiment, data, validation, augmentation, devices, folder, overwrite)
-            training.fit(checkpoint_steps, callbacks, verbose)
-            training.finish()
-            training.check_workers()
-        card = training.card(started) if devices.is_chief else experiment.plain()
-        devices.barrier()
-    return {**card, "folder": str(folder)}
+    output = str(conduct.output or usual)
+    with mirror.local_copy(output) as (folder, keep):
+        folder = run.check_folder(folder, experiment.plain(), conduct.overwrite)
+        if (finished := run.finished_card(folder, conduct.overwrite)) is not None:
+            print(f"{output} holds this run, finished: {finished['error_percent']:.2f} % test error.")
+            return {**finished, "folder": output}
+        devices = make_devices(conduct.strategy)
+        devices.check_batch("global_batch_size", recipe.global_batch_size, 2 if augmentation.mixes else 1)
+        with _restored_sigterm(), _told_where_to_go_on(output):
+            with devices.scope():
+                training = kind(experiment, data, validation, augmentation, devices, folder, keep, conduct)
+                training.fit()
+                training.finish()
+                training.check_workers()
+            card = training.card(started) if devices.is_chief else experiment.plain()
+            devices.barrier()
+    return {**card, "folder": output}
 
 
 class Training:
@@ -158,10 +166,10 @@ class Training:
 
     fixed_statistics = False
 
-    def __init__(self, experiment, data, validation, augmentation, devices, folder, overwrite):
+    def __init__(self, experiment, data, validation, augmentation, devices, folder, keep, conduct):
         recipe = experiment.recipe
         self.experiment, self.recipe, self.data, self.validation = experiment, recipe, data, validation
-        self.devices, self.folder = devices, folder
+        self.devices, self.folder, self.keep, self.conduct = devices, folder, keep, conduct
         keras.utils.set_random_seed(recipe.seed)
         share = (devices.worker, devices.workers)
         resident = _can_reside(data, augmentation) and devices.kind != "CPU"
@@ -173,7 +181,8 @@ class Training:
         self.preparation = Preparation(data, augmentation, resident)
         self.model = self._model()
         if devices.is_chief:
-            run.make_folder(folder, experiment.plain(), overwrite)
+            run.make_folder(folder, experiment.plain(), conduct.overwrite)
+            keep()
         devices.barrier()
         self.start = checkpoints.newest(folder / run.CHECKPOINTS)
         step = self.start.step if self.start else 0
@@ -228,22 +237,28 @@ class Training:
         if step:
             print(f"going on after step {step:,} of {self.total_steps:,}")
 
-    def fit(self, checkpoint_steps, callbacks, verbose):
+    def fit(self):
         """Trains from the restored step to the last."""
-        recipe, devices, start = self.recipe, self.devices, self.start
+        recipe, devices, start, conduct = self.recipe, self.devices, self.start, self.conduct
         files = own.RunFiles(self.folder, start.state["history"] if start else (), devices.is_chief)
         schedule = make_schedule(recipe, self.steps_per_epoch)
         step = start.step if start else 0
         guard = own.StopOnNonFiniteLoss(schedule, step, period=1 if devices.kind == "CPU" else 50)
         stoppers = _stoppers(recipe)
-        counted = [*stoppers, *callbacks]
+        counted = [*stoppers, *conduct.callbacks]
         keeping = own.Checkpointing(
-            self.folder / run.CHECKPOINTS, devices, files, counted, self.steps_per_epoch, checkpoint_steps, start
+            self.folder / run.CHECKPOINTS,
+            devices,
+            files,
+            counted,
+            self.steps_per_epoch,
+            conduct.checkpoint_steps,
+            start,
+            self.keep,
         )
         own.on_sigterm(keeping)
         logs = _tensorboard(self.folder) if devices.is_chief else []
-        if verbose == "auto":
-            verbose = 1 if sys.stdout.isatty() else 2
+        verbose = (1 if sys.stdout.isatty() else 2) if conduct.verbose == "auto" else conduct.verbose
         validation, validation_steps = evaluation_data(self.validation, devices)
         begun = time.perf_counter()
         for first, last, steps in segments(step, self.total_steps, self.steps_per_epoch):
@@ -286,7 +301,7 @@ class Training:
         card = {
             **experiment.plain(),
             "data_dir": experiment.data_dir,
-            "error_percent": _save(self.model.network, data, self.folder),
+            "error_percent": outputs.save(self.model.network, data, self.folder),
             "seconds": round(time.perf_counter() - started, 1),
             "images_per_second": round(self.images / self.fit_seconds, 1) if self.images else None,
             "data_wait_percent": round(100 * self.waited / self.fit_seconds, 1) if self.images else None,
@@ -294,10 +309,11 @@ class Training:
             "classes": list(data.class_names),
             "preprocessing": {"size": data.image_shape[:2], "mean": data.mean, "deviation": data.deviation},
             "devices": {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind},
-            "versions": versions(),
+            "versions": outputs.versions(),
             "command": " ".join(sys.argv),
         }
         run.write_card(self.folder, card)
+        self.keep()
         return card
 
 
@@ -339,11 +355,11 @@ def _tensorboard(folder):
 
 @contextlib.contextmanager
 def _told_where_to_go_on(folder):
-    """Says what is left when a file cannot be written: disk full, or no permission."""
+    """Says what is left in a run's folder when a file cannot be written: disk full, or no permission."""
     try:
         yield
     except OSError as error:
-        hint = f"The checkpoints in {folder / run.CHECKPOINTS} are whole: the same command goes on from the last."
+        hint = f"The checkpoints in {folder}/{run.CHECKPOINTS} are whole: the same command goes on from the last."
         raise OSError(f"{error}. {hint}") from error
 
 
@@ -354,39 +370,3 @@ def _restored_sigterm():
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _save(network, data, folder):
-    """Writes the model's files, and returns the test error of the model read back from them."""
-    with written_aside(folder / run.MODEL) as aside:
-        network.save(aside)
-    saved = keras.models.load_model(folder / run.MODEL, compile=False)
-    error_percent = measure(saved, data)["error_percent"]
-    preprocessing = exporting.Preprocessing(data.image_shape, data.mean, data.deviation)
-    if exporting.can_export():
-        samples = data.test.read(np.arange(3))
-        exporting.export_savedmodel(saved, folder / run.SAVED_MODEL, preprocessing, data.class_names, samples)
-    _write_samples(data, folder / "samples")
-    return error_percent
-
-
-def _write_samples(data, folder):
-    """Writes the first test image of each of the first classes as PNG, to try predictions on."""
-    from PIL import Image
-
-    folder.mkdir(exist_ok=True)
-    labels = list(data.test.labels)
-    for label, name in list(enumerate(data.class_names))[:5]:
-        if label in labels:
-            image = data.test.read(np.array([labels.index(label)]))[0]
-            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{name}.png")
-
-
-def versions():
-    """Returns the versions of this package, Python, Keras, its backend and NumPy, by name."""
-    names = ("keras", keras.backend.backend(), "numpy")
-    return {
-        "keras_preact": __version__,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in names},
-    }

@@ -13,7 +13,7 @@ from keras_preact.spec import NetworkSpec
 from keras_preact.training.evaluation import evaluation_metrics, loaded, reestimate_statistics
 from keras_preact.training.optimizers import make_optimizer
 from keras_preact.training.recipe import Recipe
-from keras_preact.training.trainer import Experiment, Training, carry_out, named_recipe
+from keras_preact.training.trainer import Conduct, Experiment, Training, carry_out, named_recipe
 from keras_preact.training.training_model import Crossentropy
 from keras_preact.transfer.optimizer import StagewiseSGD
 from keras_preact.transfer.rule import recipe_for
@@ -92,18 +92,8 @@ def finetune(
         data = dataclasses.replace(data, mean=source.mean, deviation=source.deviation)
     where = str(data_dir) if data_dir else None
     experiment = FineTuned(source.model, data.folder or data.name, where, name, recipe, {}, source, tuning)
-    return carry_out(
-        experiment,
-        data,
-        FineTuning,
-        output=output,
-        overwrite=overwrite,
-        strategy=strategy,
-        checkpoint_steps=checkpoint_steps,
-        callbacks=callbacks,
-        verbose=verbose,
-        started=started,
-    )
+    conduct = Conduct(output, overwrite, strategy, checkpoint_steps, callbacks, verbose)
+    return carry_out(experiment, data, FineTuning, conduct, started)
 
 
 def _sorted(fields):
@@ -161,14 +151,14 @@ class FineTuning(Training):
             starts=[starts[part] * unit for part in parts],
         )
 
-    def fit(self, *arguments):
+    def fit(self):
         """Trains from the restored step to the last; before the first, measures BN's statistics if that is asked."""
         if self.experiment.tuning.bn == "reestimate" and not self.start:
             network = self.model.network
             thaw(network)  # frozen layers take no statistics
             reestimate_statistics(self.model, self.batches, self.devices)
             freeze(network, self.experiment.tuning)
-        super().fit(*arguments)
+        super().fit()
 
     def finish(self):
         """Leaves a network that is trainable as a whole; files do not say what was frozen, so keep no momentum."""

@@ -9,7 +9,7 @@ import sys
 
 import keras
 
-from keras_preact.training import trainer
+from keras_preact.training import outputs
 
 
 def provenance():
@@ -17,7 +17,7 @@ def provenance():
     return {
         "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
         "device": device_name(),
-        "versions": trainer.versions(),
+        "versions": outputs.versions(),
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
     }

@@ -1,0 +1,88 @@
+"""Run folders on an object store (`gs://bucket/run`): a run works in a local copy, whose files are copied there."""
+
+import contextlib
+import importlib
+import pathlib
+import tempfile
+
+from keras_preact.errors import argument_error
+from keras_preact.training import checkpoints, run
+
+LAST = (checkpoints.SUMS, run.CARD)  # files that say that others are whole
+
+
+def is_remote(path):
+    """Returns whether a run folder is a URL."""
+    return "://" in str(path)
+
+
+@contextlib.contextmanager
+def local_copy(output):
+    """Yields the local folder of a run, and a function that copies what is new in it to where it is to be kept.
+
+    A store has no renaming in one step. So `SHA256SUMS` and `card.json` are copied after what they stand for, and a
+    checkpoint without its sums, of a process killed while it copied, is passed over.
+
+    Args:
+        output: A path, which is yielded itself, or a URL that fsspec knows. What is there is copied first.
+
+    Raises:
+        ValueError: If fsspec, or its package for this kind of URL, is not installed, or there is no such kind.
+    """
+    if not is_remote(output):
+        yield pathlib.Path(output), lambda: None
+        return
+    with tempfile.TemporaryDirectory(prefix="keras_preact.") as folder:
+        mirror = Mirror(str(output), pathlib.Path(folder, *str(output).split("://")))
+        mirror.pull()
+        yield mirror.folder, mirror.push
+
+
+class Mirror:
+    """Keeps the files of a URL equal to a folder's.
+
+    Args:
+        url: The URL of a folder, which need not exist.
+        folder: A local path.
+    """
+
+    def __init__(self, url, folder):
+        try:
+            self.store, self.root = importlib.import_module("fsspec").url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            hint = f'{error}. It takes pip install "keras_preact[remote]", or the package of fsspec for this store.'
+            raise argument_error("output", "a folder, or a URL that fsspec can write to", url, hint) from error
+        self.root = self.root.rstrip("/")
+        self.folder = folder
+        self.kept = {}  # what the store has: by name, the state of the local file then, None if it was not read
+
+    def pull(self):
+        """Copies what the store has into the folder, but for checkpoints that are not whole."""
+        found = self.store.find(self.root) if self.store.exists(self.root) else []
+        self.kept = {path.removeprefix(f"{self.root}/"): None for path in found}
+        for name in self.kept:
+            is_checkpoint = name.startswith(f"{run.CHECKPOINTS}/")
+            if is_checkpoint and str(pathlib.PurePosixPath(name).with_name(checkpoints.SUMS)) not in self.kept:
+                continue
+            target = self.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.store.get_file(f"{self.root}/{name}", str(target))
+            self.kept[name] = _state(target)
+
+    def push(self):
+        """Removes in the store what is gone in the folder, then copies what is new or has changed."""
+        here = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*") if path.is_file()}
+        for name in sorted(set(self.kept) - set(here), key=lambda name: not name.endswith(LAST)):
+            self.store.rm_file(f"{self.root}/{name}")
+            del self.kept[name]
+        for name in sorted(here, key=lambda name: (name.endswith(LAST), name)):
+            state = _state(here[name])
+            if self.kept.get(name) != state:
+                self.store.makedirs(f"{self.root}/{name}".rpartition("/")[0], exist_ok=True)
+                self.store.put_file(str(here[name]), f"{self.root}/{name}")
+                self.kept[name] = state
+
+
+def _state(path):
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
