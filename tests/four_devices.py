@@ -29,6 +29,9 @@ for name, array in alone.items():
     np.testing.assert_allclose(together[name], array, rtol=1e-5, atol=1e-5, err_msg=name)
 with pytest.raises(ValueError, match="multiple of the 4 replicas"):
     keras_preact.train("ResNet11", recipe=recipe.replace(global_batch_size=90), output=folder / "other")
+with pytest.raises(ValueError, match=r"precision.*float64.*JAX_ENABLE_X64=1"):
+    keras_preact.train("ResNet11", recipe=recipe.replace(precision="float64"), output=folder / "other")
+assert not (folder / "other").exists()
 
 
 def lowered_for_tpu():

@@ -15,7 +15,7 @@ import numpy as np
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import ArraySplit, held_out
 from keras_preact.data.preparation import Preparation
-from keras_preact.errors import argument_error
+from keras_preact.errors import argument_error, check_integer
 from keras_preact.training import callbacks as own
 from keras_preact.training import checkpoints, mirror, outputs, run
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, loaded, reestimate_statistics
@@ -57,6 +57,9 @@ class Conduct:
     checkpoint_steps: int
     callbacks: tuple
     verbose: str | int
+
+    def __post_init__(self):
+        check_integer("checkpoint_steps", self.checkpoint_steps, minimum=0)
 
 
 def train(
@@ -133,6 +136,7 @@ def carry_out(experiment, data, kind, conduct, started):
         started: The time of `time.perf_counter` from which the card counts seconds.
     """
     recipe = experiment.recipe
+    check_precision(recipe.precision)
     augmentation = recipe.augmentation()
     validation = data
     if recipe.validation_images:
@@ -145,8 +149,8 @@ def carry_out(experiment, data, kind, conduct, started):
             print(f"{output} holds this run, finished: {finished['error_percent']:.2f} % test error.")
             return {**finished, "folder": output}
         devices = make_devices(conduct.strategy)
-        devices.check_batch("global_batch_size", recipe.global_batch_size, 2 if augmentation.mixes else 1)
-        with _restored_sigterm(), _told_where_to_go_on(output):
+        check_batch(recipe, devices)
+        with _restored_sigterm(), _told_where_to_go_on(folder, output):
             with devices.scope():
                 training = kind(experiment, data, validation, augmentation, devices, folder, keep, conduct)
                 training.fit()
@@ -155,6 +159,22 @@ def carry_out(experiment, data, kind, conduct, started):
             card = training.card(started) if devices.is_chief else experiment.plain()
             devices.barrier()
     return {**card, "folder": output}
+
+
+def check_precision(precision):
+    """Raises a `ValueError` for float64 on JAX where it would be float32 without a word."""
+    if precision == "float64" and keras.backend.backend() == "jax":
+        import jax
+
+        if not jax.config.jax_enable_x64:
+            hint = "JAX computes in float32 unless the environment variable JAX_ENABLE_X64=1 is set."
+            raise argument_error("precision", "float32 or mixed on JAX as it is", precision, hint)
+
+
+def check_batch(recipe, devices):
+    """Raises a `ValueError` if the replicas of `devices` cannot share a recipe's batch equally."""
+    each = 2 if recipe.augmentation().mixes else 1
+    devices.check_batch("global_batch_size", recipe.global_batch_size, each)
 
 
 class Training:
@@ -354,12 +374,14 @@ def _tensorboard(folder):
 
 
 @contextlib.contextmanager
-def _told_where_to_go_on(folder):
-    """Says what is left in a run's folder when a file cannot be written: disk full, or no permission."""
+def _told_where_to_go_on(folder, output):
+    """Says what is left in `output`, of which `folder` is the local copy, when a file cannot be written."""
     try:
         yield
     except OSError as error:
-        hint = f"The checkpoints in {folder}/{run.CHECKPOINTS} are whole: the same command goes on from the last."
+        if not any((folder / run.CHECKPOINTS).glob("[0-9]*")):
+            raise
+        hint = f"The checkpoints in {output}/{run.CHECKPOINTS} are whole: the same command goes on from the last."
         raise OSError(f"{error}. {hint}") from error
 
 
