@@ -284,6 +284,7 @@ def test_the_same_seed_trains_the_same(tmp_path):
         ({"recipe": "digit"}, r'recipe.*Nearest: "digits"'),
         ({"recipe": 3}, r"recipe.*3"),
         ({"strategy": "mirror"}, r'strategy.*Nearest: "mirrored"'),
+        ({"checkpoint_steps": -1}, r"checkpoint_steps.*at least 0.*-1"),
         ({"recipe": QUICK.replace(global_batch_size=5000)}, r"global_batch_size.*at most the 1437"),
         ({"model_options": {"shortcut": "gated"}}, r"shortcut.*gated"),
     ],

@@ -99,6 +99,19 @@ def test_a_wrong_axis_is_refused_before_anything_is_written(over, message, tmp_p
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "tpu"}, "strategy.*where there is no TPU"),
+        ({"recipe": TINY.replace(global_batch_size=15, mixup=1.0)}, "global_batch_size.*multiple of 2.*15"),
+    ],
+)
+def test_a_sweep_that_no_run_of_which_could_start_is_refused(arguments, message, tmp_path, data):
+    with pytest.raises(ValueError, match=message):
+        sweep("ordering", data=data, output=tmp_path / "sweep", **arguments)
+    assert not (tmp_path / "sweep").exists()
+
+
 # Sweeps
 
 

@@ -20,11 +20,14 @@ TRAIN = [
 ]
 
 
+def on(backend):
+    """Returns the environment variables of a process on a backend; JAX has float64 only where it is told to."""
+    return {**os.environ, "KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"}
+
+
 def launched(workers, folder, log, *arguments, backend="tensorflow"):
     command = [*PROGRAM, "launch", "--workers", str(workers), "--max-restarts", "3", "--", *TRAIN, *arguments]
-    return subprocess.Popen(
-        [*command, "--output", str(folder)], stdout=log, stderr=log, env={**os.environ, "KERAS_BACKEND": backend}
-    )
+    return subprocess.Popen([*command, "--output", str(folder)], stdout=log, stderr=log, env=on(backend))
 
 
 def workers_of(process):
@@ -61,8 +64,7 @@ def check(tmp_path, workers, backend="tensorflow"):
             os.kill(workers_of(process)[-1], how)
         assert process.wait(500) == 0, (tmp_path / "log").read_text()[-4000:]
         alone = [*PROGRAM, *TRAIN, "--strategy", "none", "--output", str(tmp_path / "alone")]
-        environment = {**os.environ, "KERAS_BACKEND": backend}
-        subprocess.run(alone, stdout=log, stderr=log, env=environment, check=True, timeout=500)
+        subprocess.run(alone, stdout=log, stderr=log, env=on(backend), check=True, timeout=500)
     whole, killed = end(tmp_path / "whole"), end(tmp_path / "killed")
     for name, array in whole.arrays.items():
         np.testing.assert_array_equal(killed.arrays[name], array, err_msg=name)
@@ -85,6 +87,14 @@ def test_three_workers_equal_one_and_survive_kills(tmp_path):
 @pytest.mark.long
 def test_two_processes_of_jax_equal_one_and_survive_kills(tmp_path):
     check(tmp_path, 2, "jax")
+
+
+def test_a_command_that_is_refused_is_not_started_again():
+    command = [*PROGRAM, "launch", "--workers", "1", "--", "train", "ResNet11", "--epochs", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "`epochs` must be a whole number of at least 1" in done.stderr
+    assert "starting the job again" not in done.stderr
 
 
 def test_a_worker_whose_peer_never_comes_says_so_and_ends(tmp_path):

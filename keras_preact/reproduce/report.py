@@ -8,7 +8,7 @@ from keras_preact.data import load
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.reproduce.experiments import SCALES
 from keras_preact.reproduce.tables import FAIL, TABLES
-from keras_preact.tuning.trials import median_error, read_result, run_all, shown
+from keras_preact.tuning.trials import check_trials, median_error, read_result, run_all, shown
 
 
 def reproduce_table(
@@ -58,6 +58,7 @@ def run_trials(trials, folder, data_dir=None, strategy="auto"):
     """Runs trials that have no result in `folder` yet; data sets are loaded once, and only for those."""
     left = [trial for trial in trials if read_result(trial, folder) is None]
     data = {name: load(name, data_dir) for name in dict.fromkeys(trial.data for trial in left)}
+    check_trials(left, strategy)
     return run_all(left, data, folder, strategy=strategy)
 
 

@@ -11,6 +11,7 @@ import time
 from keras_preact.errors import check_integer
 
 END_SECONDS = 10.0
+WRONG_USAGE = 2  # the exit status of a command with wrong arguments, which no restart mends
 POLL_SECONDS = 0.2
 
 
@@ -29,7 +30,8 @@ def launch(command, workers, max_restarts=3, backend=None):
         backend: The Keras backend, if not the environment's.
 
     Returns:
-        The exit status: 0, or that of the first worker that failed at the last try; 128 plus the number for a signal.
+        The exit status: 0; 2, without a restart, for a command that is refused; else that of the first worker that
+        failed at the last try, 128 plus the number for a signal.
 
     Raises:
         ValueError: If `workers` is below 1, or `max_restarts` below 0.
@@ -38,8 +40,8 @@ def launch(command, workers, max_restarts=3, backend=None):
     for number in range(restarts + 1):
         ports = free_ports(workers)
         status = run_together(command, [_environment(ports, worker, backend) for worker in range(workers)])
-        if status == 0:
-            return 0
+        if status in (0, WRONG_USAGE):
+            return status
         left = restarts - number
         what = f"starting the job again, {left - 1} more times at most" if left else "giving up"
         print(f"keras-preact: a worker ended with status {status}; {what}.", file=sys.stderr, flush=True)

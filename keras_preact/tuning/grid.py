@@ -15,7 +15,7 @@ from keras_preact.training.evaluation import loaded
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 from keras_preact.tuning import points as axes_and_points
-from keras_preact.tuning.trials import RUNS, Trial, median_error, run_all, shown
+from keras_preact.tuning.trials import RUNS, Trial, check_trials, median_error, run_all, shown
 from keras_preact.zoo import model_key
 
 SWEEP, BEST = "sweep.json", "best.json"
@@ -73,14 +73,15 @@ def sweep(
     data = loaded(data, data_dir, recipe.image_size)
     folder = pathlib.Path(output or pathlib.Path("runs") / f"sweep.{data.name}")
     name = data.folder or data.name
-    _check_folder(
-        folder, {"over": axes, "model": model_key(model), "data": name, "recipe": vars(recipe), "options": options}
-    )
     trials = [
         (point, Trial(_name(point, seed), key, name, point_recipe.replace(seed=seed), point_options))
         for point, (key, point_options), point_recipe in zip(points, networks, recipes)
         for seed in range(recipe.seed, recipe.seed + seeds)
     ]
+    check_trials([trial for _, trial in trials], strategy)
+    _check_folder(
+        folder, {"over": axes, "model": model_key(model), "data": name, "recipe": vars(recipe), "options": options}
+    )
     report = _Report(folder, tuple(axes), trials)
     results = run_all(
         [trial for _, trial in trials], {name: data}, folder, report.write, strategy=strategy, verbose=verbose

@@ -16,6 +16,7 @@ from keras_preact.errors import argument_error
 from keras_preact.files import write_text
 from keras_preact.training import run, trainer
 from keras_preact.training.recipe import Recipe
+from keras_preact.training.strategies import make_devices
 from keras_preact.tuning.provenance import provenance
 
 FAIL_PERCENT = 20.0  # Table 1 writes "fail" for a test error above it
@@ -90,6 +91,13 @@ def read_result(trial, folder):
         hint = f"{path.name} is of another trial: {'; '.join(differ)}. Take another folder, or remove that file."
         raise argument_error("output", "a new folder, or one with results of the same trials", str(folder), hint)
     return result
+
+
+def check_trials(trials, strategy):
+    """Raises a `ValueError` if the devices of `strategy` are not there, or a trial's batch is none for them."""
+    devices = make_devices(strategy)
+    for trial in trials:
+        trainer.check_batch(trial.recipe, devices)
 
 
 def run_all(trials, data, folder, after=None, **keywords):
