@@ -236,6 +236,9 @@ def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, caps
     again = load("imagenet2012", image_size=32)
     assert capsys.readouterr().out == ""
     np.testing.assert_array_equal(again.test.read([1, 0]), data.test.read([1, 0]))
+    monkeypatch.setenv("KERAS_HOME", "/proc/keras")  # where nothing can be written
+    with pytest.warns(UserWarning, match="cannot be written.*read again"):
+        assert load("imagenet2012", image_size=32).train.labels.tolist() == labels[:3]
     if file_format == "tfrecord":
         (shard,) = (tmp_path / "tfds").glob("imagenet2012/*/*train.tfrecord*")
         shard.write_bytes(shard.read_bytes()[:-9])

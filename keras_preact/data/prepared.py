@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import pathlib
+import warnings
 
 import numpy as np
 
@@ -100,10 +101,13 @@ class Records:
             raw = tfds.decode.DeserializeMethod.RAW_BYTES
             self.source = self.builder.as_data_source(split, deserialize_method=raw)
         kept = cache_folder() / "records" / f"{self._digest()}.npz"
-        if not kept.is_file():
-            self._index(kept)
-        with np.load(kept) as arrays:
-            self.labels, self.places = arrays["labels"], arrays["places"]
+        if kept.is_file():
+            with np.load(kept) as arrays:
+                self.labels, self.places = arrays["labels"], arrays["places"]
+        else:
+            self.places = np.array(self._places(), np.int64).reshape(-1, 3)
+            self.labels = self._read_labels()
+            self._keep(kept)
 
     def __len__(self):
         return len(self.labels)
@@ -121,13 +125,17 @@ class Records:
                 raw = file.read(length)
         return self.builder.info.features.deserialize_example_np(raw, decoders=self.decoders)
 
-    def _index(self, kept):
-        self.places = np.array(self._places(), np.int64).reshape(-1, 3)
+    def _read_labels(self):
         count = len(self.places) if self.source is None else len(self.source)
         print(f"Reading the labels of {count:,} records of {self.folder}, {self.split}: once.", flush=True)
-        labels = np.array([self._example(index)["label"] for index in range(count)], np.int32)
-        with written_aside(kept) as aside:
-            np.savez(aside, labels=labels, places=self.places)
+        return np.array([self._example(index)["label"] for index in range(count)], np.int32)
+
+    def _keep(self, path):
+        try:
+            with written_aside(path) as aside:
+                np.savez(aside, labels=self.labels, places=self.places)
+        except OSError as error:
+            warnings.warn(f"{path} cannot be written ({error}): the labels will be read again.", stacklevel=2)
 
     def _places(self):
         """Returns (file's number, start, length) of each record's data in the TFRecord files."""
