@@ -47,7 +47,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             rate = float(self.schedule(self.step) if callable(self.schedule) else self.schedule)
             raise FloatingPointError(
                 f"The loss is {loss} at step {self.step}, learning rate {rate:g}. Try a lower one, or look for NaN in "
-                "the data. The checkpoints were written before it."
+                "the data."
             )
 
 

@@ -150,7 +150,7 @@ def carry_out(experiment, data, kind, conduct, started):
             return {**finished, "folder": output}
         devices = make_devices(conduct.strategy)
         check_batch(recipe, devices)
-        with _restored_sigterm(), _told_where_to_go_on(folder, output):
+        with _restored_sigterm(), _told_what_is_left(folder, output):
             with devices.scope():
                 training = kind(experiment, data, validation, augmentation, devices, folder, keep, conduct)
                 training.fit()
@@ -327,7 +327,7 @@ class Training:
             "data_wait_percent": round(100 * self.waited / self.fit_seconds, 1) if self.images else None,
             "network": self.model.network.get_config(),
             "classes": list(data.class_names),
-            "preprocessing": {"size": data.image_shape[:2], "mean": data.mean, "deviation": data.deviation},
+            "preprocessing": outputs.preprocessing_fields(data),
             "devices": {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind},
             "versions": outputs.versions(),
             "command": " ".join(sys.argv),
@@ -374,15 +374,15 @@ def _tensorboard(folder):
 
 
 @contextlib.contextmanager
-def _told_where_to_go_on(folder, output):
-    """Says what is left in `output`, of which `folder` is the local copy, when a file cannot be written."""
+def _told_what_is_left(folder, output):
+    """Names the last checkpoint in `output`, of which `folder` is the local copy, if training stops with an error."""
     try:
         yield
-    except OSError as error:
-        if not any((folder / run.CHECKPOINTS).glob("[0-9]*")):
-            raise
-        hint = f"The checkpoints in {output}/{run.CHECKPOINTS} are whole: the same command goes on from the last."
-        raise OSError(f"{error}. {hint}") from error
+    except (FloatingPointError, OSError) as error:
+        last = max((path.name for path in (folder / run.CHECKPOINTS).glob("[0-9]*")), default=None)
+        left = f"The last good checkpoint is {output}/{run.CHECKPOINTS}/{last}." if last else "There is no checkpoint."
+        kind = OSError if isinstance(error, OSError) else FloatingPointError
+        raise kind(f"{str(error).removesuffix('.')}. {left}") from error
 
 
 @contextlib.contextmanager
