@@ -13,12 +13,14 @@ from PIL import Image
 import keras_preact
 from keras_preact.cli import main
 from keras_preact.data import load
+from keras_preact.data.files import FileSplit
 from keras_preact.exporting import FORMATS, ParityError, Preprocessing, export_savedmodel, formats, parity, reload
 from keras_preact.exporting.inference import inference_weights, outputs
 from keras_preact.exporting.litert import write_litert
 from keras_preact.exporting.onnx_graph import write_onnx
 from keras_preact.exporting.savedmodel import write_savedmodel
 from keras_preact.spec import NetworkSpec, StemSpec
+from keras_preact.training.predictor import read_image
 
 RGB = Preprocessing((16, 16, 3), (110.0, 120.0, 130.0), (50.0, 60.0, 70.0))
 FIVE = ("a", "b", "c", "d", "e")
@@ -321,7 +323,34 @@ def test_formats_of_tensorflow_are_refused_on_another_backend(tmp_path, monkeypa
         keras_preact.export(model, tmp_path / "export", **GIVEN)
 
 
-@pytest.mark.parametrize("values", [{"mean": (1.0,)}, {"deviation": (0.0,) * 3}, {"image_shape": (16, 16)}])
+@pytest.mark.parametrize("crop", [1.0, 0.875, 0.6])
+@pytest.mark.parametrize("shape", [(16, 16, 3), (12, 18, 3)])
+@pytest.mark.parametrize("size", [(48, 33), (33, 47), (20, 10), (12, 18)])
+def test_images_of_any_size_are_cut_as_data_sets_of_files_are_read(size, shape, crop, tmp_path):
+    images, paths = photographs(2, *size), [tmp_path / "a.png", tmp_path / "b.png"]
+    for path, image in zip(paths, images):
+        path.write_bytes(png(image))
+    files = FileSplit(paths, [0, 0], shape, round(min(shape[:2]) / crop)).read([0, 1])
+    for path, pixels in zip(paths, files):
+        np.testing.assert_array_equal(read_image(path, shape[:2], 3, crop), pixels)
+    preprocessing = Preprocessing(shape, RGB.mean, RGB.deviation, crop)
+    traced = tf.function(preprocessing.resized, input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)])
+    wanted = images if size == shape[:2] else files  # what has the network's size stays
+    np.testing.assert_allclose(traced(images), wanted, atol=2)  # Pillow rounds in between
+    np.testing.assert_allclose(preprocessing.resized(images), traced(images), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mean": (1.0,)},
+        {"deviation": (0.0,) * 3},
+        {"image_shape": (16, 16)},
+        {"crop": 0.0},
+        {"crop": 1.1},
+        {"interpolation": "cubic"},
+    ],
+)
 def test_preprocessing_must_make_sense(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         Preprocessing(**{"image_shape": (16, 16, 3), "mean": (0.0,) * 3, "deviation": (1.0,) * 3, **values})

@@ -63,9 +63,9 @@ def _of_run(path, card):
     data = loaded(card["data"], card.get("data_dir"), card["recipe"].get("image_size"))
     tested = _evenly(len(data.test), TEST_IMAGES)
     preprocessing = card["preprocessing"]
-    shape = (*preprocessing["size"], data.image_shape[-1])
+    shape, crop = (*preprocessing["size"], data.image_shape[-1]), preprocessing.get("crop", 1.0)
     return run.load_model(path), {
-        "preprocessing": Preprocessing(shape, preprocessing["mean"], preprocessing["deviation"]),
+        "preprocessing": Preprocessing(shape, preprocessing["mean"], preprocessing["deviation"], crop),
         "class_names": card["classes"],
         "sample_images": data.test.read(tested),
         "sample_labels": data.test.labels[tested],

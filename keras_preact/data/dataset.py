@@ -68,6 +68,7 @@ class DataSet:
         mean: Per channel, of the training images, 0 to 255.
         deviation: Per channel, of the training images, 0 to 255.
         folder: The path that `load` takes to load a folder of images again; None for a named data set, and for arrays.
+        crop: Share of a resized test image's shorter side that the crop from its centre keeps.
     """
 
     name: str
@@ -77,6 +78,7 @@ class DataSet:
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     folder: str | None = None
+    crop: float = 1.0
 
     def __post_init__(self):
         for name in ("train", "test"):

@@ -19,6 +19,7 @@ CHECKED = 50_000  # files up to which each is checked at the start
 IMAGENET_MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
 IMAGENET_DEVIATION = tuple(255 * value for value in (0.229, 0.224, 0.225))
 IMAGENET = "imagenet2012"
+IMAGENET_CROP = 224 / 256
 IMAGENET_HELP = (
     "ImageNet is given out by image-net.org to those who register: unpack it to DIR/train/n01440764/*.JPEG and "
     "DIR/val/n01440764/*.JPEG, or prepare it with TFDS (tfds build imagenet2012 --manual_dir=FOLDER_OF_THE_ARCHIVES "
@@ -81,9 +82,9 @@ def load_imagenet(data_dir=None, image_size=None, skip_corrupt=False):
         received = None if data_dir is None else str(data_dir)
         raise argument_error("data_dir", "the folder in which ImageNet is", received, IMAGENET_HELP)
     size = _size(image_size or 224)
-    shorter_side = round(min(size) * 256 / 224)
+    shorter_side = round(min(size) / IMAGENET_CROP)
     splits = [FileSplit(*part, (*size, 3), shorter_side, skip_corrupt) for part in parts]
-    return DataSet(IMAGENET, *splits, names, IMAGENET_MEAN, IMAGENET_DEVIATION)
+    return DataSet(IMAGENET, *splits, names, IMAGENET_MEAN, IMAGENET_DEVIATION, crop=IMAGENET_CROP)
 
 
 def _listed(folder):

@@ -19,12 +19,18 @@ def save(network, data, folder):
         network.save(aside)
     saved = keras.models.load_model(folder / run.MODEL, compile=False)
     error_percent = measure(saved, data)["error_percent"]
-    preprocessing = exporting.Preprocessing(data.image_shape, data.mean, data.deviation)
+    preprocessing = exporting.Preprocessing(data.image_shape, data.mean, data.deviation, data.crop)
     if exporting.can_export():
         samples = data.test.read(np.arange(3))
         exporting.export_savedmodel(saved, folder / run.SAVED_MODEL, preprocessing, data.class_names, samples)
     _write_samples(data, folder / "samples")
     return error_percent
+
+
+def preprocessing_fields(data):
+    """Returns what a card says of how a data set's test images became the network's input."""
+    fields = {"size": data.image_shape[:2], "mean": data.mean, "deviation": data.deviation}
+    return {**fields, "crop": data.crop, "interpolation": "bicubic"}
 
 
 def _write_samples(data, folder):

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_preact.data import geometry
 from keras_preact.data.dataset import normalize
+from keras_preact.data.files import open_image
 from keras_preact.errors import argument_error, check_integer
 from keras_preact.training import run
 
@@ -23,8 +25,8 @@ def predict(folder, image_paths, top=3):
 
     Args:
         folder: The folder of a finished run.
-        image_paths: Paths of images in any format that Pillow reads; each is resized to what the model was trained on,
-            and made grey or RGB.
+        image_paths: Paths of images in any format that Pillow reads; each is resized and cropped as the run's test
+            images were, and made grey or RGB.
         top: How many classes to return for each.
 
     Returns:
@@ -37,7 +39,8 @@ def predict(folder, image_paths, top=3):
     top = min(check_integer("top", top), len(card["classes"]))
     preprocessing = card["preprocessing"]
     channels = card["network"]["input_shape"][-1]
-    images = np.stack([read_image(path, preprocessing["size"], channels) for path in image_paths])
+    size, crop = preprocessing["size"], preprocessing.get("crop", 1.0)
+    images = np.stack([read_image(path, size, channels, crop) for path in image_paths])
     images = normalize(images, preprocessing["mean"], preprocessing["deviation"])
     probabilities = run.load_model(folder).predict(images, verbose=0)
     return [
@@ -46,10 +49,15 @@ def predict(folder, image_paths, top=3):
     ]
 
 
-def read_image(path, size, channels):
-    """Returns an image file as uint8 (height, width, channels) of `size` (height, width)."""
-    from PIL import Image, UnidentifiedImageError
+def read_image(path, size, channels, crop=1.0):
+    """Returns an image file as uint8 (height, width, channels).
 
+    Args:
+        path: The file's path.
+        size: (height, width) of the crop from its centre.
+        channels: 1 or 3.
+        crop: Share of the resized image's shorter side that the crop keeps.
+    """
     if not pathlib.Path(path).is_file():
         raise argument_error("image", "an existing file", str(path))
     if channels not in (1, 3):
@@ -57,9 +65,7 @@ def read_image(path, size, channels):
             "run", "of a model for grey or RGB images, if files are to be predicted", f"{channels} channels"
         )
     try:
-        with Image.open(path) as image:
-            height, width = size
-            pixels = image.convert("L" if channels == 1 else "RGB").resize((width, height), Image.Resampling.BILINEAR)
-            return np.asarray(pixels).reshape(height, width, channels)
-    except (UnidentifiedImageError, OSError) as error:
-        raise argument_error("image", "an image file", str(path), str(error)) from error
+        image = open_image(path, channels)
+    except ValueError as error:
+        raise argument_error("image", "an image file", str(path), str(error.__cause__)) from error
+    return geometry.pixels(geometry.centre_crop(image, size, round(min(size) / crop)))
