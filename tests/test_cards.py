@@ -1,0 +1,168 @@
+"""The cards of trained weights: whole, kept, verified; images in and names out by them."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from weights_files import (
+    CLASSES,
+    build,
+    images,
+    trained,
+    with_card,
+)
+
+import keras_preact
+from keras_preact.cli import main
+from keras_preact.costs import network_costs
+from keras_preact.training import keep
+from keras_preact.weights import store
+from keras_preact.weights.cards import read_card
+from keras_preact.weights.converters import CONVERTERS
+from keras_preact.weights.preprocessing import Preprocessing
+from keras_preact.zoo import card_spec
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A card whose file is at hand, and its network."""
+    return with_card(tmp_path_factory.mktemp("source"))
+
+
+@pytest.mark.parametrize("name", keras_preact.list_weights())
+def test_a_card_is_whole(name):
+    card = keras_preact.get_card(name)
+    spec = card_spec(card)
+    assert name.split(".")[:2] == [card.network, card.dataset]
+    assert int(card.network[6:]) == spec.depth
+    assert len(card.classes) == len(set(card.classes)) == {"imagenet": 1000, "cifar100": 100}.get(card.dataset, 10)
+    assert card.preprocessing.channels == len(card.preprocessing.deviation)
+    if card.path is None:
+        assert card.url.startswith("https://")
+        assert card.converter in CONVERTERS
+        if card.digest:
+            assert store.check_digest(card.digest)
+            assert card.remote().limit > 1e6 * card.megabytes
+        if card.member:
+            assert card.digest.startswith(f"sha1:{card.member.split('-')[-1].removesuffix('.tf2.h5')}")
+    assert 1e6 * card.megabytes == pytest.approx(4 * parameters(spec, card), rel=0.25)
+
+
+def parameters(spec, card):
+    parts = network_costs(spec, card.preprocessing.input_shape, len(card.classes))
+    return sum(part.trainable + part.moving for part in parts)
+
+
+def test_lists_are_by_network_and_data_set():
+    assert keras_preact.list_weights("ResNet1001") == ["resnet1001.cifar10.osmr", "resnet1001.cifar100.osmr"]
+    assert keras_preact.list_weights(dataset="digits") == ["resnet164.digits.digits"]
+    with pytest.raises(ValueError, match=r'weights.*Nearest: "resnet110.cifar10.osmr"'):
+        keras_preact.get_card("resnet110.cifar10")
+
+
+def test_the_embedded_digits_weights_have_the_error_that_their_card_states(capsys):
+    main(["verify", "resnet164.digits.digits"])
+    card = keras_preact.get_card("resnet164.digits.digits")
+    assert f"error {card.error_percent:.2f} %, stated {card.error_percent:.2f} %: agrees" in capsys.readouterr().out
+    assert card.error_percent < 3.0
+    assert pathlib.Path(card.path).stat().st_size < 10e6
+
+
+def test_a_run_is_kept_as_a_card_with_weights_and_history(tmp_path):
+    model = trained()
+    run = tmp_path / "run"
+    run.mkdir()
+    model.save(run / "model.keras")
+    (run / "history.csv").write_text("epoch\n1\n")
+    fields = {
+        "model": "resnet14",
+        "data": "digits",
+        "error_percent": 12.5,
+        "recipe": {"name": "ours", "source": "a test", "seed": 3},
+        "network": model.get_config(),
+        "classes": list(CLASSES),
+        "preprocessing": {"size": [8, 8], "mean": [1.0, 2.0, 3.0], "deviation": [4.0, 5.0, 6.0]},
+    }
+    (run / "card.json").write_text(json.dumps(fields))
+    folder = keep.keep(run, tmp_path / "kept")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "card.json",
+        "history.csv",
+        "model.weights.h5",
+        "run.json",
+    ]
+    card = read_card(folder)
+    assert (card.name, card.error_percent, card.recipe) == ("resnet14.digits.ours", 12.5, "a test; seed 3")
+    again = build(card, num_classes=None, shape=None, spec=card_spec(card))
+    np.testing.assert_array_equal(again.predict(images(), verbose=0), model.predict(images(), verbose=0))
+    with pytest.raises(ValueError, match=r"folder.*card.json"):
+        read_card(tmp_path)
+
+
+def test_verify_tells_weights_that_are_worse_or_others(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(keras_preact.weights.cards.TRAINED / "resnet164.digits.digits", folder)
+    monkeypatch.setattr(keep, "_error_percent", lambda card, split: card.error_percent + 0.6)
+    with pytest.raises(SystemExit) as stopped:
+        main(["verify", str(folder)])
+    assert stopped.value.code == 1
+    assert "DIFFERS" in capsys.readouterr().out
+    with open(folder / "model.weights.h5", "ab") as file:
+        file.write(b"more")
+    with pytest.raises(ValueError, match=r"file.*hash is sha256:.*Received.*model.weights.h5"):
+        keep.verify(folder)
+
+
+def test_the_command_line_lists_and_shows(capsys):
+    main(["weights", "list", "--data", "cifar10"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == keras_preact.list_weights(dataset="cifar10")
+    main(["weights", "show", "resnet152.imagenet.osmr_b"])
+    assert "sha1:224a0baeb02d642716395f937316e071bd7ec25c" in capsys.readouterr().out
+
+
+# Images in, names out.
+
+
+def test_images_are_resized_cropped_and_normalised_as_pillow_does(source):
+    from PIL import Image
+
+    card = dataclasses.replace(
+        source[0], preprocessing=Preprocessing((20, 20), (100.0, 110.0, 120.0), (50.0, 60.0, 70.0), 0.8, "bicubic")
+    )
+    photo = np.random.default_rng(0).integers(0, 256, (50, 75, 3), dtype=np.uint8)
+    resized = Image.fromarray(photo).resize((38, 25), Image.Resampling.BICUBIC)
+    crop = np.asarray(resized, "float32")[2:22, 9:29]
+    expected = (crop - [100, 110, 120]) / [50, 60, 70]
+    prepared = keras_preact.preprocess_input([photo, photo], card)
+    assert (prepared.shape, prepared.dtype) == ((2, 20, 20, 3), np.float32)
+    np.testing.assert_allclose(prepared[1], expected, atol=1e-5)
+    unrounded = keras_preact.preprocess_input(photo[None].astype("float32"), card)[0]
+    np.testing.assert_allclose(unrounded, expected, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((2, 8, 8, 1), "uint8"), r"images.*\(batch, height, width, 3\).*\(8, 8, 1\)"),
+        (np.zeros((8, 8, 3), "uint8"), r"images.*\(8, 3\)"),
+        (np.full((1, 8, 8, 3), 0.5), "images.*0 to 255.*Multiply by 255"),
+        (np.full((1, 8, 8, 3), -1.0), "images.*0 to 255.*-1.0"),
+        (np.full((1, 8, 8, 3), np.nan), "images.*0 to 255.*nan"),
+        (np.zeros((0, 8, 8, 3), "uint8"), "images.*one image at least"),
+    ],
+)
+def test_images_that_are_none_are_refused(wrong, message, source):
+    with pytest.raises(ValueError, match=message):
+        keras_preact.preprocess_input(wrong, source[0])
+
+
+def test_predictions_get_their_names(source):
+    card, _ = source
+    decoded = keras_preact.decode_predictions(np.array([[0.1, 0.2, 0.4, 0.3], [0.7, 0.1, 0.1, 0.1]]), card, top=2)
+    assert decoded == [[("cat", 0.4), ("dog", 0.3)], [("ant", 0.7), ("bee", 0.1)]]
+    with pytest.raises(ValueError, match=r"probabilities.*\(batch, 4\).*\(2, 3\).*new head"):
+        keras_preact.decode_predictions(np.zeros((2, 3)), card)
