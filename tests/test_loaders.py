@@ -3,6 +3,7 @@
 import hashlib
 import io
 import socket
+import sys
 import tarfile
 import time
 
@@ -239,6 +240,10 @@ def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, caps
     monkeypatch.setenv("KERAS_HOME", "/proc/keras")  # where nothing can be written
     with pytest.warns(UserWarning, match="cannot be written.*read again"):
         assert load("imagenet2012", image_size=32).train.labels.tolist() == labels[:3]
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ValueError, match=r"data_dir.*can read.*tensorflow_datasets.*keras_preact\[data\]"):
+        load("imagenet2012", image_size=32)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", tfds)
     if file_format == "tfrecord":
         (shard,) = (tmp_path / "tfds").glob("imagenet2012/*/*train.tfrecord*")
         shard.write_bytes(shard.read_bytes()[:-9])

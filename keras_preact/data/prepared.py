@@ -1,5 +1,6 @@
 """Data sets as TensorFlow Datasets (TFDS) prepared them: small ones whole, ImageNet record by record."""
 
+import contextlib
 import hashlib
 import importlib
 import io
@@ -31,35 +32,30 @@ def find_prepared(name, folder):
     return None
 
 
-def builder_of(folder):
-    """Returns TFDS's module, and its builder of a prepared data set; a `ValueError` says what is not installed."""
+@contextlib.contextmanager
+def _told_what_to_install(folder):
+    """Turns an `ImportError` of TFDS, or of what it reads a format with, into a `ValueError` that says what to do."""
     try:
-        tfds = importlib.import_module("tensorflow_datasets")
-        return tfds, tfds.builder_from_directory(folder)
+        yield
     except ImportError as error:
-        raise _not_installed(folder, error) from error
+        hint = f'{error}. It takes pip install "keras_preact[data]", and TensorFlow unless it is array_record.'
+        raise argument_error("data_dir", "a form that this machine can read", str(folder), hint) from error
 
 
-def read_whole(folder, splits=("train", "test")):
-    """Returns a list of the images and the labels of each split in turn, as arrays."""
-    tfds, builder = builder_of(folder)
+def read_whole(folder):
+    """Returns the images and labels of the splits train and test, as a list of four arrays."""
     arrays = []
-    try:
-        for split in splits:
+    with _told_what_to_install(folder):
+        tfds = importlib.import_module("tensorflow_datasets")
+        builder = tfds.builder_from_directory(folder)
+        for split in ("train", "test"):
             if builder.info.file_format.value == ARRAY_RECORD:
                 records = list(builder.as_data_source(split))
                 arrays += [np.stack([record[key] for record in records]) for key in ("image", "label")]
             else:
                 records = tfds.as_numpy(builder.as_dataset(split, batch_size=-1))  # by TensorFlow
                 arrays += [records["image"], records["label"]]
-    except ImportError as error:
-        raise _not_installed(folder, error) from error
     return arrays
-
-
-def _not_installed(folder, error):
-    hint = f'{error}. It takes pip install "keras_preact[data]", and TensorFlow unless it is array_record.'
-    return argument_error("data_dir", "a form that this machine can read", str(folder), hint)
 
 
 class Record(io.BytesIO):
@@ -93,13 +89,15 @@ class Records:
 
     def __init__(self, folder, split):
         self.folder, self.split = folder, split
-        tfds, self.builder = builder_of(folder)
+        self.source, self.places = None, None
+        with _told_what_to_install(folder):
+            tfds = importlib.import_module("tensorflow_datasets")
+            self.builder = tfds.builder_from_directory(folder)
+            if self.builder.info.file_format.value == ARRAY_RECORD:
+                raw = tfds.decode.DeserializeMethod.RAW_BYTES
+                self.source = self.builder.as_data_source(split, deserialize_method=raw)
         self.decoders = {"image": tfds.decode.SkipDecoding()}
         self.files = [str(path) for path in self.builder.info.splits[split].filepaths]
-        self.source, self.places = None, None
-        if self.builder.info.file_format.value == ARRAY_RECORD:
-            raw = tfds.decode.DeserializeMethod.RAW_BYTES
-            self.source = self.builder.as_data_source(split, deserialize_method=raw)
         kept = cache_folder() / "records" / f"{self._digest()}.npz"
         if kept.is_file():
             with np.load(kept) as arrays:
