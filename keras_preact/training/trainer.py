@@ -137,7 +137,6 @@ def carry_out(experiment, data, kind, conduct, started):
     """
     recipe = experiment.recipe
     check_precision(recipe.precision)
-    augmentation = recipe.augmentation()
     validation = data
     if recipe.validation_images:
         data, validation = held_out(data, recipe.validation_images, recipe.seed)
@@ -152,7 +151,7 @@ def carry_out(experiment, data, kind, conduct, started):
         check_batch(recipe, devices)
         with _restored_sigterm(), _told_what_is_left(folder, output):
             with devices.scope():
-                training = kind(experiment, data, validation, augmentation, devices, folder, keep, conduct)
+                training = kind(experiment, data, validation, devices, folder, keep, conduct)
                 training.fit()
                 training.finish()
                 training.check_workers()
@@ -186,8 +185,8 @@ class Training:
 
     fixed_statistics = False
 
-    def __init__(self, experiment, data, validation, augmentation, devices, folder, keep, conduct):
-        recipe = experiment.recipe
+    def __init__(self, experiment, data, validation, devices, folder, keep, conduct):
+        recipe, augmentation = experiment.recipe, experiment.recipe.augmentation()
         self.experiment, self.recipe, self.data, self.validation = experiment, recipe, data, validation
         self.devices, self.folder, self.keep, self.conduct = devices, folder, keep, conduct
         keras.utils.set_random_seed(recipe.seed)
