@@ -1,6 +1,7 @@
 """Run folders at URLs, in fsspec's own memory."""
 
 import os
+import sys
 
 import fsspec
 import keras
@@ -120,7 +121,7 @@ def test_what_says_that_files_are_whole_is_copied_last_and_removed_first(store, 
     ],
 )
 def test_a_url_that_cannot_be_written_to_is_refused(url, message, monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(ValueError, match=message):
         train(url)
     with pytest.raises(SystemExit):

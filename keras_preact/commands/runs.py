@@ -96,12 +96,12 @@ def print_result(card):
     if card["images_per_second"]:
         print(f"\n{card['images_per_second']:,.0f} images/s, {card['data_wait_percent']:.1f} % of it waiting for data")
     print(f"test error {card['error_percent']:.2f} % after the last epoch; {card['seconds']:.0f} s in all\n\n{where}/")
+    if mirror.is_remote(where):
+        print("\nNext: copy it to a folder RUN, then\n  keras-preact predict RUN RUN/samples/*.png")
+        return
     for name, meaning in about.items():
         if (folder / name).exists():
             print(f"  {name:12} {meaning}")
-    if mirror.is_remote(where):
-        print(f"\nNext: copy {where} to a folder RUN, then\n  keras-preact predict RUN RUN/samples/*.png")
-        return
     samples = " ".join(map(str, sorted((folder / "samples").glob("*.png"))[:2]))
     print(f"\nNext:\n  keras-preact predict {folder} {samples}\n  keras-preact inspect {folder} --batch-size 128")
 
