@@ -52,26 +52,24 @@ def _on_cpu():
 def _convolution_for_xla_on_cpu():
     """Returns a convolution with gradients of its own: XLA's are up to 100 times slower inside a loop on CPUs.
 
-    The gradient of the input is a convolution with the kernel turned around; that of the kernel is one matrix product
-    per row of the kernel, of the input shifted by it and the gradient.
+    Both are written as what is fast there, a plain convolution: that of the input has the kernel turned around; that of
+    the kernel has channels for images, images for channels, and the gradient for a kernel.
     """
     import jax
     from jax import numpy as jnp
 
+    def convolution(x, kernel, padding):
+        padding = [(padding, padding)] * 2
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
     def forward(x, kernel):
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return convolution(x, kernel, kernel.shape[0] // 2)
 
     def backward(inputs, gradient):
         x, kernel = inputs
-        side = kernel.shape[0]
-        height, width = x.shape[1:3]
-        padded = jnp.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2, (0, 0)))
-        # With the columns it needs side by side, one product for each row of the kernel, not for each of its elements.
-        columns = jnp.concatenate([padded[:, :, column : column + width] for column in range(side)], axis=3)
-        products = [jnp.einsum("bhwi,bhwo->io", columns[:, row : row + height], gradient) for row in range(side)]
-        of_kernel = jnp.stack(products).reshape(kernel.shape)
-        return forward(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3)), of_kernel
+        of_kernel = convolution(x.transpose(3, 1, 2, 0), gradient.transpose(1, 2, 0, 3), kernel.shape[0] // 2)
+        return forward(gradient, jnp.flip(kernel, (0, 1)).swapaxes(2, 3)), of_kernel.transpose(1, 2, 0, 3)
 
-    convolution = jax.custom_vjp(forward)
-    convolution.defvjp(lambda x, kernel: (forward(x, kernel), (x, kernel)), backward)
-    return convolution
+    with_gradients = jax.custom_vjp(forward)
+    with_gradients.defvjp(lambda x, kernel: (forward(x, kernel), (x, kernel)), backward)
+    return with_gradients
