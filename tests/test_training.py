@@ -13,6 +13,7 @@ import keras_preact
 from keras_preact.data import Augmentation, load
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
+from keras_preact.training import recipes
 from keras_preact.training.evaluation import evaluation_metrics
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
@@ -181,6 +182,18 @@ def test_the_paper_recipe_is_the_papers():
     assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, False, 1e-4)
 
 
+def test_a_recipe_keeps_its_name_with_another_seed_and_says_what_else_was_changed():
+    paper = RECIPES["paper_cifar"]
+    assert len({recipe.source for recipe in RECIPES.values()}) == len(RECIPES)
+    another = paper.replace(seed=3, precision="mixed_bfloat16")
+    assert recipes.named(another) == ("paper_cifar", another)
+    name, changed = recipes.named(paper.replace(seed=3, momentum=0.8))
+    assert (name, changed.source) == ("custom", f"paper_cifar with its own momentum; {paper.source}")
+    assert recipes.named(changed) == (name, changed)
+    mine = Recipe(source="mine")
+    assert recipes.named(mine) == ("custom", mine)
+
+
 def test_a_run_folder_holds_what_the_readme_says(run):
     folder, card = run
     assert {path.name for path in folder.iterdir()} == {
@@ -196,9 +209,11 @@ def test_a_run_folder_holds_what_the_readme_says(run):
     } | ({"tensorboard"} if importlib.util.find_spec("tensorboard") else set())
     written = json.loads((folder / "card.json").read_text())
     assert written["error_percent"] == card["error_percent"] < 60
+    asked = QUICK.replace(epochs=3)
+    source = f"digits with its own epochs, global_batch_size, warmup_steps; {asked.source}"
     assert written["recipe"] == {
         "name": "custom",
-        **json.loads(json.dumps(dataclasses.asdict(QUICK.replace(epochs=3)))),
+        **json.loads(json.dumps(dataclasses.asdict(asked.replace(source=source)))),
     }
     assert set(written["versions"]) == {"keras_preact", "python", "keras", "tensorflow", "numpy"}
     assert (folder / "history.csv").read_text().count("\n") == 4

@@ -74,8 +74,7 @@ def train_command(recipe):
             settings: The recipe.
         """
         options = {"ordering": ordering, "shortcut": shortcut, "layout": layout, "unroll": unroll, "remat": remat}
-        named = recipe if settings == get_recipe(recipe) else settings
-        card = trainer.train(model, data=data, recipe=named, model_options=options, **vars(running))
+        card = trainer.train(model, data=data, recipe=settings, model_options=options, **vars(running))
         if "error_percent" in card:  # the first of several workers has it
             print_result(card)
             print(f"  keras-preact train {card['model']} --ordering original --output runs/original")

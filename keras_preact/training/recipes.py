@@ -1,5 +1,7 @@
 """Named recipes, each with its source."""
 
+import dataclasses
+
 from keras_preact.errors import check_choice
 from keras_preact.training.recipe import Recipe
 
@@ -94,3 +96,23 @@ RECIPES = {
 def get_recipe(name):
     """Returns the recipe called `name`, one of `RECIPES`; a `ValueError` names the nearest if there is none."""
     return RECIPES[check_choice("recipe", name, RECIPES)]
+
+
+# A run with another seed or precision is one of the same recipe.
+_OF_A_RUN = ("seed", "precision")
+
+
+def named(recipe):
+    """Returns (name, `Recipe`) of one in `RECIPES`; one that was changed is "custom", and its source says in what."""
+    known = {recipe.source: (name, recipe) for name, recipe in RECIPES.items()}
+    if recipe.source not in known:
+        return "custom", recipe
+    name, published = known[recipe.source]
+    changed = [
+        field.name
+        for field in dataclasses.fields(Recipe)
+        if field.name not in _OF_A_RUN and getattr(recipe, field.name) != getattr(published, field.name)
+    ]
+    if not changed:
+        return name, recipe
+    return "custom", recipe.replace(source=f"{name} with its own {', '.join(changed)}; {recipe.source}")

@@ -22,7 +22,7 @@ from keras_preact.training.evaluation import evaluation_data, evaluation_metrics
 from keras_preact.training.feed import Feed
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
-from keras_preact.training.recipes import get_recipe
+from keras_preact.training.recipes import get_recipe, named
 from keras_preact.training.strategies import make_devices, read
 from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel
 from keras_preact.zoo import get_model, model_key
@@ -116,13 +116,13 @@ def train(
     return carry_out(experiment, data, Training, conduct, started)
 
 
-def named_recipe(recipe):
-    """Returns (name, `Recipe`) of the name of a recipe or a `Recipe`, which is called "custom"."""
+def named_recipe(recipe, **changes):
+    """Returns (name, `Recipe`), as `recipes.named` does, of a recipe's name or a `Recipe`, some fields changed."""
     if isinstance(recipe, str):
-        return recipe, get_recipe(recipe)
+        recipe = get_recipe(recipe)
     if not isinstance(recipe, Recipe):
         raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
-    return "custom", recipe
+    return named(recipe.replace(**changes))
 
 
 def carry_out(experiment, data, kind, conduct, started):

@@ -107,9 +107,8 @@ def _sorted(fields):
 
 def _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt):
     if recipe is not None:
-        name, recipe = named_recipe(recipe)
-        recipe = recipe.replace(**changes)
-        return "custom" if changes else name, recipe, loaded(data, data_dir, recipe.image_size, skip_corrupt)
+        name, recipe = named_recipe(recipe, **changes)
+        return name, recipe, loaded(data, data_dir, recipe.image_size, skip_corrupt)
     data = loaded(data, data_dir, changes.get("image_size"), skip_corrupt)
     count = len(data.train)
     batch = check_integer("global_batch_size", changes.get("global_batch_size", recipe_for(count).global_batch_size))

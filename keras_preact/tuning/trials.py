@@ -149,7 +149,7 @@ def _told(result):
 
 def _outcome(trial, data, folder, strategy, verbose):
     """Trains, and returns what came of it; only a file that cannot be written, or a signal, ends the whole."""
-    there = trainer.Experiment(trial.model, trial.data, None, "custom", trial.recipe, trial.options)
+    there = trainer.Experiment(trial.model, trial.data, None, *trainer.named_recipe(trial.recipe), trial.options)
     run.check_folder(folder, there.plain())  # a run of something else is no failure of this one
     keras.utils.clear_session()
     card, failed = {}, None
