@@ -2,13 +2,15 @@
 
 import json
 import pathlib
+import shutil
+import tempfile
 import warnings
 
 import keras
 
 from keras_preact.copying import copy_optimizer, copy_trainable, copy_weights, named_weights
 from keras_preact.errors import argument_error, check_choice, check_integer
-from keras_preact.files import HDF5_DIGEST, hdf5_digest, written_aside
+from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
 from keras_preact.networks import TAPS, KerasLayers, StackedLayers, feature_maps, head, residual_network
 from keras_preact.spec import NetworkSpec
 
@@ -184,7 +186,7 @@ class ResidualNetwork(keras.Model):
 
         Raises:
             ValueError: If the file is missing, damaged, holds values that are not finite, or belongs to another
-                network; the difference is named.
+                network; the difference is named, or the first array that is missing or of another shape.
         """
         path = _weights_path(filepath)
         if not path.is_file():
@@ -195,19 +197,43 @@ class ResidualNetwork(keras.Model):
         before = [keras.ops.copy(variable) for variable in self.variables]
         target = self._stacked()
         try:
+            check_whole(path)
             keras.Model.load_weights(target, path, skip_mismatch=skip_mismatch, **options)
         except Exception as error:  # Keras has assigned some arrays by now
             for variable, value in zip(self.variables, before):
                 variable.assign(value)
-            raise argument_error(
-                "filepath", "a whole weights file of this network", str(filepath), str(error)
-            ) from error
+            reason = target._misfit(path) or " ".join(str(error).split())
+            raise argument_error("filepath", "a whole weights file of this network", str(filepath), reason) from error
         if target is not self:
             copy_weights(target, self)
 
     def _stacked(self):
         """Returns this model if it is stacked, else its weights in one that is."""
         return self if self.layout == "stacked" else converted(self, layout="stacked")
+
+    def _misfit(self, path):
+        """Returns a sentence on the first array that a file lacks, or has in another shape than this stacked network.
+
+        Keras prints the values of such arrays, and does not say which one is missing. "" if it is something else.
+        """
+        import h5py
+
+        own = pathlib.Path(tempfile.mkdtemp()) / "own.weights.h5"
+        try:
+            keras.Model.save_weights(self, own)
+            with h5py.File(own, "r") as ours, h5py.File(path, "r") as file:
+                theirs = {name: array.shape for name, array in hdf5_arrays(file)}
+                for name, array in hdf5_arrays(ours):
+                    if name.startswith("layers/") and theirs.get(name) != array.shape:
+                        layer = self.get_layer(array.parent.attrs["name"])
+                        known = f"{layer.weights[int(name.rpartition('/')[2])].path} ({name})"
+                        found = f"has shape {theirs[name]}" if name in theirs else "is missing"
+                        return f"{known} {found}, where the network has {array.shape}."
+        except (OSError, RuntimeError, KeyError, ValueError):
+            pass
+        finally:
+            shutil.rmtree(own.parent, ignore_errors=True)
+        return ""
 
     def _check_fingerprint(self, path, theirs):
         ours = self.fingerprint
@@ -223,17 +249,30 @@ class ResidualNetwork(keras.Model):
 
 
 def read_fingerprint(path):
-    """Returns what a weights file says of its network, or None, once its arrays are what was written, and finite."""
+    """Returns what a weights file says of its network, or None; `check_whole` tells whether its arrays are whole."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            theirs = json.loads(file.attrs.get(FINGERPRINT, "null"))
+        if theirs is not None and not (isinstance(theirs, dict) and {"channels", "num_classes"} <= theirs.keys()):
+            raise ValueError(f"It says {theirs} of its network.")
+        return theirs
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise argument_error("filepath", "a whole .weights.h5 file", str(path), str(error)) from error
+
+
+def check_whole(path):
+    """Raises a `ValueError` unless the arrays of a weights file are those that were written, and finite."""
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
             digest, written = hdf5_digest(file, finite=True), file.attrs.get(HDF5_DIGEST)
-            if written not in (None, digest):
-                raise ValueError("Its arrays are not those that were written.")
-            return json.loads(file.attrs.get(FINGERPRINT, "null"))
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise argument_error("filepath", "a whole .weights.h5 file", str(path), str(error)) from error
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ValueError(str(error)) from error
+    if written not in (None, digest):
+        raise ValueError("Its arrays are not those that were written.")
 
 
 def _weights_path(filepath):

@@ -131,6 +131,46 @@ def test_a_file_without_our_mark_is_refused_by_its_shapes_and_changes_nothing(tm
     assert all(np.array_equal(one, two) for one, two in zip(before, model.get_weights()))
 
 
+@pytest.mark.parametrize("layout", ["stacked", "layers"])
+@pytest.mark.parametrize("marks", [True, False], ids=["marked", "plain"])
+@pytest.mark.parametrize(
+    ("array", "change", "message"),
+    [
+        ("residual_units/vars/0", None, r"stage1_unit01/conv1_kernel \(layers/residual_units/vars/0\) is missing"),
+        ("dense/vars/1", (3,), r"logits/bias \(layers/dense/vars/1\) has shape \(3,\), where the network has \(10,\)"),
+    ],
+    ids=["missing", "misshapen"],
+)
+def test_an_array_that_is_missing_or_of_another_shape_is_named_in_a_sentence(
+    array, change, message, marks, layout, tmp_path
+):
+    path = tmp_path / "model.weights.h5"
+    trained().save_weights(path)
+    with h5py.File(path, "r+") as file:
+        del file[f"layers/{array}"]
+        if change is not None:
+            file[f"layers/{array}"] = np.zeros(change, "float32")
+        for mark in () if marks else list(file.attrs):
+            del file.attrs[mark]
+    model = build(layout)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=message) as caught:
+        model.load_weights(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400 + len(str(path))  # Keras prints the array's values
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
+@pytest.mark.parametrize("mark", ["{", "5", "[]", '{"channels": 3}', 7])
+def test_a_mark_that_is_none_is_refused(mark, tmp_path):
+    path = tmp_path / "model.weights.h5"
+    trained().save_weights(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["keras_preact_network"] = mark
+    with pytest.raises(ValueError, match=r"filepath.*whole .weights.h5 file"):
+        build(weights=path)
+
+
 def test_wrong_paths_are_refused(tmp_path):
     model = build()
     with pytest.raises(ValueError, match=r"ends in .weights.h5"):

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_preact.copying import named_weights
 from keras_preact.errors import argument_error
-from keras_preact.model import ResidualNetwork, read_fingerprint
+from keras_preact.model import ResidualNetwork, check_whole, read_fingerprint
 from keras_preact.spec import NetworkSpec
 from keras_preact.training import run
 from keras_preact.weights.cards import get_card, list_weights
@@ -115,6 +115,7 @@ def _of_model_file(path):
 
 def _of_weights_file(path):
     fields = read_fingerprint(path)
+    check_whole(path)
     if fields is None:
         raise ValueError("It does not say of what network.")
     classes, channels = fields.pop("num_classes"), fields.pop("channels")
