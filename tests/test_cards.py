@@ -153,6 +153,9 @@ def test_images_are_resized_cropped_and_normalised_as_pillow_does(source):
         (np.full((1, 8, 8, 3), -1.0), "images.*0 to 255.*-1.0"),
         (np.full((1, 8, 8, 3), np.nan), "images.*0 to 255.*nan"),
         (np.zeros((0, 8, 8, 3), "uint8"), "images.*one image at least"),
+        (np.full((1, 8, 8, 3), "a"), "images.*0 to 255.*values of type <U1"),
+        (np.full((1, 8, 8, 3), None), "images.*0 to 255.*values of type object"),
+        (None, r"images.*list of images.*None"),
     ],
 )
 def test_images_that_are_none_are_refused(wrong, message, source):
@@ -166,3 +169,14 @@ def test_predictions_get_their_names(source):
     assert decoded == [[("cat", 0.4), ("dog", 0.3)], [("ant", 0.7), ("bee", 0.1)]]
     with pytest.raises(ValueError, match=r"probabilities.*\(batch, 4\).*\(2, 3\).*new head"):
         keras_preact.decode_predictions(np.zeros((2, 3)), card)
+    for wrong in (np.full((1, 4), np.nan), np.full((1, 4), "a"), [[1.0, 2.0], [3.0]]):
+        with pytest.raises(ValueError, match=r"probabilities.*finite numbers"):
+            keras_preact.decode_predictions(wrong, card)
+
+
+@pytest.mark.parametrize("card", [None, "resnet164.digits.digits", 5])
+def test_what_is_no_card_is_refused_with_where_to_get_one(card):
+    with pytest.raises(ValueError, match=r"`card` must be a Card.*Received.*model.card.*get_card"):
+        keras_preact.preprocess_input(np.zeros((1, 8, 8, 3), "uint8"), card)
+    with pytest.raises(ValueError, match=r"`card` must be a Card.*Received.*model.card.*get_card"):
+        keras_preact.decode_predictions(np.zeros((1, 4)), card)

@@ -58,20 +58,33 @@ def preprocess_input(images, card):
         float32 (batch, *card.preprocessing.size, channels).
 
     Raises:
-        ValueError: If the images have another rank or number of channels, no pixels, or values outside 0 to 255.
+        ValueError: If the images have another rank or number of channels, no pixels, or values outside 0 to 255, or
+            `card` is none.
     """
-    how = card.preprocessing
+    how = _of_card(card, "preprocessing")
+    if not hasattr(images, "__iter__"):
+        raise argument_error("images", "(batch, height, width, channels) or a list of images", images)
     prepared = [_prepared(_checked(np.asarray(image), how), how) for image in images]
     if not prepared:
         raise argument_error("images", "one image at least", np.shape(images))
     return ((np.stack(prepared) - np.float32(how.mean)) / np.float32(how.deviation)).astype("float32")
 
 
+def _of_card(card, field):
+    """Returns a field of a `Card`; a `ValueError` says if `card` is none, as of a model whose weights had no card."""
+    if not hasattr(card, field):
+        hint = "model.card of a model built with weights that have one, or get_card of a name of list_weights()."
+        raise argument_error("card", "a Card", card, f"Pass {hint}")
+    return getattr(card, field)
+
+
 def _checked(image, how):
     if image.ndim != 3 or image.shape[-1] != how.channels or not image.size:
         expected = f"(batch, height, width, {how.channels}), {'RGB' if how.channels == 3 else 'channels last'}"
         raise argument_error("images", expected, f"an image of shape {image.shape}")
-    if image.dtype.kind not in "uif" or not (image.min() >= 0 and image.max() <= 255):
+    if image.dtype.kind not in "uif":
+        raise argument_error("images", "numbers from 0 to 255", f"values of type {image.dtype}")
+    if not (image.min() >= 0 and image.max() <= 255):
         raise argument_error("images", "numbers from 0 to 255", f"{image.min()} to {image.max()} as {image.dtype}")
     if image.dtype.kind == "f" and 0 < image.max() <= 1:
         raise argument_error("images", "numbers from 0 to 255", f"{image.min()} to {image.max()}", "Multiply by 255.")
@@ -114,12 +127,20 @@ def decode_predictions(probabilities, card, top=5):
         A list of one list an image, of (name, probability), the most probable first.
 
     Raises:
-        ValueError: If there are not as many numbers as the card has classes, or `top` is no whole number.
+        ValueError: If there are not as many numbers as the card has classes, or they are not finite, `top` is no whole
+            number, or `card` is none.
     """
-    probabilities = np.asarray(probabilities)
-    if probabilities.ndim != 2 or probabilities.shape[1] != len(card.classes):
+    classes = _of_card(card, "classes")
+    try:
+        numbers = np.asarray(probabilities, "float64")
+    except (TypeError, ValueError) as error:
+        expected = f"(batch, {len(classes)}) finite numbers"
+        raise argument_error("probabilities", expected, type(probabilities).__name__, str(error)) from error
+    if numbers.ndim != 2 or numbers.shape[1] != len(classes):
         hint = "A model with a new head has classes of its own."
-        raise argument_error("probabilities", f"(batch, {len(card.classes)})", probabilities.shape, hint)
-    top = min(check_integer("top", top), len(card.classes))
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-    return [[(card.classes[index], float(row[index])) for index in order] for row, order in zip(probabilities, best)]
+        raise argument_error("probabilities", f"(batch, {len(classes)})", numbers.shape, hint)
+    if not np.isfinite(numbers).all():
+        raise argument_error("probabilities", "finite numbers", numbers[~np.isfinite(numbers).all(axis=1)][0].tolist())
+    top = min(check_integer("top", top), len(classes))
+    best = np.argsort(-numbers, axis=1, kind="stable")[:, :top]
+    return [[(classes[index], float(row[index])) for index in order] for row, order in zip(numbers, best)]
