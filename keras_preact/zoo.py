@@ -331,9 +331,9 @@ def fetch_weights(name, place=None, digest=None, output=None):
         The path of the `.weights.h5` file.
 
     Raises:
-        ValueError: If there are none of that name, or what is found is not them.
+        ValueError: If there are none of that name, what is found is not them, or they could not be kept.
         ConnectionError: If they cannot be downloaded.
     """
     card = get_card(name)
-    with weights_file(card, card_spec(card), place, digest, output) as path:
+    with weights_file(card, card_spec(card), place, digest, output, is_kept=True) as path:
         return path

@@ -87,6 +87,17 @@ def test_fetched_weights_can_be_carried_to_a_folder(home, monkeypatch):
     np.testing.assert_array_equal(build(card).get_weights()[0], model.get_weights()[0])
 
 
+@pytest.mark.parametrize("output", [None, "home"])
+def test_what_cannot_be_kept_is_not_fetched(output, home, monkeypatch):
+    write_osmr(home / "downloads" / "weights.bin", arrays_of(trained()))
+    card = card_of(home / "downloads" / "weights.bin")
+    monkeypatch.setattr(keras_preact.zoo, "get_card", lambda name: card)
+    monkeypatch.setattr(keras_preact.weights.store, "fetch", None)
+    (home / "home").write_text("a file")
+    with pytest.raises(ValueError, match=r"`output` must be a folder that can be written to.*home.*KERAS_HOME"):
+        keras_preact.fetch_weights("tiny.pets.test", output=output and home / output)
+
+
 def test_a_zip_is_opened_and_weights_without_a_hash_ask_for_one(home):
     write_osmr(home / "inside.h5", arrays_of(trained()))
     with zipfile.ZipFile(home / "downloads" / "weights.zip", "w") as archive:

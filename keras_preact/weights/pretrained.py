@@ -153,7 +153,7 @@ def adaptation(kernel, channels):
 
 
 @contextlib.contextmanager
-def weights_file(card, spec, place=None, digest=None, output=None):
+def weights_file(card, spec, place=None, digest=None, output=None, is_kept=False):
     """Yields the path of a card's `.weights.h5` file, which is downloaded and converted if it is not there yet.
 
     It is looked for in the package, in the folder `place` (or `KERAS_PREACT_WEIGHTS`), and in the cache. What is
@@ -165,6 +165,7 @@ def weights_file(card, spec, place=None, digest=None, output=None):
         place: As in `store.fetch`.
         digest: The hash of the download, for a card that has none.
         output: Another folder to keep the converted file in.
+        is_kept: Whether a folder that cannot be written to is an error.
 
     Raises:
         ValueError, ConnectionError: As `store.fetch` and `convert`.
@@ -174,7 +175,7 @@ def weights_file(card, spec, place=None, digest=None, output=None):
         yield found
         return
     name = f"{card.name}{ENDING}"
-    with _writable(pathlib.Path(output) if output else _cached(card).parent) as folder:
+    with _writable(pathlib.Path(output) if output else _cached(card).parent, is_kept) as folder:
         path = folder / (name if output else _cached(card).name)
         with tempfile.TemporaryDirectory(prefix=".fetch.", dir=folder) as aside:
             source = found
@@ -212,13 +213,16 @@ def _cached(card):
 
 
 @contextlib.contextmanager
-def _writable(folder):
-    """Yields `folder` once it exists and can be written to, else a temporary one, with a warning."""
+def _writable(folder, is_kept):
+    """Yields `folder` once it exists and can be written to, else a temporary one, with a warning, unless `is_kept`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
+        if is_kept:
+            hint = f"{error}. Pass another as `output`, or set KERAS_HOME to another than the cache's."
+            raise argument_error("output", "a folder that can be written to", str(folder), hint) from error
         warnings.warn(f"{folder} cannot be written ({error}): what is downloaded is not kept.", stacklevel=2)
         with tempfile.TemporaryDirectory() as temporary:
             yield pathlib.Path(temporary)
