@@ -104,7 +104,8 @@ def test_a_zip_is_opened_and_weights_without_a_hash_ask_for_one(home):
         archive.write(home / "inside.h5", "inside.h5")
     card = card_of(home / "inside.h5")
     unknown = dataclasses.replace(card, url="http://nowhere.invalid/weights.zip", member="inside.h5", digest=None)
-    with pytest.raises(ValueError, match=r"digest.*hash of tiny.pets.test.*published none.*nowhere.invalid"):
+    message = r'digest.*hash of tiny.pets.test.*published none.*nowhere.invalid.*fetch_weights\("tiny.pets.test", d'
+    with pytest.raises(ValueError, match=message):
         build(unknown)
     assert cached(home) == []
     assert build(dataclasses.replace(unknown, digest=card.digest)).card.digest == card.digest

@@ -65,7 +65,10 @@ class Card:
         """Returns the `Remote` of the file; a `ValueError` tells how to go on if neither card nor caller has a hash."""
         digest = digest or self.digest
         if digest is None:
-            hint = f"Its author published none. Read it at {self.url}, or download that file and run sha256sum."
+            hint = (
+                f"Its author published none. Read it at {self.url}, or download that file and run sha256sum; then "
+                f'keras_preact.fetch_weights("{self.name}", digest="sha256:...") keeps the weights for good.'
+            )
             raise argument_error("digest", f'the hash of {self.name}, "sha256:..."', None, hint)
         return Remote(self.url, digest, int(1.2e6 * self.megabytes + 1e6), self.member, self.file)
 
