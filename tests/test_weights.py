@@ -61,6 +61,19 @@ def test_weights_are_converted_once_and_then_need_no_download(converter, home, m
     assert keras_preact.relayout(first, "stacked").card is card
 
 
+@pytest.mark.parametrize("damage", ["bits", "cut"])
+def test_a_damaged_file_in_the_cache_is_refused_with_the_way_out(damage, home):
+    write_osmr(home / "downloads" / "weights.bin", arrays_of(trained()))
+    card = card_of(home / "downloads" / "weights.bin")
+    build(card)
+    (path,) = (home / "home").rglob("*.weights.h5")
+    change_file(path, "bits") if damage == "bits" else path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=rf"weights.*whole in the cache.*Delete {path}"):
+        build(card)
+    path.unlink()
+    assert build(card).loaded.arrays == len(arrays_of(trained()))
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_cache_that_cannot_be_written_is_said_and_done_without(home, monkeypatch):
     model = trained()

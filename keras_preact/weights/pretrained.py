@@ -12,7 +12,7 @@ import numpy as np
 from keras_preact.copying import assign, named_weights
 from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
-from keras_preact.model import FREE_FIELDS, ResidualNetwork, read_fingerprint
+from keras_preact.model import FREE_FIELDS, ResidualNetwork, check_whole, read_fingerprint
 from keras_preact.weights import store
 from keras_preact.weights.cards import Card
 from keras_preact.weights.converters import convert
@@ -75,10 +75,21 @@ def load_pretrained(model, source, place=None, digest=None):
     with weights_file(source, model.spec, place, digest) if is_card else contextlib.nullcontext(source) as path:
         if is_card:
             classes, channels = len(source.classes), source.preprocessing.channels
+            _check_cached(source, path)
         else:
             classes, channels = _head_and_channels(path, model)
         model.loaded = _load(model, path, source.name if is_card else str(source), classes, channels)
     model.card = source if is_card else None
+
+
+def _check_cached(card, path):
+    """Raises a `ValueError` that says how to go on if `path` is the file in the cache, and damaged."""
+    if path == _cached(card):
+        try:
+            check_whole(path)
+        except ValueError as error:
+            hint = f"{error} Delete {path}, and they are fetched again."
+            raise argument_error("weights", "whole in the cache", card.name, hint) from error
 
 
 def _head_and_channels(path, model):
