@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import time
 import zipfile
 
 import h5py
@@ -98,6 +100,18 @@ def test_fetched_weights_can_be_carried_to_a_folder(home, monkeypatch):
     path.unlink()
     monkeypatch.setenv("KERAS_PREACT_WEIGHTS", str(home / "carried"))
     np.testing.assert_array_equal(build(card).get_weights()[0], model.get_weights()[0])
+
+
+def test_the_next_download_removes_what_a_killed_one_left(home):
+    write_osmr(home / "downloads" / "weights.bin", arrays_of(trained()))
+    for name, age in (("killed", 7200), ("running", 0)):
+        file = home / "home" / "keras_preact" / f".fetch.{name}" / ".source.x" / "download"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half")
+        for path in (file, file.parent, file.parent.parent):
+            os.utime(path, (time.time() - age,) * 2)
+    build(card_of(home / "downloads" / "weights.bin"))
+    assert [path.name for path in (home / "home").rglob(".fetch.*")] == [".fetch.running"]
 
 
 @pytest.mark.parametrize("output", [None, "home"])

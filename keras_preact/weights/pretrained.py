@@ -2,7 +2,9 @@
 
 import contextlib
 import pathlib
+import shutil
 import tempfile
+import time
 import warnings
 from dataclasses import dataclass
 
@@ -20,6 +22,8 @@ from keras_preact.weights.converters import convert
 HEAD = ("logits/kernel", "logits/bias")
 STEM = "stem_conv/kernel"
 ENDING = ".weights.h5"
+FETCHING = ".fetch."
+ABANDONED = 3600.0  # seconds: a download that goes on changes its files far more often
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,8 @@ def weights_file(card, spec, place=None, digest=None, output=None, is_kept=False
     name = f"{card.name}{ENDING}"
     with _writable(pathlib.Path(output) if output else _cached(card).parent, is_kept) as folder:
         path = folder / (name if output else _cached(card).name)
-        with tempfile.TemporaryDirectory(prefix=".fetch.", dir=folder) as aside:
+        _remove_abandoned(store.cache_folder())
+        with tempfile.TemporaryDirectory(prefix=FETCHING, dir=folder) as aside:
             source = found
             if source is None:
                 source = pathlib.Path(aside) / "source"
@@ -196,6 +201,15 @@ def weights_file(card, spec, place=None, digest=None, output=None, is_kept=False
             with written_aside(path) as converted:
                 _write_converted(card, spec, source, converted, is_ours=found is not None)
         yield path
+
+
+def _remove_abandoned(folder):
+    """Removes the downloads in a cache whose processes were killed: nothing in them has changed for `ABANDONED`."""
+    for aside in folder.glob(f"{FETCHING}*"):
+        with contextlib.suppress(OSError):  # another process may be done with it, or remove it, just now
+            changed = max(path.stat().st_mtime for path in (aside, *aside.rglob("*")))
+            if time.time() - changed > ABANDONED:
+                shutil.rmtree(aside)
 
 
 def _write_converted(card, spec, source, path, is_ours):
