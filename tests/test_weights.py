@@ -384,6 +384,7 @@ def test_a_normalised_input_of_other_channels_is_refused_before_anything_is_copi
         ({"weights": "resnet110.cifar10.osmr"}, r"weights.*those of resnet164.*Received.*resnet110.cifar10.osmr"),
         ({"weights": "imagenet"}, r"weights.*resnet164.*cifar10, cifar100, digits.*Received.*imagenet"),
         ({"weights": "cifar11"}, r'weights.*Nearest: "cifar1'),
+        ({"weights": "a" * 5000}, r"weights.*existing .weights.h5 file.*Received.*aaa"),
     ],
     ids=lambda value: None if isinstance(value, str) else str(value),
 )

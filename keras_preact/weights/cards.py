@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 import tomllib
 from dataclasses import dataclass
@@ -149,11 +150,11 @@ def find_weights(weights, network):
     fitting = [card for card in fitting if card.dataset == weights and (card.path or card.digest)]
     if fitting:
         return min(fitting, key=lambda card: card.error_percent)
-    if isinstance(weights, (str, pathlib.Path)) and pathlib.Path(weights).is_file():
+    if isinstance(weights, (str, pathlib.Path)) and os.path.isfile(weights):
         if not str(weights).endswith(".weights.h5"):
             raise argument_error("weights", "a file whose name ends in .weights.h5", str(weights))
         return pathlib.Path(weights)
-    if isinstance(weights, (str, pathlib.Path)) and pathlib.Path(weights).is_dir():
+    if isinstance(weights, (str, pathlib.Path)) and os.path.isdir(weights):
         raise argument_error("weights", "a .weights.h5 file", str(weights), "It is a folder.")
     known = [*sorted({get_card(name).dataset for name in ours}), *ours]
     hint = f'Nearest: "{nearest(weights, known)}".' if known else ""
