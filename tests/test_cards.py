@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 
 import numpy as np
@@ -122,6 +123,21 @@ def test_the_command_line_lists_and_shows(capsys):
     assert [line.split()[0] for line in lines[2:]] == keras_preact.list_weights(dataset="cifar10")
     main(["weights", "show", "resnet152.imagenet.osmr_b"])
     assert "sha1:224a0baeb02d642716395f937316e071bd7ec25c" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        (["--data", "cifar-10"], 'dataset.*"cifar10", "cifar100", "digits", "imagenet".*Received.*Nearest: "cifar10"'),
+        (["--model", "ResNet-164"], 'model.*Received.*Nearest: "resnet164"'),
+        (["--model", "resnet12"], "depth.*12"),
+    ],
+)
+def test_lists_of_what_there_is_not_are_refused(filters, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["weights", "list", *filters])
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 # Images in, names out.

@@ -17,7 +17,10 @@ def list_cards(*, model: str | None = None, data: str | None = None) -> None:
         model: Only those of this network.
         data: Only those of this data set.
     """
+    from keras_preact.zoo import model_key
+
     rows = [("name", "error, %", "MB", "licence", "author")]
+    model = model and model_key(model)
     for card in map(get_card, list_weights(model, data)):
         rows.append((card.name, f"{card.error_percent:.2f}", f"{card.megabytes:.1f}", card.licence, card.author))
     print("\n".join(table(rows)))

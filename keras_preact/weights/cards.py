@@ -116,8 +116,13 @@ def list_weights(network=None, dataset=None):
     Args:
         network: A name as `keras_preact.list_models()` has it, in any case; all if None.
         dataset: `"cifar10"`, `"cifar100"`, `"imagenet"` or `"digits"`; all if None.
+
+    Raises:
+        ValueError: If there are no weights of any network for `dataset`.
     """
     cards = _cards().values()
+    if dataset is not None:
+        check_choice("dataset", dataset, sorted({card.dataset for card in cards}))
     if network is not None:
         cards = [card for card in cards if card.network == str(network).lower()]
     return [card.name for card in cards if dataset in (None, card.dataset)]
