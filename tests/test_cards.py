@@ -125,6 +125,15 @@ def test_the_command_line_lists_and_shows(capsys):
     assert "sha1:224a0baeb02d642716395f937316e071bd7ec25c" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["resnet50.imagenet.keras_applications", "resnet164.digits.digits"])
+def test_a_card_is_shown_with_the_options_of_its_network(name, capsys):
+    main(["weights", "show", name])
+    shown = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    spec = card_spec(keras_preact.get_card(name)).to_dict()
+    assert {"stem", "stride_on", "conv_bias", "bn_epsilon"} < spec.keys()
+    assert all(shown[f"spec.{option}"] == str(value) for option, value in spec.items() if value is not None)
+
+
 @pytest.mark.parametrize(
     ("filters", "message"),
     [

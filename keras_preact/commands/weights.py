@@ -27,16 +27,20 @@ def list_cards(*, model: str | None = None, data: str | None = None) -> None:
 
 
 def show(name: Positional[str], /) -> None:
-    """Shows all that is known of a set of trained weights.
+    """Shows all that is known of a set of trained weights, and the options of their network.
 
     Args:
         name: A name of `keras-preact weights list`.
     """
-    for field, value in dataclasses.asdict(get_card(name)).items():
+    from keras_preact.zoo import card_spec
+
+    card = get_card(name)
+    options = {f"spec.{option}": value for option, value in card_spec(card).to_dict().items()}
+    for field, value in {**dataclasses.asdict(card), "spec": None, **options}.items():
         if isinstance(value, (tuple, dict)) and len(value) > 12:
             value = f"{len(value)}: {', '.join(map(str, value))[:60]}..."
         if value is not None:
-            print(f"{field:14} {value}")
+            print(f"{field:25} {value}")
 
 
 def fetch(
