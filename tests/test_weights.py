@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import time
 import zipfile
 
@@ -26,7 +27,7 @@ from weights_files import (
 )
 
 import keras_preact
-from keras_preact.training import keep
+from keras_preact.cli import main
 from keras_preact.weights.cards import find_weights
 from keras_preact.weights.pretrained import adapt_channels, load_pretrained
 
@@ -310,12 +311,48 @@ def first_group(file):
     return found[0]
 
 
-def test_a_keras_file_with_a_lambda_is_refused_by_what_reads_keras_files(tmp_path):
-    evil = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x * 2)])
-    evil.save(tmp_path / "model.keras")
+def with_lambda(path):
+    keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x * 2)]).save(path)
+
+
+def with_os_system(path):
+    trained().save(path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    call = {"module": "os", "class_name": "system", "registered_name": "system", "config": {"command": "touch called"}}
+    parts["config.json"] = json.dumps(call)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+def with_nan(path):
+    model = trained()
+    model.set_weights([array * np.nan for array in model.get_weights()])
+    model.save(path)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [(with_lambda, "[Ll]ambda"), (with_os_system, "class 'system'"), (with_nan, "stem_conv/kernel.*not finite")],
+    ids=["lambda", "os.system", "nan"],
+)
+def test_a_keras_file_that_asks_for_code_or_is_not_finite_is_refused_in_a_sentence(
+    write, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "model.keras")
     (tmp_path / "card.json").write_text(json.dumps({"data": "digits", "error_percent": 1.0, "recipe": {}}))
-    with pytest.raises(ValueError, match=r"[Ll]ambda"):
-        keep.verify(tmp_path)
+    verbs = [["verify", "."], ["evaluate", "."], ["inspect", "."], ["inspect", "model.keras"]]
+    for command in [*verbs, ["explain", "model.keras", "--output", "report.html"]]:
+        with pytest.raises(SystemExit) as stopped:
+            main(command)
+        assert stopped.value.code == 2
+        said = capsys.readouterr().err
+        assert re.search(rf"keras-preact: `\w+` must be .*Received.*model.keras.*{message}", said)
+        assert "safe_mode" not in said
+        assert len(said) < 600
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "model.keras"]
 
 
 # Other heads, other channels, other options.

@@ -32,7 +32,7 @@ def find_network(model, data=None, data_dir=None):
         data_dir = data_dir or (card.get("data_dir") if data is None else None)
         return network, loaded(card["data"] if data is None else data, data_dir, card["recipe"].get("image_size"))
     if path.suffix == ".keras":
-        return _checked(_read(path), model), _data(data, data_dir)
+        return _checked(run.read_model(path), model), _data(data, data_dir)
     key, data = model_key(model), _data(data, data_dir)
     shape = (None, None, data.image_shape[-1])  # the images decide the size
     return get_model(key, input_shape=shape, num_classes=len(data.class_names)), data
@@ -40,15 +40,6 @@ def find_network(model, data=None, data_dir=None):
 
 def _data(data, data_dir):
     return loaded("digits" if data is None else data, data_dir, None)
-
-
-def _read(path):
-    import keras
-
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises many kinds
-        raise argument_error("model", "a .keras file that exists and is whole", str(path), str(error)) from error
 
 
 def _checked(network, model):

@@ -80,8 +80,6 @@ def _evenly(length, count):
 
 
 def _of_file(path, folder, mean, deviation, class_names):
-    import keras
-
     if not path.is_file():
         raise argument_error("model", "the folder of a run, or an existing .keras file", str(path))
     if not (mean and deviation):
@@ -90,7 +88,7 @@ def _of_file(path, folder, mean, deviation, class_names):
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES) if folder and folder.is_dir() else []
     if len(files) < 2:
         raise argument_error("images", "a folder of two image files at least, to compare on", folder and str(folder))
-    network = keras.models.load_model(path, compile=False)
+    network = run.read_model(path)
     shape = network.input_shape[1:]
     if None in shape:
         raise argument_error("model", "of a fixed input size", shape)

@@ -45,9 +45,7 @@ def inspect(model: Positional[str], /, *, batch_size: int = 1) -> None:
     if path.is_dir():
         network = run.load_model(path)
     elif path.suffix == ".keras" and path.is_file():
-        import keras
-
-        network = keras.models.load_model(path, compile=False)
+        network = run.read_model(path)
     else:
         network = zoo.get_model(model)
     costs.summary(network, batch_size)

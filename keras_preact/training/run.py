@@ -3,8 +3,10 @@
 import json
 import pathlib
 import shutil
+import textwrap
 
 import keras
+import numpy as np
 
 from keras_preact.errors import argument_error
 from keras_preact.files import write_text
@@ -94,7 +96,25 @@ def read_card(path):
 def load_model(path):
     """Returns the trained `keras.Model` of a run folder."""
     read_card(path)
-    return keras.models.load_model(pathlib.Path(path) / MODEL, compile=False)
+    return read_model(pathlib.Path(path) / MODEL, "run")
+
+
+def read_model(path, argument="model"):
+    """Returns the `keras.Model` in a `.keras` file, which `argument` named.
+
+    Raises:
+        ValueError: If there is no such file, it is damaged, holds values that are not finite, or asks for code to be
+            run, which Keras' safe mode refuses.
+    """
+    try:
+        model = keras.models.load_model(path, compile=False)
+        for variable in model.variables:
+            if not np.isfinite(keras.ops.convert_to_numpy(variable.value).astype("float64")).all():
+                raise ValueError(f"{variable.path} holds values that are not finite.")
+        return model
+    except Exception as error:  # Keras, zipfile and h5py raise many kinds, with advice to turn the safe mode off
+        reason = textwrap.shorten(str(error).partition("If you trust")[0], 300)
+        raise argument_error(argument, "a .keras file that exists and is whole", str(path), reason) from error
 
 
 def write_card(path, card):

@@ -135,13 +135,7 @@ def _source(name, model, digest, config, load, *known):
 
 
 def _loader(path):
-    def load():
-        try:
-            return keras.models.load_model(path, compile=False)
-        except Exception as error:  # whatever a damaged archive makes Keras or h5py raise
-            raise argument_error("weights", "a whole .keras file", str(path), str(error)) from error
-
-    return load
+    return lambda: run.read_model(path, "weights")
 
 
 def _digest(path):
