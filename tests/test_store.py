@@ -84,6 +84,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         first = len(self.server.requests) == 1
         self.send(b"" if first else CONTENT, 503 if first else 200)
 
+    def crowded(self):
+        first = len(self.server.requests) == 1
+        self.send(b"" if first else CONTENT, 429 if first else 200)
+
+    def unmeasured(self):
+        """Says nonsense of its length."""
+        self.send(CONTENT, length="many")
+        self.close_connection = True
+
     def resumes(self):
         """Ends after half of the file; a request for the rest gets it."""
         asked = self.headers.get("Range")
@@ -140,7 +149,7 @@ def fetch(server, name, path, digest=SHA1, limit=10**7, **options):
     return store.fetch(remote, path, **{"timeout": 5.0, "pause": 0.0, **options})
 
 
-@pytest.mark.parametrize("name", ["whole", "zip", "moved", "busy", "resumes", "restarts"])
+@pytest.mark.parametrize("name", ["whole", "zip", "moved", "busy", "crowded", "unmeasured", "resumes", "restarts"])
 def test_what_arrives_is_the_file_to_the_byte_and_alone(name, server, tmp_path):
     assert fetch(server, name, tmp_path / "to" / "file.h5").read_bytes() == CONTENT
     assert [path.name for path in tmp_path.rglob("*")] == ["to", "file.h5"]

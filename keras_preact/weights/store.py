@@ -18,6 +18,7 @@ from keras_preact.files import written_aside
 
 PLACE = "KERAS_PREACT_WEIGHTS"
 CHUNK = 1 << 18
+BUSY = (408, 429)  # request timeout, too many requests: the file may well be there
 HASHES = {"md5": 32, "sha1": 40, "sha256": 64}  # hexadecimal digits
 
 
@@ -156,7 +157,7 @@ def _download(url, path, limit, timeout, tries, pause, progress):
                 problem = f"the connection ended after {file.tell():,} of {total:,} bytes"
             except urllib.error.HTTPError as error:
                 problem = f"the server answered {error.code} {error.reason}"
-                if error.code < 500:
+                if error.code < 500 and error.code not in BUSY:
                     raise argument_error("url", "an address that exists", url, f"There {problem}.") from error
             except (OSError, http.client.HTTPException) as error:
                 problem = str(getattr(error, "reason", error)) or type(error).__name__
@@ -166,8 +167,8 @@ def _download(url, path, limit, timeout, tries, pause, progress):
 
 def _total(answer, start, limit, url):
     """Returns how many bytes the file has, as the server says, or None; raises a `ValueError` if too many."""
-    length = answer.headers.get("Content-Length")
-    total = None if length is None else start + int(length)
+    length = answer.headers.get("Content-Length") or ""
+    total = start + int(length) if length.isdecimal() else None
     if total is not None and total > limit:
         raise argument_error("url", f"the address of a file of {limit:,} bytes at most", url, f"It has {total:,}.")
     return total
