@@ -1,6 +1,7 @@
 """The cards of trained weights: whole, kept, verified; images in and names out by them."""
 
 import dataclasses
+import importlib.util
 import json
 import pathlib
 import re
@@ -50,6 +51,27 @@ def test_a_card_is_whole(name):
         if card.member:
             assert card.digest.startswith(f"sha1:{card.member.split('-')[-1].removesuffix('.tf2.h5')}")
     assert 1e6 * card.megabytes == pytest.approx(4 * parameters(spec, card), rel=0.25)
+
+
+def test_hashes_and_errors_are_those_in_the_authors_packages():
+    store_of_tf2cv = pathlib.Path(importlib.util.find_spec("tf2cv").origin).parent / "models" / "model_store.py"
+    row = re.compile(r"\('(preresnet\w+)', '(\d+)', '([0-9a-f]{40})', '(v[\d.]+)'")
+    published = {
+        f"{name}-{error}-{sha1[:8]}.tf2.h5": (error, sha1, tag)
+        for name, error, sha1, tag in row.findall(store_of_tf2cv.read_text())
+    }
+    cards = list(map(keras_preact.get_card, keras_preact.list_weights()))
+    for card in (card for card in cards if card.converter == "osmr"):
+        error, sha1, tag = published[card.member]  # top-5 on ImageNet
+        assert card.digest == f"sha1:{sha1}"
+        assert card.url.endswith(f"/{tag}/{card.member}.zip")
+        assert f"{int(error) / 100:.2f} %" in card.published
+    from keras.src.applications.resnet import BASE_WEIGHTS_PATH, WEIGHTS_HASHES
+
+    for card in (card for card in cards if card.converter == "keras_applications"):
+        assert card.digest == f"md5:{WEIGHTS_HASHES[f'{card.network}v2'][0]}"
+        assert card.url == f"{BASE_WEIGHTS_PATH}{card.network}v2_weights_tf_dim_ordering_tf_kernels.h5"
+    assert [sum(card.converter == name for card in cards) for name in CONVERTERS] == [11, 3, 2]
 
 
 def parameters(spec, card):
