@@ -1,6 +1,7 @@
 """Sweeps that go on, trials that fail, and keras-tuner's searches, on networks of eight layers."""
 
 import csv
+import fcntl
 import importlib
 import json
 import math
@@ -174,6 +175,26 @@ def test_processes_share_a_sweep(tmp_path, data, trained):
         other.kill()
     assert len(sweep("ordering=original", data=data, seeds=1, output=folder)) == 1
     assert len(calls) == 2
+
+
+def test_the_tables_hold_what_another_process_has_done_meanwhile(tmp_path, data, monkeypatch):
+    theirs, folder = tmp_path / "theirs.json", tmp_path / "sweep"
+    result = folder / "ordering=original,seed=0.json"
+
+    def fake(*_, **__):
+        if theirs.exists():
+            theirs.rename(result)  # the other process ends its trial while this one is on the next
+        return {"error_percent": 5.0, "seconds": 1.0}
+
+    monkeypatch.setattr(trials.trainer, "train", fake)
+    sweep("ordering=original:preactivation", data=data, seeds=1, output=folder)
+    result.rename(theirs)
+    (folder / "ordering=preactivation,seed=0.json").unlink()
+    with open(folder / ".ordering=original,seed=0.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = sweep("ordering=original:preactivation", data=data, seeds=1, output=folder)
+    assert [row["ordering"] for row in rows] == ["original", "preactivation"]
+    assert [row["ordering"] for row in rows_of(folder)] == ["original", "preactivation"]
 
 
 def test_the_folder_of_another_sweep_is_refused_with_the_difference(tmp_path, data, trained):

@@ -113,17 +113,21 @@ def run_all(trials, data, folder, after=None, **keywords):
         after: A function of the results so far, called after each trial.
         **keywords: Those of `run_trial`.
     """
-    results = {}
     for number, trial in enumerate(trials, start=1):
         result = run_trial(trial, data[trial.data], folder, **keywords)
         if result is None:
             print(f"[{number}/{len(trials)}] {trial.name}: another process is on it")
             continue
-        results[trial.name] = result
         print(f"[{number}/{len(trials)}] {trial.name}: {_told(result)}", flush=True)
         if after is not None:
-            after(results)
-    return results
+            after(_results(trials, folder))
+    return _results(trials, folder)
+
+
+def _results(trials, folder):
+    """Returns {name: result} of all that is in `folder` by now, whichever process wrote it."""
+    found = {trial.name: read_result(trial, folder) for trial in trials}
+    return {name: result for name, result in found.items() if result is not None}
 
 
 def median_error(results):
