@@ -91,6 +91,7 @@ def test_a_point_is_a_network_and_a_recipe():
         ("rate=0.5", "with a shortcut that takes rate: dropout"),
         ("shortcut=dropout,rate=1.5", "rate"),
         ("learning_rate=-1", "learning_rate"),
+        ("image_size=8:16", "`over` must be one of"),  # the images are loaded once, in one size
         ("", "one axis at least"),
     ],
 )
@@ -331,6 +332,9 @@ def test_a_recipe_that_a_search_cannot_follow_is_refused(data):
         PreActHyperModel(data, {"depth": Range(8, 20)})
     with pytest.raises(ValueError, match="Nearest: 8, 11"):
         PreActHyperModel(data, {"depth": (8, 9)})
+    for name in ("steps", "ema", "validation_images"):
+        with pytest.raises(ValueError, match=f"`space` must be without {name}"):
+            PreActHyperModel(data, {name: (0, 0.5) if name == "ema" else (8, 16)})
 
 
 def test_a_missing_keras_tuner_names_the_extra(monkeypatch):

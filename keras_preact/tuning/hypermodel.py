@@ -64,6 +64,8 @@ SPACE = {
     "weight_decay": Range(1e-5, 1e-3, sampling="log"),
 }
 
+UNSEARCHED = ("steps", "patience", "early_stopping", "ema")  # fields of a recipe that a search does not carry out
+
 
 class PreActHyperModel(keras_tuner.HyperModel):
     """Builds and fits networks of the paper for keras-tuner: shortcut, ordering, depth, width, fields of the recipe.
@@ -113,7 +115,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         self.recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
         if not isinstance(self.recipe, Recipe):
             raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
-        for name in ("steps", "patience", "early_stopping", "ema"):
+        for name in UNSEARCHED:
             if getattr(self.recipe, name):
                 raise argument_error("recipe", f"one with {name}=0 in a search", getattr(self.recipe, name))
         self.space = _checked(SPACE if space is None else space)
@@ -201,6 +203,11 @@ class PreActHyperModel(keras_tuner.HyperModel):
 
 
 def _checked(space):
+    for name in space:
+        if name in UNSEARCHED:
+            raise argument_error("space", f"without {name}, which a search does not carry out", name)
+        if name == "validation_images":
+            raise argument_error("space", "without validation_images", name, "Pass validation_images=.")
     ranges = {name: values for name, values in space.items() if isinstance(values, Range)}
     bounds = {name: (values.low, values.high)[: 1 + (values.low < values.high)] for name, values in ranges.items()}
     for name in ranges:

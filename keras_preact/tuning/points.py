@@ -23,11 +23,11 @@ CHOICES = {
 }
 PARAMETERS = tuple(dict.fromkeys(name for takes in SHORTCUT_PARAMETERS.values() for name in takes))
 NETWORK_AXES = ("depth", "width", "ordering", "shortcut", *PARAMETERS, "unit", "widening", "stride_on")
-# `seed` is what repeats a point, and the text and tuples of a recipe are no axes.
+# `seed` is what repeats a point; all points share images of one size; the text and tuples of a recipe are no axes.
 RECIPE_AXES = tuple(
     field.name
     for field in dataclasses.fields(Recipe)
-    if field.name not in ("source", "seed") and not isinstance(field.default, tuple)
+    if field.name not in ("source", "seed", "image_size") and not isinstance(field.default, tuple)
 )
 
 
