@@ -332,6 +332,12 @@ def test_a_recipe_that_a_search_cannot_follow_is_refused(data):
         PreActHyperModel(data, {"depth": Range(8, 20)})
     with pytest.raises(ValueError, match="Nearest: 8, 11"):
         PreActHyperModel(data, {"depth": (8, 9)})
+    with pytest.raises(ValueError, match='Nearest: "resnet50"'):
+        PreActHyperModel(data, {"width": (8, 16)}, model="vgg")
+    for space in ({"rate": (0.5,)}, {"rate": (0.5,), "shortcut": ("identity", "conv1x1")}):
+        with pytest.raises(ValueError, match="`space` must be with a shortcut that takes rate: dropout"):
+            PreActHyperModel(data, space)
+    PreActHyperModel(data, {"rate": (0.5,)}, model_options={"shortcut": "dropout"})
     for name in ("steps", "ema", "validation_images"):
         with pytest.raises(ValueError, match=f"`space` must be without {name}"):
             PreActHyperModel(data, {name: (0, 0.5) if name == "ema" else (8, 16)})

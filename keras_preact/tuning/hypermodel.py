@@ -120,8 +120,9 @@ class PreActHyperModel(keras_tuner.HyperModel):
                 raise argument_error("recipe", f"one with {name}=0 in a search", getattr(self.recipe, name))
         self.space = _checked(SPACE if space is None else space)
         self.network = functools.partial(points.network_of, model=model, options=dict(model_options or {}))
-        for depth in self.space.get("depth", ()):
-            self.network({"depth": depth})
+        for point in [{"depth": depth} for depth in self.space.get("depth", ())] or [{}]:
+            _, options = self.network(point)
+        _check_takers(self.space, options["shortcut"]["name"])
         data = loaded(data, data_dir, self.recipe.image_size)
         count = validation_images or self.recipe.validation_images or len(data.train) // 10
         self.data, self.validation = held_out(data, count, self.recipe.seed)
@@ -215,6 +216,13 @@ def _checked(space):
             raise argument_error(name, "a sequence of values", space[name])
     known = points.parse_axes({**space, **bounds})
     return {name: ranges.get(name, known[name]) for name in known}
+
+
+def _check_takers(space, shortcut):
+    """Raises a `ValueError` if a parameter has no shortcut to take it; that is `shortcut` where it is no axis."""
+    for name in points.PARAMETERS:
+        if name in space and not set(points.takers(name)) & set(space.get("shortcut", (shortcut,))):
+            raise argument_error("space", f"with a shortcut that takes {name}: {', '.join(points.takers(name))}", name)
 
 
 def _value(hp, name, values):
