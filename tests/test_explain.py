@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import subprocess
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import keras
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact.analysis import report, studies
+from keras_preact.analysis import plots, report, studies
 from keras_preact.analysis.sources import batch_for, find_network
 from keras_preact.cli import main
 from keras_preact.data import load
@@ -167,6 +168,20 @@ def test_a_browser_shows_every_picture_within_the_width(written, width, tmp_path
     )
     (answer,) = [body["data-answer"] for body in Page(f"<!DOCTYPE html>{done.stdout}").all("body")]
     assert json.loads(answer) == {"pictures": 7, "overflow": 0, "requests": 0}
+
+
+def test_the_picture_of_depths_names_networks_that_have_no_gradient_left():
+    """A plain network of 1001 layers overflows in its first steps; its line must not be missing without a word."""
+
+    def run(depth, after):
+        measured = [SimpleNamespace(gradient_norm=np.array(g), gradient_at_end=1.0) for g in ([9.0, 3.0], after)]
+        return SimpleNamespace(kind="plain", depth=depth, start=measured[0], after=measured[1] if after else None)
+
+    figure = plots.plot_depths([run(11, [2.0, 1.0]), run(164, [np.nan, 0.0]), run(1001, None)])
+    start, after = ([text.get_text() for text in axes.texts] for axes in figure.axes)
+    assert start == []
+    assert after == ["164, 1001 layers: no longer finite"]
+    assert [len(axes.lines) for axes in figure.axes] == [3, 3]
 
 
 # Where the network and the images come from

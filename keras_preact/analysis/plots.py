@@ -110,17 +110,30 @@ def plot_depths(runs):
     figure, rows = _figure(len(kinds), 2, height=1.75, sharey="row")
     for row, kind in zip(rows, kinds):
         for axes, when in zip(row, ("start", "after")):
-            for run in (run for run in runs if run.kind == kind and getattr(run, when) is not None):
-                result = getattr(run, when)
-                size = result.gradient_norm / result.gradient_at_end
+            lost = []
+            for run in (run for run in runs if run.kind == kind):
+                size = _relative_gradient(getattr(run, when))
                 axes.plot(np.linspace(0, 1, len(size)), size, color=colors[run.depth], label=str(run.depth))
+                if not np.any(np.isfinite(size) & (size > 0)):
+                    lost.append(str(run.depth))
             _log(axes)
+            if lost:
+                text = f"{', '.join(lost)} layers: no longer finite"
+                axes.text(0.5, 0.95, text, transform=axes.transAxes, ha="center", va="top", fontsize=7)
             axes.set_title(f"{NAMES[kind]}, {'at the start' if when == 'start' else 'after training'}", fontsize=7.5)
             axes.set_xticks([0, 1], ["first unit", "last"])
         row[0].set_ylabel("gradient / that at end")
     handles, labels = rows[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(depths), title="layers")
     return figure
+
+
+def _relative_gradient(result):
+    """Returns |dE/dx_l| over that at the end; not a number if there is no measurement."""
+    if result is None:
+        return np.full(1, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.divide(result.gradient_norm, result.gradient_at_end)
 
 
 @_styled

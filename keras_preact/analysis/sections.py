@@ -55,7 +55,8 @@ SECTIONS = {
         "Networks of the same units, with no shortcut, with the original unit and with pre-activation, before and"
         " after {steps} training steps on the digits. In a plain network with batch normalisation the gradient grows by"
         " a constant factor a layer on its way back, so exponentially with depth: the first layers are told nothing"
-        " useful. With shortcuts it grows far more slowly.",
+        " useful, or their weights overflow in the first steps, and no gradient is left. With shortcuts it grows"
+        " far more slowly.",
     ),
     "shortcuts": Section(
         "The shortcuts of Fig. 2, side by side",
