@@ -162,19 +162,27 @@ def test_the_command_refuses_with_status_2(arguments, capsys):
     )
 
 
-def test_a_smoke_row_runs(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("table", "row", "name", "paper"),
+    [
+        ("table1", "exclusive_gating_-6", "resnet32.original.exclusive_gating_gate_bias=-6", "8.70"),
+        ("table2", "110.preactivation", "resnet32.preactivation.identity", "6.37"),
+        ("table3", "cifar10.110_single.original", "resnet32.single.original.identity", "9.90"),
+    ],
+)
+def test_a_smoke_row_runs(table, row, name, paper, tmp_path, capsys, monkeypatch):
     digits = load("digits")
     small = dataclasses.replace(digits, train=ArraySplit(digits.train.images[:256], digits.train.labels[:256]))
     monkeypatch.setattr(report, "load", lambda name, _: {"digits": small}[name])
-    main(["reproduce", "table2", "--row", "110.preactivation", "--output", str(tmp_path)])
+    main(["reproduce", table, "--row", row, "--output", str(tmp_path)])
     out = capsys.readouterr().out
     (path,) = tmp_path.glob("*.json")
     result = json.loads(path.read_text())
-    assert path.stem == "digits.resnet32.preactivation.identity.seed0"
+    assert path.stem == f"digits.{name}.seed0"
     assert [row["iteration"] for row in result["curve"]] == [8, 16, 24, 32]
     assert np.isfinite([row["loss"] for row in result["curve"]]).all()
-    shown = next(line for line in out.splitlines() if line.startswith("110.preactivation"))
-    assert shown.split()[1] == "6.37"
+    shown = next(line for line in out.splitlines() if line.startswith(row))
+    assert shown.split()[1] == paper
     assert result["versions"]["keras"] in out
     with pytest.raises(ValueError, match="figure1"):
         reproduce_figure("figure1", output=tmp_path, run=False)
