@@ -18,6 +18,7 @@ import pytest
 
 from keras_preact.cli import main
 from keras_preact.data import from_arrays
+from keras_preact.spec import ShortcutSpec
 from keras_preact.training.recipes import RECIPES
 from keras_preact.training.trainer import train
 from keras_preact.tuning import PreActHyperModel, Range, launch_search, points, sweep, trials
@@ -105,6 +106,7 @@ def test_a_wrong_axis_is_refused_before_anything_is_written(over, message, tmp_p
     ("arguments", "message"),
     [
         ({"strategy": "tpu"}, "strategy.*where there is no TPU"),
+        ({"model_options": {"ordring": "original"}}, '`model_options` must be one of .*Nearest: "ordering"'),
         ({"recipe": TINY.replace(global_batch_size=15, mixup=1.0)}, "global_batch_size.*multiple of 2.*15"),
     ],
 )
@@ -115,6 +117,13 @@ def test_a_sweep_that_no_run_of_which_could_start_is_refused(arguments, message,
 
 
 # Sweeps
+
+
+def test_the_shortcut_of_all_points_may_be_a_spec(tmp_path, data, trained):
+    shortcut = ShortcutSpec("dropout", rate=0.3)
+    sweep("width=16", data=data, seeds=1, output=tmp_path / "sweep", model_options={"shortcut": shortcut})
+    result = json.loads((tmp_path / "sweep" / "width=16,seed=0.json").read_text())
+    assert result["options"]["shortcut"] == {"name": "dropout", "rate": 0.3}
 
 
 def test_a_sweep_that_is_interrupted_goes_on_and_runs_each_trial_once(tmp_path, data, trained):

@@ -1,6 +1,7 @@
 """What is varied: axes of the network (Figs. 2 and 4, depth, width) and fields of the recipe."""
 
 import dataclasses
+import inspect
 import itertools
 import json
 
@@ -8,7 +9,7 @@ from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.families import IMAGENET_UNITS, cifar_spec, imagenet_spec
 from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS, UNIT_KINDS, NetworkSpec, ShortcutSpec
 from keras_preact.training.recipe import PRECISIONS, SCHEDULES, WEIGHT_DECAYS, Recipe
-from keras_preact.zoo import list_models, model_key
+from keras_preact.zoo import build_network, list_models, model_key
 
 # Axes with values that are known; the others need theirs.
 CHOICES = {
@@ -29,6 +30,9 @@ RECIPE_AXES = tuple(
     for field in dataclasses.fields(Recipe)
     if field.name not in ("source", "seed", "image_size") and not isinstance(field.default, tuple)
 )
+
+SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(NetworkSpec))
+OPTIONS = (*SPEC_FIELDS, *(name for name in inspect.signature(build_network).parameters if name != "spec"))
 
 
 def takers(parameter):
@@ -132,6 +136,8 @@ def network_of(point, model="resnet20", options=None):
         ValueError: If there is no such network.
     """
     options = dict(options or {})
+    for name in options:
+        check_choice("model_options", name, OPTIONS)
     shortcut = ShortcutSpec.of(options.get("shortcut", "identity"))
     if "shortcut" in point and point["shortcut"] != shortcut.name:
         shortcut = ShortcutSpec(point["shortcut"])
@@ -154,8 +160,7 @@ def network_of(point, model="resnet20", options=None):
 def _spec(key, options):
     depth = int(key.removeprefix("resnet"))
     is_imagenet = key in list_models() and depth in IMAGENET_UNITS
-    known = {field.name for field in dataclasses.fields(NetworkSpec)}
-    fields = {name: value for name, value in options.items() if name in known}
+    fields = {name: value for name, value in options.items() if name in SPEC_FIELDS}
     return (imagenet_spec if is_imagenet else cifar_spec)(depth, **fields)
 
 
