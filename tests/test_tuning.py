@@ -225,6 +225,15 @@ def test_the_folder_of_another_sweep_is_refused_with_the_difference(tmp_path, da
         sweep("ordering", data=data, output=tmp_path / "other")
 
 
+@pytest.mark.parametrize("name", ["sweep.json", "ordering=original,seed=0.json"])
+def test_a_damaged_file_of_a_sweep_is_named(name, tmp_path, data, trained):
+    arguments = dict(data=data, seeds=1, output=tmp_path / "sweep")
+    sweep("ordering=original", **arguments)
+    (tmp_path / "sweep" / name).write_text('{"cut')
+    with pytest.raises(ValueError, match=f"`output` must be a folder whose {name} is whole"):
+        sweep("ordering=original", **arguments)
+
+
 def test_a_sweep_trains_and_chooses_by_the_images_held_out(tmp_path, data):
     recipe = TINY.replace(validation_images=16)
     over = {"learning_rate": [0.05, 1e30]}

@@ -15,7 +15,7 @@ from keras_preact.training.evaluation import loaded
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 from keras_preact.tuning import points as axes_and_points
-from keras_preact.tuning.trials import RUNS, Trial, check_trials, median_error, run_all, shown
+from keras_preact.tuning.trials import RUNS, Trial, check_trials, median_error, read_json, run_all, shown
 from keras_preact.zoo import model_key
 
 SWEEP, BEST = "sweep.json", "best.json"
@@ -102,7 +102,7 @@ def _check_folder(folder, configuration):
     now = json.loads(json.dumps(configuration))
     path = folder / SWEEP
     if path.is_file():
-        differ = list(run.differences(json.loads(path.read_text(encoding="utf-8")), now))
+        differ = list(run.differences(read_json(path, "Take another folder."), now))
         if differ:
             hint = f"It holds another sweep: {'; '.join(differ)}. Take another folder."
             raise argument_error("output", "a new folder, or one of the same sweep, which goes on", str(folder), hint)

@@ -84,13 +84,21 @@ def read_result(trial, folder):
     path = pathlib.Path(folder) / f"{trial.name}.json"
     if not path.is_file():
         return None
-    result = json.loads(path.read_text(encoding="utf-8"))
+    result = read_json(path, "Remove that file, and its trial goes on.")
     now = trial.plain()
     differ = list(run.differences({name: result.get(name) for name in now}, now))
     if differ:
         hint = f"{path.name} is of another trial: {'; '.join(differ)}. Take another folder, or remove that file."
         raise argument_error("output", "a new folder, or one with results of the same trials", str(folder), hint)
     return result
+
+
+def read_json(path, hint):
+    """Returns what a JSON file of an output folder holds; a `ValueError` names the file if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise argument_error("output", f"a folder whose {path.name} is whole", str(path), f"{error}. {hint}") from error
 
 
 def check_trials(trials, strategy):
