@@ -13,6 +13,7 @@ import keras_preact
 from keras_preact.data import Augmentation, load
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
+from keras_preact.spec import ShortcutSpec
 from keras_preact.training import recipes
 from keras_preact.training.evaluation import evaluation_metrics
 from keras_preact.training.optimizers import make_optimizer, make_schedule
@@ -219,6 +220,15 @@ def test_a_run_folder_holds_what_the_readme_says(run):
     assert (folder / "history.csv").read_text().count("\n") == 4
     assert "error_percent" in (folder / "card.md").read_text()
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_networks_options_may_be_specs_but_nothing_that_json_cannot_hold(tmp_path):
+    options = {"shortcut": ShortcutSpec("constant_scaling", scale=0.3)}
+    card = keras_preact.train("ResNet11", recipe=QUICK, model_options=options, output=tmp_path / "run", verbose=0)
+    assert (card["options"]["shortcut"]["scale"], card["network"]["spec"]["shortcut"]["scale"]) == (0.3, 0.3)
+    with pytest.raises(ValueError, match=r"`model_options` must be values that JSON can hold.*not JSON serializable"):
+        keras_preact.train("ResNet11", recipe=QUICK, model_options={"name": object()}, output=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_evaluate_measures_the_same_again(run):

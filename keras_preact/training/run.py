@@ -1,5 +1,6 @@
 """The run folder: what it is a run of, its checkpoints, and at the end a model and its card."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -80,6 +81,20 @@ def differences(before, now, prefix=""):
             yield from differences(there, here, f"{prefix}{name}.")
         elif there != here:
             yield f"{prefix}{name} is {there!r} there and {here!r} here"
+
+
+def plain_options(options):
+    """Returns keywords of a network's function as JSON holds them, a `ShortcutSpec` or another spec as its fields.
+
+    Raises:
+        ValueError: If JSON cannot hold one of them.
+    """
+    plain = {name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for name, v in (options or {}).items()}
+    try:
+        json.dumps(plain)
+    except (TypeError, ValueError) as error:
+        raise argument_error("model_options", "values that JSON can hold, and specs", options, str(error)) from error
+    return plain
 
 
 def read_card(path):

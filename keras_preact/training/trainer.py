@@ -108,10 +108,9 @@ def train(
     started = time.perf_counter()
     key = model_key(model)
     name, recipe = named_recipe(recipe)
+    options = run.plain_options(model_options)
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
-    experiment = Experiment(
-        key, data.folder or data.name, str(data_dir) if data_dir else None, name, recipe, model_options or {}
-    )
+    experiment = Experiment(key, data.folder or data.name, str(data_dir) if data_dir else None, name, recipe, options)
     conduct = Conduct(output, overwrite, strategy, checkpoint_steps, callbacks, verbose)
     return carry_out(experiment, data, Training, conduct, started)
 

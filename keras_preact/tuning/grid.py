@@ -66,9 +66,7 @@ def sweep(
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if not isinstance(recipe, Recipe):
         raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
-    options = dict(model_options or {})
-    if isinstance(options.get("shortcut"), ShortcutSpec):
-        options["shortcut"] = axes_and_points.network_of({}, model, options)[1]["shortcut"]  # as JSON holds it
+    options = run.plain_options(model_options)
     points = axes_and_points.grid(axes, ShortcutSpec.of(options.get("shortcut", "identity")).name)
     networks = [axes_and_points.network_of(point, model, options) for point in points]
     recipes = [axes_and_points.recipe_of(point, recipe) for point in points]
