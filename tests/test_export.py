@@ -166,6 +166,15 @@ def test_a_savedmodel_of_either_layout_and_of_half_precision(layout, dtype, tmp_
     np.testing.assert_allclose(jpeg["logits"], loaded.serve(decoded)["logits"], atol=1e-5)
 
 
+def test_a_savedmodel_refuses_images_of_other_channels(tmp_path):
+    """Three grey images hold as many numbers as one of three channels."""
+    write_savedmodel(network(units=(1, 1, 1)), tmp_path / "saved", RGB, FIVE)
+    serve = tf.saved_model.load(tmp_path / "saved").signatures["serving_default"]
+    for shape in ((3, 16, 16, 1), (3, 20, 20, 1)):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            serve(images=tf.zeros(shape, tf.uint8))
+
+
 def test_half_precision_rounds_where_the_model_does():
     model, images = network(dtype="mixed_bfloat16"), RGB(photographs())
     found = outputs(model, inference_weights(model), images)["probabilities"]

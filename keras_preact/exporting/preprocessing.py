@@ -61,7 +61,8 @@ class Preprocessing:
             return images if (height, width) == self.image_shape[:2] else self._cut(images, height, width)
         is_fitted = keras.ops.logical_and(height == self.image_shape[0], width == self.image_shape[1])
         images = keras.ops.cond(is_fitted, lambda: images, lambda: self._cut(images, height, width))
-        return keras.ops.reshape(images, (-1, *self.image_shape))
+        # Not -1: one image of three channels would become three of one.
+        return keras.ops.reshape(images, (keras.ops.shape(images)[0], *self.image_shape))
 
     def _cut(self, images, height, width):
         """Returns the centre of resized images of `height` x `width`, which TensorFlow may know only when it runs."""
