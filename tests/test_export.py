@@ -14,7 +14,16 @@ import keras_preact
 from keras_preact.cli import main
 from keras_preact.data import load
 from keras_preact.data.files import FileSplit
-from keras_preact.exporting import FORMATS, ParityError, Preprocessing, export_savedmodel, formats, parity, reload
+from keras_preact.exporting import (
+    FORMATS,
+    ParityError,
+    Preprocessing,
+    export_savedmodel,
+    formats,
+    parity,
+    reload,
+    savedmodel,
+)
 from keras_preact.exporting.inference import inference_weights, outputs
 from keras_preact.exporting.litert import write_litert
 from keras_preact.exporting.onnx_graph import write_onnx
@@ -173,6 +182,16 @@ def test_a_savedmodel_refuses_images_of_other_channels(tmp_path):
     for shape in ((3, 16, 16, 1), (3, 20, 20, 1)):
         with pytest.raises(tf.errors.InvalidArgumentError):
             serve(images=tf.zeros(shape, tf.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_transparent_in_a_png_lies_on_white_as_in_predict(mode, channels, tmp_path):
+    image = Image.fromarray(photographs(1)[0]).convert(mode)
+    image.putalpha(Image.fromarray(photographs(1, seed=5)[0, ..., 0]))
+    image.save(tmp_path / "image.png")
+    pixels = savedmodel._decoded((tmp_path / "image.png").read_bytes(), channels)
+    np.testing.assert_allclose(pixels, read_image(tmp_path / "image.png", (16, 16), channels), atol=2)  # of 255
 
 
 def test_half_precision_rounds_where_the_model_does():

@@ -12,6 +12,8 @@ from keras_preact.exporting import parity
 from keras_preact.exporting.inference import checked, inference_weights, outputs, stacked
 from keras_preact.files import written_aside
 
+PNG = b"\x89PNG"  # how the files begin; JPEG has no transparency
+
 
 def can_export():
     """Returns whether SavedModels can be had: TensorFlow writes them, from a model of its own backend."""
@@ -114,8 +116,7 @@ def _module(model, preprocessing):
         return network(preprocessing(images))
 
     def decoded(file):
-        image = tf.io.decode_image(file, channels, expand_animations=False)
-        return preprocessing.resized(image[None])[0]
+        return preprocessing.resized(_decoded(file, channels)[None])[0]
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec((None,), tf.string, "encoded")])
     def serve_encoded(encoded):
@@ -126,3 +127,18 @@ def _module(model, preprocessing):
     if channels in (1, 3):  # what image files are decoded to
         module.serve_encoded = serve_encoded
     return module
+
+
+def _decoded(file, channels):
+    """Returns the pixels of an image file, 0 to 255; as in data sets of files, what is transparent lies on white."""
+    import tensorflow as tf
+
+    image = tf.cast(tf.io.decode_image(file, channels, expand_animations=False), tf.float32)
+    is_png = tf.strings.substr(file, 0, len(PNG)) == PNG
+    image.set_shape((None, None, channels))
+
+    def on_white():
+        opacity = tf.cast(tf.io.decode_png(file, 4)[..., 3:], tf.float32) / 255.0
+        return tf.round(255.0 + (image - 255.0) * opacity)
+
+    return tf.cond(is_png, on_white, lambda: image)
