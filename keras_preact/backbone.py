@@ -17,6 +17,8 @@ def ResNetFeatures(model, features, tap="sum", **keywords):
     Raises:
         ValueError: If an argument is not allowed.
     """
+    if features is None:
+        raise argument_error("features", "stages, one at least", features)
     if not isinstance(model, ResidualNetwork):
         return get_model(model, features=features, tap=tap, **keywords)
     if keywords:

@@ -140,6 +140,7 @@ class ResidualNetwork(keras.Model):
                 "features", "of the stages that the network holds", list(features), f"{min(missing)} is not there."
             )
         copy_weights(self, other)
+        other.card, other.loaded = self.card, self.loaded
         return other
 
     @property

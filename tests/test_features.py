@@ -145,6 +145,19 @@ def test_the_backbone_of_a_built_network_has_a_copy_of_its_weights():
         keras_preact.ResNetFeatures(keras_preact.ResNetFeatures(whole, "stage1"), "stage3")
 
 
+def test_the_backbone_of_trained_weights_knows_their_card():
+    whole = keras_preact.ResNet164(weights="digits")
+    backbone = keras_preact.ResNetFeatures(whole, "stage2")
+    assert (backbone.card, backbone.loaded) == (whole.card, whole.loaded)
+    assert keras_preact.preprocess_input(np.zeros((1, 16, 16, 1)), backbone.card).shape == (1, 16, 16, 1)
+
+
+def test_a_backbone_without_stages_is_refused():
+    for model in ("resnet11", build()):
+        with pytest.raises(ValueError, match=r"features.*one at least.*None"):
+            keras_preact.ResNetFeatures(model, None)
+
+
 def test_the_backbone_of_a_name_takes_the_keywords_of_its_function():
     assert list(keras_preact.ResNetFeatures("resnet11", "stage2", ordering="original").output) == ["stage2"]
     with pytest.raises(ValueError, match="the name of a network if there are other keywords"):
