@@ -36,6 +36,10 @@ from keras_preact.zoo import (
     list_models,
 )
 
+# Not names, but what a run's model.keras is compiled with; Keras finds only what has been imported.
+importlib.import_module("keras_preact.training.optimizers")
+importlib.import_module("keras_preact.training.training_model")
+
 # Public names whose modules bring more than Keras with them; they are imported when first asked for.
 _LAZY = {
     "Card": "keras_preact.weights.cards",

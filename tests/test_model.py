@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 import keras_preact
+from keras_preact.training.evaluation import evaluation_metrics
+from keras_preact.training.optimizers import RecipeSGD
+from keras_preact.training.training_model import Crossentropy
 
 SPEC = keras_preact.NetworkSpec((2, 10), (4, 6), stem={"width": 4})
 RELOAD = """
@@ -58,6 +61,16 @@ def test_files_reload_exactly_in_a_process_that_imports_only_keras_preact(layout
     np.testing.assert_allclose(np.load(tmp_path / "reloaded.npy"), expected, rtol=0, atol=1e-6)
     np.testing.assert_allclose(np.load(tmp_path / "weights.npy"), expected, rtol=0, atol=1e-6)
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_what_a_run_compiles_with_reloads_in_such_a_process_too(tmp_path):
+    model = build()
+    model.compile(RecipeSGD(0.05, momentum=0.9, l2=1e-4), Crossentropy(10), weighted_metrics=evaluation_metrics())
+    model.save(tmp_path / "model.keras")
+    program = "import sys, keras, keras_preact; print(keras.models.load_model(sys.argv[1]).optimizer.l2)"
+    command = [sys.executable, "-c", program, str(tmp_path / "model.keras")]
+    done = subprocess.run(command, check=True, env=os.environ, capture_output=True, text=True)
+    assert done.stdout.split()[-1] == "0.0001"
 
 
 def test_one_weights_file_serves_both_layouts_and_every_unroll(tmp_path):
