@@ -170,7 +170,10 @@ def test_wrong_folders_are_refused(folder, tmp_path):
     (path / "test").rename(path / "other")
     with pytest.raises(ValueError, match=r"test images in test/ or val/"):
         load(path)
-    for name, message in (("no/such", r"existing folder of images.*no/such"), ("cifar11", r'data.*Nearest: "cifar10')):
+    for name, message in (
+        ("no/such", r"existing folder of images.*no/such"),
+        ("cifar11", r'folder.*Nearest: "cifar10'),
+    ):
         with pytest.raises(ValueError, match=message):
             load(name)
     with pytest.raises(ValueError, match=r"image_size.*at least 1.*0"):

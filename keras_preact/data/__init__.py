@@ -8,7 +8,7 @@ from keras_preact.data.cifar import CIFAR10, CIFAR100, load_cifar
 from keras_preact.data.dataset import from_arrays
 from keras_preact.data.digits import load_digits
 from keras_preact.data.folders import load_folder, load_imagenet
-from keras_preact.errors import argument_error, check_choice
+from keras_preact.errors import argument_error, check_choice, nearest
 
 __all__ = ["DATA_SETS", "Augmentation", "from_arrays", "load"]
 
@@ -38,6 +38,6 @@ def load(name, data_dir=None, *, image_size=None, skip_corrupt=False):
             if data_dir is not None:
                 raise argument_error("data_dir", "left out for a folder of images", str(data_dir))
             return load_folder(name, image_size, skip_corrupt)
-        if not isinstance(name, str) or os.sep in name:
-            raise argument_error("data", "an existing folder of images, or one of " + ", ".join(DATA_SETS), str(name))
+        expected = "an existing folder of images, or one of " + ", ".join(DATA_SETS)
+        raise argument_error("data", expected, str(name), f'Nearest: "{nearest(name, DATA_SETS)}".')
     return DATA_SETS[check_choice("data", name, DATA_SETS)](data_dir, image_size, skip_corrupt)
