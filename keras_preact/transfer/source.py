@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_preact.copying import named_weights
-from keras_preact.errors import argument_error
+from keras_preact.errors import argument_error, nearest
 from keras_preact.model import ResidualNetwork, check_whole, read_fingerprint
 from keras_preact.spec import NetworkSpec
 from keras_preact.training import run
@@ -74,7 +74,13 @@ def find_source(weights):
             except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
                 expected = f"a whole {ending} file of a network of keras_preact"
                 raise argument_error("weights", expected, str(path), str(error)) from error
-    raise argument_error("weights", KINDS, str(weights), "" if path.exists() else "There is no such file.")
+    raise argument_error("weights", KINDS, str(weights), "" if path.exists() else _nearest_names(str(weights)))
+
+
+def _nearest_names(name):
+    """Returns a hint: the names that there are for a data set or a network, or the nearest one."""
+    names = list_weights(dataset=name) or list_weights(name) or [nearest(name, list_weights())]
+    return f"There is no such file. Nearest: {', '.join(names)}."
 
 
 def _of_network(network):
