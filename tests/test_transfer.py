@@ -286,6 +286,8 @@ def test_weights_that_are_none_are_refused(run, tmp_path):
     (tmp_path / "empty").mkdir()
     for weights, message in {
         tmp_path / "none.keras": "weights.*none.keras.*no such file",
+        "digits": "weights.*no such file. Nearest: resnet164.digits.digits",
+        "ResNet164.digit": "weights.*Nearest: resnet164.digits.digits",
         tmp_path / "no.txt": r"weights.*\.keras file.*no.txt",
         tmp_path / "empty": "folder of a finished run.*empty",
         tmp_path / "plain.keras": "weights.*holds a Sequential",
@@ -320,6 +322,10 @@ SMALL = from_arrays(*(part[:, :4, :4] if part.ndim == 4 else part for part in im
         ({"recipe": "digit"}, 'recipe.*Nearest: "digits"'),
         ({"recipe": 3}, "recipe.*3"),
         ({"global_batch_size": 41, "recipe": "digits"}, "global_batch_size.*40 training images"),
+        ({"global_batch_size": 41}, "global_batch_size.*40 training images.*Received: global_batch_size=41"),
+        ({"global_batch_size": 41, "epochs": 2}, "global_batch_size.*40 training images"),
+        ({"global_batch_size": 400, "steps": 1}, "global_batch_size.*40 training images"),
+        ({"epochs": 0}, "epochs.*at least 1"),
         ({"data": ONE_CLASS}, "data.*two classes"),
         ({"data": COLOURED}, "data.*1 channel.*Received: data=3.*Convert"),
         ({"data": SMALL}, "input_shape.*8x8"),

@@ -112,8 +112,10 @@ def _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt):
     data = loaded(data, data_dir, changes.get("image_size"), skip_corrupt)
     count = len(data.train)
     batch = check_integer("global_batch_size", changes.get("global_batch_size", recipe_for(count).global_batch_size))
-    steps = changes.get("steps") or check_integer("epochs", changes.get("epochs", 0), minimum=0) * (count // batch)
-    recipe = recipe_for(count, steps or None)
+    steps = changes.get("steps") or None
+    if steps is None and "epochs" in changes:
+        steps = check_integer("epochs", changes["epochs"]) * max(1, count // batch)
+    recipe = recipe_for(count, steps)
     if changes.get("schedule", recipe.schedule) != recipe.schedule:
         recipe = recipe.replace(schedule="constant", drops=())
     return "finetune", recipe.replace(**{**changes, "steps": recipe.steps}), data
@@ -171,12 +173,15 @@ class FineTuning(Training):
 def repeated(data, recipe):
     """Returns `data` with its training images so often that a run counted in steps has ten epochs or fewer.
 
-    An epoch ends with a validation and a checkpoint, and few images make epochs of a step or two.
+    An epoch ends with a validation and a checkpoint, and few images make epochs of a step or two. A batch of more
+    images than there are is a `ValueError`.
     """
     count = len(data.train)
     times = -(-recipe.steps * recipe.global_batch_size // (EPOCHS * count))
     if times <= 1:
         return data
+    if recipe.global_batch_size > count:
+        raise argument_error("global_batch_size", f"at most the {count:,} training images", recipe.global_batch_size)
     print(f"An epoch has each of the {count:,} training images {times} times.")
     return dataclasses.replace(data, train=Subset(data.train, np.tile(np.arange(count), times)))
 
