@@ -30,6 +30,7 @@ from keras_preact.exporting.onnx_graph import write_onnx
 from keras_preact.exporting.savedmodel import write_savedmodel
 from keras_preact.spec import NetworkSpec, StemSpec
 from keras_preact.training.predictor import read_image
+from keras_preact.weights.cards import TRAINED
 
 RGB = Preprocessing((16, 16, 3), (110.0, 120.0, 130.0), (50.0, 60.0, 70.0))
 FIVE = ("a", "b", "c", "d", "e")
@@ -402,6 +403,37 @@ def test_the_command_exports_a_keras_file_with_what_it_cannot_know(tmp_path, cap
     assert "100.00 %" in capsys.readouterr().out
     card = json.loads((tmp_path / "model.export" / "card.json").read_text())
     assert card["preprocessing"]["deviation"] == [4.0, 5.0, 6.0]
+
+
+@pytest.mark.parametrize("what", ["resnet164.digits.digits", str(TRAINED / "resnet164.digits.digits")])
+def test_trained_weights_are_exported_as_their_card_says(what, tmp_path):
+    main(["export", what, "--formats", "onnx", "litert_int8", "--output", str(tmp_path / "export")])
+    report = json.loads((tmp_path / "export" / "parity.json").read_text())["formats"]
+    card = json.loads((tmp_path / "export" / "card.json").read_text())
+    assert report["onnx"]["error_percent"] == card["error_percent"] == 1.1111
+    assert report["litert_int8"]["error_percent"] < 3.0
+    assert "path" not in card
+    assert (tmp_path / "export" / "class_names.txt").read_text().split() == list("0123456789")
+
+
+def test_trained_weights_are_compared_on_given_images_too(tmp_path, capsys):
+    for number, image in enumerate(photographs(4)):
+        (tmp_path / f"{number}.png").write_bytes(png(image))
+    command = ["export", "resnet164.digits.digits", "--formats", "onnx", "--output", str(tmp_path / "export")]
+    main([*command, "--images", str(tmp_path)])
+    assert json.loads((tmp_path / "export" / "parity.json").read_text())["formats"]["onnx"]["images"] == 2
+    with pytest.raises(SystemExit):
+        main([*command, "--overwrite", "--mean", "1"])
+    assert "mean" in capsys.readouterr().err
+
+
+def test_a_card_says_nothing_of_a_new_head(tmp_path):
+    model = keras_preact.ResNet164(weights="digits", num_classes=5)
+    with pytest.raises(ValueError, match=r"class_names.*5 names.*no card"):
+        keras_preact.export(model, tmp_path / "export", "onnx")
+    with pytest.raises(ValueError, match=r"preprocessing.*Preprocessing.*None"):
+        keras_preact.export(model, tmp_path / "export", "onnx", class_names=FIVE)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_savedmodel_costs_1001_layers_what_it_costs_164(tmp_path):

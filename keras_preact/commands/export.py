@@ -1,4 +1,4 @@
-"""The verb `export`: a run's model, or a .keras file, in formats that need no Keras."""
+"""The verb `export`: a run's model, trained weights or a .keras file, in formats that need no Keras."""
 
 import dataclasses
 import pathlib
@@ -8,14 +8,16 @@ import numpy as np
 from tyro.conf import Positional
 
 from keras_preact.errors import argument_error
-from keras_preact.exporting.formats import FORMATS, check_folder
+from keras_preact.exporting.formats import CALIBRATION_IMAGES, FORMATS, TEST_IMAGES, check_folder, evenly
 from keras_preact.exporting.formats import export as export_model
 from keras_preact.exporting.preprocessing import Preprocessing
 from keras_preact.training import run
 from keras_preact.training.evaluation import loaded
+from keras_preact.weights.cards import WEIGHTS, get_card, list_weights, read_card
+from keras_preact.zoo import build_network, card_spec
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
-TEST_IMAGES, CALIBRATION_IMAGES = 1000, 200
+IMAGES = "a folder of two image files at least, to compare on"
 
 
 def export(
@@ -33,12 +35,13 @@ def export(
     """Writes a trained model as SavedModel, ONNX and LiteRT, and compares each file with it in a fresh process.
 
     Args:
-        model: The folder of a finished run, or a .keras file.
-        output: The folder to write; <run>/export, or <file>.export, if left out.
-        formats: What to write. int8 is calibrated on 200 of the run's training images; all are compared on at
-            most 1000 test images.
+        model: The folder of a finished run, a .keras file, or trained weights: a name of `keras-preact weights list`
+            or a folder of `keras-preact weights keep`.
+        output: The folder to write; <run>/export, <file>.export or <name>.export if left out.
+        formats: What to write. int8 is calibrated on 200 training images; all are compared on at most 1000 test images.
         overwrite: Replace an earlier export.
-        images: A .keras file only: a folder of image files to compare on; half of them calibrate int8.
+        images: For a .keras file, or weights whose data set is not here: a folder of image files to compare on; half
+            of them calibrate int8.
         mean: A .keras file only: subtracted from pixels of 0 to 255, a number per channel.
         deviation: A .keras file only: what they are divided by, a number per channel.
         class_names: A .keras file only: a name for each output; numbers if left out.
@@ -48,10 +51,13 @@ def export(
         target = output or path.with_suffix(".export")
         check_folder(target, overwrite)
         network, given = _of_file(path, images, mean, deviation, class_names)
+    elif (kept := _kept(path)) is not None:
+        _check_left_out(mean=mean, deviation=deviation, class_names=class_names)
+        target = output or pathlib.Path(f"{kept.name}.export")
+        check_folder(target, overwrite)
+        network, given = _of_card(kept, images)
     else:
-        for name, value in (("images", images), ("mean", mean), ("deviation", deviation), ("class_names", class_names)):
-            if value:
-                raise argument_error(name, "left out for a run, whose card has it", value)
+        _check_left_out(images=images, mean=mean, deviation=deviation, class_names=class_names)
         target = output or path / "export"
         card = run.read_card(path)
         check_folder(target, overwrite)
@@ -59,9 +65,30 @@ def export(
     export_model(network, target, formats, overwrite=overwrite, **given)
 
 
+def _check_left_out(**arguments):
+    for name, value in arguments.items():
+        if value:
+            raise argument_error(name, "left out for a run or trained weights, whose card has it", value)
+
+
+def _kept(path):
+    """Returns the `Card` of the trained weights that `path` names, or is the folder of; None if it is neither."""
+    if str(path) in list_weights():
+        return get_card(str(path))
+    return read_card(path) if (path / WEIGHTS).is_file() and not (path / run.MODEL).is_file() else None
+
+
+def _of_card(card, folder):
+    network, files = build_network(card_spec(card), weights=card, name=card.network), _files(folder)
+    if not files:
+        return network, {}
+    pixels = _read(files, network.input_shape[1:], card.preprocessing.crop)
+    return network, {"sample_images": pixels[::2], "calibration_images": pixels[1::2]}
+
+
 def _of_run(path, card):
     data = loaded(card["data"], card.get("data_dir"), card["recipe"].get("image_size"))
-    tested = _evenly(len(data.test), TEST_IMAGES)
+    tested = evenly(len(data.test), TEST_IMAGES)
     preprocessing = card["preprocessing"]
     shape, crop = (*preprocessing["size"], data.image_shape[-1]), preprocessing.get("crop", 1.0)
     return run.load_model(path), {
@@ -69,14 +96,9 @@ def _of_run(path, card):
         "class_names": card["classes"],
         "sample_images": data.test.read(tested),
         "sample_labels": data.test.labels[tested],
-        "calibration_images": data.train.read(_evenly(len(data.train), CALIBRATION_IMAGES)),
+        "calibration_images": data.train.read(evenly(len(data.train), CALIBRATION_IMAGES)),
         "card": card,
     }
-
-
-def _evenly(length, count):
-    """Returns at most `count` positions of 0 to `length` - 1, evenly spread: folders come class by class."""
-    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
 
 
 def _of_file(path, folder, mean, deviation, class_names):
@@ -85,9 +107,9 @@ def _of_file(path, folder, mean, deviation, class_names):
     if not (mean and deviation):
         hint = "A .keras file does not say how its images were normalised."
         raise argument_error("mean, deviation", "given with a .keras file", (mean, deviation), hint)
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES) if folder and folder.is_dir() else []
-    if len(files) < 2:
-        raise argument_error("images", "a folder of two image files at least, to compare on", folder and str(folder))
+    files = _files(folder)
+    if not files:
+        raise argument_error("images", IMAGES, None)
     network = run.read_model(path)
     shape = network.input_shape[1:]
     if None in shape:
@@ -103,9 +125,19 @@ def _of_file(path, folder, mean, deviation, class_names):
     }
 
 
-def _read(files, shape):
+def _files(folder):
+    """Returns the image files in a folder, none for None; a `ValueError` says if there are fewer than two."""
+    if folder is None:
+        return []
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    if len(files) < 2:
+        raise argument_error("images", IMAGES, str(folder))
+    return files
+
+
+def _read(files, shape, crop=1.0):
     """Returns image files as uint8 (images, height, width, channels) of `shape`."""
     from keras_preact.training.predictor import read_image
 
     height, width, channels = shape
-    return np.stack([read_image(file, (height, width), channels) for file in files])
+    return np.stack([read_image(file, (height, width), channels, crop) for file in files])

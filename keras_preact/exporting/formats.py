@@ -1,5 +1,6 @@
 """`export`: a model in every format asked for, checked, in one folder that appears whole or not at all."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from keras_preact.data import DATA_SETS, load
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.exporting import onnx_graph, parity
 from keras_preact.exporting.inference import checked
@@ -20,6 +22,7 @@ from keras_preact.files import written_aside
 from keras_preact.version import __version__
 
 REPORT = "parity.json"
+TEST_IMAGES, CALIBRATION_IMAGES = 1000, 200
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ def export(
     path,
     formats=("savedmodel", "onnx", "litert"),
     *,
-    preprocessing,
-    class_names,
-    sample_images,
+    preprocessing=None,
+    class_names=None,
+    sample_images=None,
     sample_labels=None,
     calibration_images=None,
     card=None,
@@ -64,9 +67,10 @@ def export(
         path: The folder to write: `saved_model/`, `model.onnx`, `model.tflite`, `model.int8.tflite`,
             `class_names.txt`, `card.json`, and `parity.json`, the report.
         formats: Some of `FORMATS`.
-        preprocessing: A `Preprocessing`.
+        preprocessing: A `Preprocessing`. If None, `model.card` says it, as it does `class_names` and `card`.
         class_names: A name for each output.
-        sample_images: Real images, uint8 (images, height, width, channels), that the comparison is made on.
+        sample_images: Real images, uint8 (images, height, width, channels), that the comparison is made on. If None,
+            test images of the data set that `model.card` names, with their labels; its training images calibrate int8.
         sample_labels: Their classes, whole numbers (images,), or None: the report then has no errors.
         calibration_images: For `"litert_int8"`: as `sample_images`, but others, whose signals give int8 its ranges;
             a hundred or more.
@@ -83,10 +87,15 @@ def export(
         ParityError: If a file gives something else than the model; nothing is left of the export then.
     """
     formats = _check_formats(formats)
-    names = check_class_names(checked(model), class_names)
+    known = known_of_card(checked(model))
+    preprocessing, card = preprocessing or known.get("preprocessing"), card or known.get("card")
+    names = check_class_names(model, known.get("class_names") if class_names is None else class_names)
     if "onnx" in formats:
         onnx_graph.check_activation(model)
     _check_preprocessing(model, preprocessing)
+    if sample_images is None and known:
+        sample_images, sample_labels, others = images_of_card(model.card)
+        calibration_images = others if calibration_images is None else calibration_images
     images, labels = _check_images("sample_images", sample_images, preprocessing), None
     if sample_labels is not None:
         labels = _check_labels(sample_labels, images, names)
@@ -116,6 +125,35 @@ def export(
     if verbose:
         print("\n".join([f"{path}/", *parity.table(found)]))
     return report
+
+
+def known_of_card(model):
+    """Returns the arguments of `export` that a network's card says, if it has one, of the same classes and channels."""
+    card, shape = model.card, model.input_shape[1:]
+    if card is None or (card.preprocessing.channels, len(card.classes)) != (shape[-1], model.output_shape[-1]):
+        return {}
+    seen = card.preprocessing
+    shape = tuple(ours or theirs for ours, theirs in zip(shape, seen.input_shape))
+    return {
+        "preprocessing": Preprocessing(shape, seen.mean, seen.deviation, seen.crop, seen.interpolation),
+        "class_names": card.classes,
+        "card": {name: value for name, value in dataclasses.asdict(card).items() if name != "path"},
+    }
+
+
+def images_of_card(card):
+    """Returns test images of a card's data set, their labels, and training images; a `ValueError` if there are none."""
+    if card.dataset not in DATA_SETS:
+        raise argument_error("sample_images", f"given with weights for {card.dataset}", None)
+    data = load(card.dataset)
+    tested = evenly(len(data.test), TEST_IMAGES)
+    others = data.train.read(evenly(len(data.train), CALIBRATION_IMAGES))
+    return data.test.read(tested), data.test.labels[tested], others
+
+
+def evenly(length, count):
+    """Returns at most `count` positions of 0 to `length` - 1, evenly spread: folders come class by class."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
 
 
 def check_folder(path, overwrite):

@@ -82,8 +82,10 @@ def write_savedmodel(model, folder, preprocessing, class_names, card=None):
 
 def check_class_names(model, names):
     """Returns `names` as strings; raises a `ValueError` if they are not one per class, each one line."""
-    names = [str(name) for name in names]
     classes = model.output_shape[-1]
+    if names is None:
+        raise argument_error("class_names", f"{classes} names, one for each output, where no card has them", None)
+    names = [str(name) for name in names]
     if len(names) != classes:
         raise argument_error("class_names", f"{classes} names, one for each output", f"{len(names)} names")
     if any(len(name.splitlines()) != 1 for name in names):
