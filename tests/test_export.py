@@ -24,7 +24,7 @@ from keras_preact.exporting import (
     reload,
     savedmodel,
 )
-from keras_preact.exporting.inference import inference_weights, outputs
+from keras_preact.exporting.inference import inference_weights, outputs, stacked
 from keras_preact.exporting.litert import write_litert
 from keras_preact.exporting.onnx_graph import write_onnx
 from keras_preact.exporting.savedmodel import write_savedmodel
@@ -193,6 +193,16 @@ def test_what_is_transparent_in_a_png_lies_on_white_as_in_predict(mode, channels
     image.save(tmp_path / "image.png")
     pixels = savedmodel._decoded((tmp_path / "image.png").read_bytes(), channels)
     np.testing.assert_allclose(pixels, read_image(tmp_path / "image.png", (16, 16), channels), atol=2)  # of 255
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16", "float16"])
+def test_a_savedmodel_of_half_precision_answers_in_numbers_that_numpy_has(dtype, tmp_path):
+    model = stacked(network(units=(1, 1, 1)), dtype)
+    report = keras_preact.export(model, tmp_path / "export", "savedmodel", **{**GIVEN, "verbose": False})
+    assert report["formats"]["savedmodel"]["probability_difference"] <= 2e-2
+    loaded = tf.saved_model.load(tmp_path / "export" / "saved_model")
+    assert {value.dtype for value in loaded.serve(tf.constant(photographs())).values()} == {tf.float32}
+    assert parity.tolerance(model) > parity.tolerance(network(units=(1, 1, 1)))
 
 
 def test_half_precision_rounds_where_the_model_does():

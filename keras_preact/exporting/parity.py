@@ -14,6 +14,7 @@ from keras_preact.exporting import reload
 from keras_preact.exporting.inference import stacked
 
 TOLERANCE = 1e-3  # of a probability: float32 rounding moves ResNet-1001's by 1.5e-4, shallow networks' by 1e-6
+HALF = ("bfloat16", "float16")
 HALF_TOLERANCE = 2e-2  # where the Keras model computes with 8 bits, or 11, of each number
 INT8_AGREEMENT = 0.9  # the share of images that int8 must class as float does
 ENCODED = 4  # images sent as PNG files
@@ -79,8 +80,7 @@ def reference(model, preprocessing, images):
 
 def tolerance(model):
     """Returns how much a probability of a SavedModel may differ from `model`, in whose precision it computes."""
-    policy = model.get_layer("stem_conv").dtype_policy
-    return TOLERANCE if policy.compute_dtype == policy.variable_dtype else HALF_TOLERANCE
+    return HALF_TOLERANCE if model.get_layer("stem_conv").compute_dtype in HALF else TOLERANCE
 
 
 def size(path):

@@ -109,7 +109,11 @@ def _module(model, preprocessing):
             layer: {name: tf.convert_to_tensor(variable) for name, variable in parts.items()}
             for layer, parts in module.weights.items()
         }
-        return outputs(model, weights, images)
+        found = outputs(model, weights, images)
+        # NumPy has no bfloat16, and TensorFlow Serving's JSON no half precision at all.
+        return {
+            name: value if value.dtype == tf.float64 else tf.cast(value, tf.float32) for name, value in found.items()
+        }
 
     network = network.get_concrete_function()  # called as it was, TensorFlow would trace it twice
 
