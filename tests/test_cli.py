@@ -5,6 +5,7 @@ import json
 import pytest
 
 from keras_preact.cli import main
+from keras_preact.weights.cards import TRAINED
 
 
 def test_list_names_every_network(capsys):
@@ -57,6 +58,8 @@ def test_train_evaluate_predict_and_inspect(tmp_path, capsys):
         (["train", "ResNet11", "--output", "setup.cfg"], "output"),
         (["evaluate", "nowhere"], "finished run"),
         (["predict", "nowhere", "x.png"], "finished run"),
+        (["predict", str(TRAINED / "resnet164.digits.digits"), "x.png"], "holds trained weights"),
+        (["evaluate", str(TRAINED / "resnet164.digits.digits")], "holds trained weights"),
         (["inspect", "VGG16"], "Nearest"),
     ],
 )

@@ -20,6 +20,7 @@ from keras_preact.transfer.finetuning import new_head, repeated
 from keras_preact.transfer.optimizer import StagewiseSGD
 from keras_preact.transfer.source import find_source
 from keras_preact.transfer.tuning import Tuning, freeze, parts_of_variables
+from keras_preact.weights.cards import TRAINED
 
 RNG = np.random.default_rng(0)
 SPEC = keras_preact.NetworkSpec((3, 1), (4, 8), "basic", stem={"width": 4})
@@ -274,6 +275,8 @@ def test_sources_say_what_they_are(run, source):
     assert by_model.digest == find_source(keras_preact.relayout(source, "layers")).digest
     by_card = find_source("resnet164.digits.digits")
     assert (by_card.channels, len(by_card.mean), by_card.spec.depth) == (1, 1, 164)
+    by_kept_folder = find_source(TRAINED / "resnet164.digits.digits")
+    assert (by_kept_folder.digest, by_kept_folder.mean) == (by_card.digest, by_card.mean)
     assert {one.spec.units for one in (by_folder, by_file, by_model)} == {(3, 1)}
 
 

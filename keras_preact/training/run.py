@@ -103,9 +103,13 @@ def read_card(path):
     if not card.is_file():
         raise argument_error("run", f"the folder of a finished run, with a {CARD} in it", str(path))
     try:
-        return json.loads(card.read_text(encoding="utf-8"))
+        fields = json.loads(card.read_text(encoding="utf-8"))
     except ValueError as error:
         raise argument_error("run", f"a folder whose {CARD} is whole", str(path), str(error)) from error
+    if "spec" in fields:  # a card of trained weights, as `keep` writes them
+        hint = "It holds trained weights: pass its .weights.h5 file as weights= to build their network."
+        raise argument_error("run", "the folder of a finished run", str(path), hint)
+    return fields
 
 
 def load_model(path):

@@ -15,10 +15,13 @@ from keras_preact.errors import argument_error, nearest
 from keras_preact.model import ResidualNetwork, check_whole, read_fingerprint
 from keras_preact.spec import NetworkSpec
 from keras_preact.training import run
-from keras_preact.weights.cards import get_card, list_weights
+from keras_preact.weights.cards import WEIGHTS, get_card, list_weights, read_card
 from keras_preact.zoo import build_network, card_spec
 
-KINDS = "a network of keras_preact, a name of list_weights(), a run's folder, a .keras file or a .weights.h5 file"
+KINDS = (
+    "a network of keras_preact, a name of list_weights(), the folder of a run or of kept weights, a .keras file or a "
+    ".weights.h5 file"
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class Source:
 
 
 def find_source(weights):
-    """Returns the `Source` of a `ResidualNetwork`, a name of `list_weights()`, a finished run's folder, or a file.
+    """Returns the `Source` of a `ResidualNetwork`, a name of `list_weights()`, a folder, or a file.
+
+    A folder is that of a finished run, or one that `training.keep.keep` wrote.
 
     Cards, networks that have one, and runs' folders say how the pixels that they were trained on were normalised; files
     do not. No TensorFlow runs, so that a strategy can still be made.
@@ -65,7 +70,8 @@ def find_source(weights):
         return _of_card(get_card(weights))
     path = pathlib.Path(weights)
     if path.is_dir():
-        return _of_run(path)
+        is_kept = (path / WEIGHTS).is_file() and not (path / run.MODEL).is_file()
+        return _of_card(read_card(path)) if is_kept else _of_run(path)
     readers = {".keras": _of_model_file, ".weights.h5": _of_weights_file}
     for ending, reader in readers.items():
         if path.is_file() and path.name.endswith(ending):
