@@ -13,7 +13,7 @@ from keras_preact.exporting.formats import export as export_model
 from keras_preact.exporting.preprocessing import Preprocessing
 from keras_preact.training import run
 from keras_preact.training.evaluation import loaded
-from keras_preact.weights.cards import WEIGHTS, get_card, list_weights, read_card
+from keras_preact.weights.cards import get_card, kept_card, list_weights
 from keras_preact.zoo import build_network, card_spec
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -73,9 +73,7 @@ def _check_left_out(**arguments):
 
 def _kept(path):
     """Returns the `Card` of the trained weights that `path` names, or is the folder of; None if it is neither."""
-    if str(path) in list_weights():
-        return get_card(str(path))
-    return read_card(path) if (path / WEIGHTS).is_file() and not (path / run.MODEL).is_file() else None
+    return get_card(str(path)) if str(path) in list_weights() else kept_card(path)
 
 
 def _of_card(card, folder):

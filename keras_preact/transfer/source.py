@@ -15,7 +15,7 @@ from keras_preact.errors import argument_error, nearest
 from keras_preact.model import ResidualNetwork, check_whole, read_fingerprint
 from keras_preact.spec import NetworkSpec
 from keras_preact.training import run
-from keras_preact.weights.cards import WEIGHTS, get_card, list_weights, read_card
+from keras_preact.weights.cards import get_card, kept_card, list_weights
 from keras_preact.zoo import build_network, card_spec
 
 KINDS = (
@@ -70,8 +70,8 @@ def find_source(weights):
         return _of_card(get_card(weights))
     path = pathlib.Path(weights)
     if path.is_dir():
-        is_kept = (path / WEIGHTS).is_file() and not (path / run.MODEL).is_file()
-        return _of_card(read_card(path)) if is_kept else _of_run(path)
+        kept = kept_card(path)
+        return _of_card(kept) if kept else _of_run(path)
     readers = {".keras": _of_model_file, ".weights.h5": _of_weights_file}
     for ending, reader in readers.items():
         if path.is_file() and path.name.endswith(ending):
@@ -85,7 +85,9 @@ def find_source(weights):
 
 def _nearest_names(name):
     """Returns a hint: the names that there are for a data set or a network, or the nearest one."""
-    names = list_weights(dataset=name) or list_weights(name) or [nearest(name, list_weights())]
+    cards = map(get_card, list_weights())
+    names = [card.name for card in cards if name.lower() in (card.dataset, card.network)]
+    names = names or [nearest(name, list_weights())]
     return f"There is no such file. Nearest: {', '.join(names)}."
 
 

@@ -84,6 +84,11 @@ def read_card(path):
         raise argument_error("folder", f"one with a {CARD} of trained weights in it", str(path), str(error)) from error
 
 
+def kept_card(path):
+    """Returns the `Card` in a folder that `training.keep.keep` wrote, None if `path` is anything else."""
+    return read_card(path) if (pathlib.Path(path) / WEIGHTS).is_file() else None
+
+
 def _card(fields):
     network, dataset, _ = fields["name"].split(".")
     fields = {"network": network, "dataset": dataset, **fields}
