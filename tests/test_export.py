@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import time
 
 import keras
@@ -435,6 +436,21 @@ def test_trained_weights_are_compared_on_given_images_too(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*command, "--overwrite", "--mean", "1"])
     assert "mean" in capsys.readouterr().err
+
+
+def test_a_run_whose_data_is_not_here_is_compared_on_given_images(digits_run, tmp_path, capsys):
+    shutil.copytree(digits_run, tmp_path / "run", ignore=shutil.ignore_patterns("export", "checkpoints"))
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    (tmp_path / "run" / "card.json").write_text(json.dumps({**card, "data": "arrays"}))
+    command = ["export", str(tmp_path / "run"), "--formats", "onnx"]
+    with pytest.raises(SystemExit):
+        main(command)
+    message = " ".join(capsys.readouterr().err.split())
+    assert "`images` must be a folder of image files to compare on" in message
+    assert "The run's data cannot be read: `data` must be an existing folder of images" in message
+    main([*command, "--images", str(tmp_path / "run" / "samples")])
+    report = json.loads((tmp_path / "run" / "export" / "parity.json").read_text())
+    assert report["formats"]["onnx"]["images"] == 3
 
 
 def test_a_card_says_nothing_of_a_new_head(tmp_path):

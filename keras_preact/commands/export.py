@@ -40,8 +40,8 @@ def export(
         output: The folder to write; <run>/export, <file>.export or <name>.export if left out.
         formats: What to write. int8 is calibrated on 200 training images; all are compared on at most 1000 test images.
         overwrite: Replace an earlier export.
-        images: For a .keras file, or weights whose data set is not here: a folder of image files to compare on; half
-            of them calibrate int8.
+        images: For a .keras file, or where the data set of a run or of weights is not here: a folder of image files to
+            compare on; half of them calibrate int8.
         mean: A .keras file only: subtracted from pixels of 0 to 255, a number per channel.
         deviation: A .keras file only: what they are divided by, a number per channel.
         class_names: A .keras file only: a name for each output; numbers if left out.
@@ -57,11 +57,11 @@ def export(
         check_folder(target, overwrite)
         network, given = _of_card(kept, images)
     else:
-        _check_left_out(images=images, mean=mean, deviation=deviation, class_names=class_names)
+        _check_left_out(mean=mean, deviation=deviation, class_names=class_names)
         target = output or path / "export"
         card = run.read_card(path)
         check_folder(target, overwrite)
-        network, given = _of_run(path, card)
+        network, given = _of_run(path, card, images)
     export_model(network, target, formats, overwrite=overwrite, **given)
 
 
@@ -78,24 +78,33 @@ def _kept(path):
 
 def _of_card(card, folder):
     network, files = build_network(card_spec(card), weights=card, name=card.network), _files(folder)
-    if not files:
-        return network, {}
-    pixels = _read(files, network.input_shape[1:], card.preprocessing.crop)
-    return network, {"sample_images": pixels[::2], "calibration_images": pixels[1::2]}
+    return network, _halves(files, network.input_shape[1:], card.preprocessing.crop) if files else {}
 
 
-def _of_run(path, card):
-    data = loaded(card["data"], card.get("data_dir"), card["recipe"].get("image_size"))
-    tested = evenly(len(data.test), TEST_IMAGES)
-    preprocessing = card["preprocessing"]
-    shape, crop = (*preprocessing["size"], data.image_shape[-1]), preprocessing.get("crop", 1.0)
-    return run.load_model(path), {
-        "preprocessing": Preprocessing(shape, preprocessing["mean"], preprocessing["deviation"], crop),
+def _of_run(path, card, folder):
+    files, how = _files(folder), card["preprocessing"]
+    network = run.load_model(path)
+    shape, crop = (*how["size"], network.input_shape[-1]), how.get("crop", 1.0)
+    return network, {
+        "preprocessing": Preprocessing(shape, how["mean"], how["deviation"], crop),
         "class_names": card["classes"],
+        "card": card,
+        **(_halves(files, shape, crop) if files else _of_data_set(card)),
+    }
+
+
+def _of_data_set(card):
+    """Returns images and labels of what a run was trained on."""
+    try:
+        data = loaded(card["data"], card.get("data_dir"), card["recipe"].get("image_size"))
+    except (ValueError, OSError) as error:
+        hint = f"The run's data cannot be read: {error}"
+        raise argument_error("images", "a folder of image files to compare on, for this run", None, hint) from error
+    tested = evenly(len(data.test), TEST_IMAGES)
+    return {
         "sample_images": data.test.read(tested),
         "sample_labels": data.test.labels[tested],
         "calibration_images": data.train.read(evenly(len(data.train), CALIBRATION_IMAGES)),
-        "card": card,
     }
 
 
@@ -113,12 +122,10 @@ def _of_file(path, folder, mean, deviation, class_names):
     if None in shape:
         raise argument_error("model", "of a fixed input size", shape)
     preprocessing = Preprocessing(shape, mean, deviation)
-    pixels = _read(files, shape)
     return network, {
         "preprocessing": preprocessing,
         "class_names": class_names or tuple(map(str, range(network.output_shape[-1]))),
-        "sample_images": pixels[::2],
-        "calibration_images": pixels[1::2],
+        **_halves(files, shape),
         "card": {"file": path.name, "preprocessing": dataclasses.asdict(preprocessing)},
     }
 
@@ -133,9 +140,10 @@ def _files(folder):
     return files
 
 
-def _read(files, shape, crop=1.0):
-    """Returns image files as uint8 (images, height, width, channels) of `shape`."""
+def _halves(files, shape, crop=1.0):
+    """Returns image files as uint8 (images, *shape), half of them to compare on, half to calibrate int8."""
     from keras_preact.training.predictor import read_image
 
     height, width, channels = shape
-    return np.stack([read_image(file, (height, width), channels, crop) for file in files])
+    pixels = np.stack([read_image(file, (height, width), channels, crop) for file in files])
+    return {"sample_images": pixels[::2], "calibration_images": pixels[1::2]}
