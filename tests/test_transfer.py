@@ -152,6 +152,12 @@ class Stop(keras.callbacks.Callback):
             raise RuntimeError("stopped")
 
 
+def test_stages_unfreeze_after_epochs_where_epochs_were_asked_for(source, tmp_path):
+    settings = dict(global_batch_size=20, epochs=8, unfreeze_every=2, output=tmp_path / "run", verbose=0)
+    card = keras_preact.finetune(source, DATA, **settings)  # two steps in an epoch of 40 images
+    assert (card["recipe"]["steps"], card["finetuning"]["unfreeze_every"]) == (16, 4)
+
+
 def test_a_run_that_unfreezes_stage_by_stage_goes_on_as_if_it_had_not_stopped(run, tmp_path):
     """It starts from a run's folder, whose images' mean it keeps; BN is trained in what is not frozen."""
     settings = dict(recipe=Recipe(**QUICK, steps=20), freeze="stem", unfreeze_every=7, verbose=0)

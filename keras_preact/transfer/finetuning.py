@@ -21,6 +21,7 @@ from keras_preact.transfer.source import Source, find_source
 from keras_preact.transfer.tuning import Tuning, freeze, parts_of_variables, thaw
 from keras_preact.zoo import build_network
 
+RULE = "finetune"  # the name of the recipe that the number of images chooses; it counts in steps
 EPOCHS = 10
 BN_MOMENTUM = 0.9  # the paper's; some weights have 0.997, under which new statistics take thousands of steps
 
@@ -87,6 +88,9 @@ def finetune(
         raise argument_error(
             "data", f"images of {source.channels} channel(s), as the weights", data.image_shape[-1], hint
         )
+    if name == RULE and "epochs" in changes and not changes.get("steps"):
+        steps_per_epoch = recipe.steps // changes["epochs"]
+        tuning = dataclasses.replace(tuning, unfreeze_every=tuning.unfreeze_every * steps_per_epoch)
     tuning.check(len(source.spec.units), recipe)
     if source.mean is not None:
         data = dataclasses.replace(data, mean=source.mean, deviation=source.deviation)
@@ -118,7 +122,7 @@ def _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt):
     recipe = recipe_for(count, steps)
     if changes.get("schedule", recipe.schedule) != recipe.schedule:
         recipe = recipe.replace(schedule="constant", drops=())
-    return "finetune", recipe.replace(**{**changes, "steps": recipe.steps}), data
+    return RULE, recipe.replace(**{**changes, "steps": recipe.steps}), data
 
 
 class FineTuning(Training):

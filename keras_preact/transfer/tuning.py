@@ -20,8 +20,8 @@ class Tuning:
     layer_decay: float = 1.0
     """Learning rate of a stage by that of the stage behind it; the head has the recipe's."""
     unfreeze_every: int = 0
-    """Epochs, or steps if the recipe has `steps`, after which one stage more is trained, from the last one back; 0 for
-    all from the start. BN's statistics do not wait."""
+    """Epochs, or steps if the run's length is given or chosen in steps, after which one stage more is trained, from the
+    last one back; 0 for all from the start. BN's statistics do not wait."""
 
     def __post_init__(self):
         names = (self.freeze,) if isinstance(self.freeze, str) else self.freeze
