@@ -8,7 +8,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from keras_preact.errors import argument_error
-from keras_preact.exporting.formats import CALIBRATION_IMAGES, FORMATS, TEST_IMAGES, check_folder, evenly
+from keras_preact.exporting.formats import FORMATS, check_folder, images_of
 from keras_preact.exporting.formats import export as export_model
 from keras_preact.exporting.preprocessing import Preprocessing
 from keras_preact.training import run
@@ -100,12 +100,7 @@ def _of_data_set(card):
     except (ValueError, OSError) as error:
         hint = f"The run's data cannot be read: {error}"
         raise argument_error("images", "a folder of image files to compare on, for this run", None, hint) from error
-    tested = evenly(len(data.test), TEST_IMAGES)
-    return {
-        "sample_images": data.test.read(tested),
-        "sample_labels": data.test.labels[tested],
-        "calibration_images": data.train.read(evenly(len(data.train), CALIBRATION_IMAGES)),
-    }
+    return images_of(data)
 
 
 def _of_file(path, folder, mean, deviation, class_names):

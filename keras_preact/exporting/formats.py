@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_preact.data import DATA_SETS, load
+from keras_preact.data.files import spread
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.exporting import onnx_graph, parity
 from keras_preact.exporting.inference import checked
@@ -87,15 +88,16 @@ def export(
         ParityError: If a file gives something else than the model; nothing is left of the export then.
     """
     formats = _check_formats(formats)
-    known = known_of_card(checked(model))
+    known = _known_of_card(checked(model))
     preprocessing, card = preprocessing or known.get("preprocessing"), card or known.get("card")
     names = check_class_names(model, known.get("class_names") if class_names is None else class_names)
     if "onnx" in formats:
         onnx_graph.check_activation(model)
     _check_preprocessing(model, preprocessing)
     if sample_images is None and known:
-        sample_images, sample_labels, others = images_of_card(model.card)
-        calibration_images = others if calibration_images is None else calibration_images
+        known |= _images_of_card(model.card)
+        sample_images, sample_labels = known["sample_images"], known["sample_labels"]
+        calibration_images = known["calibration_images"] if calibration_images is None else calibration_images
     images, labels = _check_images("sample_images", sample_images, preprocessing), None
     if sample_labels is not None:
         labels = _check_labels(sample_labels, images, names)
@@ -127,7 +129,7 @@ def export(
     return report
 
 
-def known_of_card(model):
+def _known_of_card(model):
     """Returns the arguments of `export` that a network's card says, if it has one, of the same classes and channels."""
     card, shape = model.card, model.input_shape[1:]
     if card is None or (card.preprocessing.channels, len(card.classes)) != (shape[-1], model.output_shape[-1]):
@@ -141,19 +143,20 @@ def known_of_card(model):
     }
 
 
-def images_of_card(card):
-    """Returns test images of a card's data set, their labels, and training images; a `ValueError` if there are none."""
+def _images_of_card(card):
     if card.dataset not in DATA_SETS:
         raise argument_error("sample_images", f"given with weights for {card.dataset}", None)
-    data = load(card.dataset)
-    tested = evenly(len(data.test), TEST_IMAGES)
-    others = data.train.read(evenly(len(data.train), CALIBRATION_IMAGES))
-    return data.test.read(tested), data.test.labels[tested], others
+    return images_of(load(card.dataset))
 
 
-def evenly(length, count):
-    """Returns at most `count` positions of 0 to `length` - 1, evenly spread: folders come class by class."""
-    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int))
+def images_of(data):
+    """Returns the arguments of `export` that a `DataSet` has: test images, their labels, and some training images."""
+    tested = spread(len(data.test), TEST_IMAGES)
+    return {
+        "sample_images": data.test.read(tested),
+        "sample_labels": data.test.labels[tested],
+        "calibration_images": data.train.read(spread(len(data.train), CALIBRATION_IMAGES)),
+    }
 
 
 def check_folder(path, overwrite):
