@@ -59,16 +59,20 @@ def copy_optimizer(source, target):
     if ours is None or not ours.built:
         return
     theirs.build(target.trainable_variables)
+    if isinstance(ours, keras.optimizers.LossScaleOptimizer):
+        theirs.step_counter.assign(ours.step_counter)
+        theirs.dynamic_scale.assign(ours.dynamic_scale)
+        ours, theirs = ours.inner_optimizer, theirs.inner_optimizer
     for attribute in _slots(ours, len(source.trainable_variables)):
-        _copy(_named_slots(source, attribute), _named_slots(target, attribute))
+        _copy(_named_slots(source, ours, attribute), _named_slots(target, theirs, attribute))
     theirs.iterations.assign(ours.iterations)
     if isinstance(ours._learning_rate, keras.Variable):
         theirs.learning_rate = float(ours.learning_rate)
 
 
-def _named_slots(model, attribute):
-    """Returns one kind of the optimizer's slots as `named_weights` returns the weights they belong to."""
-    slot_of = dict(zip(map(id, model.trainable_variables), getattr(model.optimizer, attribute)))
+def _named_slots(model, optimizer, attribute):
+    """Returns one kind of an optimizer's slots as `named_weights` returns the weights they belong to."""
+    slot_of = dict(zip(map(id, model.trainable_variables), getattr(optimizer, attribute)))
     weights = named_weights(model).items()
     return {name: (slot_of[id(variable)], index) for name, (variable, index) in weights if id(variable) in slot_of}
 

@@ -68,6 +68,7 @@ class ResidualNetwork(keras.Model):
         else:
             outputs = head(residual_network(env, inputs, spec), policy, **top)
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
+        self.dtype_policy = policy  # by which `compile` scales the loss of mixed_float16
         self.spec, self.layout = spec, layout
         self.card = self.loaded = None
         self._arguments = {

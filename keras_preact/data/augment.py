@@ -89,7 +89,7 @@ class Augmentation:
         Returns:
             Of these, what the augmentation takes: `shorter_side` int32 (count,) in pixels, `attempts` float64 (count,
             10, 3) of area share, aspect and coin, `place` float64 (count, 2) in [0, 1) from top left to bottom right;
-            `corner` int32 (count, 2), `mirror` bool (count,), `factors` float32 (count, 3) of brightness, contrast and
+            `corner` int32 (count, 2), `mirror` uint8 (count,), 1 for an image that is flipped, `factors` float32 (count, 3) of brightness, contrast and
             saturation, `lighting` float32 (count, 3), `hole` int32 (count, 2) (the centre), `own` float32 (count,)
             (the image's share after mixup), `box` int32 (count, 4) (top, left, bottom, right of cutmix).
         """
@@ -106,7 +106,7 @@ class Augmentation:
         if self.crop_padding:
             drawn["corner"] = rng.integers(2 * self.crop_padding + 1, size=(count, 2), dtype=np.int32)
         if self.flip:
-            drawn["mirror"] = rng.random(count) < 0.5
+            drawn["mirror"] = (rng.random(count) < 0.5).astype(np.uint8)  # Keras adds replicas up: no bool
         if self.colour:
             drawn["factors"] = rng.uniform(1 - self.colour, 1 + self.colour, (count, 3)).astype(np.float32)
         if self.lighting:

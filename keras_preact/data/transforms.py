@@ -41,8 +41,8 @@ def crop(images, corner, padding, pad_value, mean):
 
 
 def mirror(images, mirrored):
-    """Returns the images, of which those with True in `mirrored` (batch,) have left and right exchanged."""
-    return ops.where(mirrored[:, None, None, None], ops.flip(images, axis=2), images)
+    """Returns the images, of which those with 1 in `mirrored`, uint8 (batch,), have left and right exchanged."""
+    return ops.where(ops.cast(mirrored, "bool")[:, None, None, None], ops.flip(images, axis=2), images)
 
 
 def jitter(images, factors):

@@ -48,8 +48,8 @@ def _fused(x, gamma, beta, epsilon):
     import tensorflow as tf
 
     channels = x.shape[-1]
-    gamma = tf.ones(channels) if gamma is None else gamma
-    beta = tf.zeros(channels) if beta is None else beta
+    gamma = tf.ones(channels) if gamma is None else tf.cast(gamma, tf.float32)  # the kernel takes no other
+    beta = tf.zeros(channels) if beta is None else tf.cast(beta, tf.float32)
     y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=epsilon, is_training=True)
     count = tf.cast(tf.size(x) // channels, variance.dtype)
     return y, mean, variance * ((count - 1.0) / count)

@@ -77,6 +77,8 @@ class ResidualUnits(keras.layers.Layer):
             )
             for name, weight in shapes.weights.items()
         }
+        for name, variable in self.stacks.items():  # as attributes, `tf.train.Checkpoint` finds them
+            setattr(self, f"stacked_{name.replace('/', '_')}", variable)
         # A BN right behind a convolution is part of it in inference. The others see a signal that is a sum.
         operations = [operation.name for operation in shapes.operations]
         self.foldable = {

@@ -9,6 +9,7 @@ import signal
 
 import keras
 
+from keras_preact.errors import argument_error
 from keras_preact.files import write_text, written_aside
 from keras_preact.training import checkpoints
 from keras_preact.training.strategies import read
@@ -182,8 +183,16 @@ def training_variables(model):
 
 
 def restore(model, checkpoint):
-    """Sets a compiled, built `TrainingModel` to the weights and optimizer of a `Checkpoint`."""
-    for name, variable in training_variables(model).items():
+    """Sets a compiled, built `TrainingModel` to the weights and optimizer of a `Checkpoint`.
+
+    Raises:
+        ValueError: If the checkpoint holds other arrays: another version of this package wrote it.
+    """
+    variables = training_variables(model)
+    if differ := sorted(variables.keys() ^ (checkpoint.arrays.keys() - {"metrics"})):
+        hint = "Pass --overwrite (overwrite=True) to start anew."
+        raise argument_error("output", "a run of this version, whose checkpoint holds what it trains", differ[0], hint)
+    for name, variable in variables.items():
         variable.assign(checkpoint.arrays[name])
 
 

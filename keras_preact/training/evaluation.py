@@ -80,7 +80,7 @@ def reestimate_statistics(model, batches, devices):
     """
     momentum = model.network.spec.bn_momentum
     steps = math.ceil(math.log(OLD_STATISTICS) / math.log(momentum)) if momentum else 1
-    still = TrainingModel(model.network, model.preparation)
+    still = type(model)(model.network, model.preparation)  # the kind that this strategy takes
     still.compile(keras.optimizers.SGD(0.0), Crossentropy(model.loss.classes), jit_compile=model.jit_compile)
     feed = Feed(batches)
     still.fit(devices.dataset(feed, batches.spec()), steps_per_epoch=steps, shuffle=False, verbose=0)

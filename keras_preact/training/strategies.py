@@ -1,6 +1,7 @@
 """On which devices a run computes. The one file that names `tf.distribute`."""
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -138,10 +139,11 @@ class Devices:
 
         Rows of another number of replicas are added up: the variables are totals and counts.
         """
+        assert rows.shape[1] == len(variables), "a checkpoint's metrics are not this run's"
         if len(rows) != (self.replicas if self.on_tensorflow else 1):
             rows = np.concatenate([rows.sum(0, keepdims=True), np.zeros((self.replicas - 1, rows.shape[1]))])
         if self.replicas == 1 or not self.on_tensorflow:
-            for variable, value in zip(variables, rows[0]):
+            for variable, value in zip(variables, rows[0], strict=True):
                 variable.assign(value)
             return
         import tensorflow as tf
@@ -257,8 +259,16 @@ def _mirrored():
     import tensorflow as tf
 
     kind = _kind()
-    strategy = tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)])
+    strategy = _strategy("MirroredStrategy", tuple(device.name for device in tf.config.list_logical_devices(kind)))
     return Devices("mirrored", strategy.num_replicas_in_sync, kind, strategy=strategy)
+
+
+@functools.cache
+def _strategy(name, *arguments):
+    """Returns the process's one strategy of a kind: a second one collides with the first one's collective operations."""
+    import tensorflow as tf
+
+    return getattr(tf.distribute, name)(*arguments)
 
 
 def _tf_config():
@@ -270,8 +280,6 @@ def _tf_config():
 
 
 def _multi_worker():
-    import tensorflow as tf
-
     config = _tf_config()
     workers, task = config.get("cluster", {}).get("worker", []), config.get("task", {})
     if not workers or task.get("type") != "worker" or task.get("index") not in range(len(workers)):
@@ -279,7 +287,7 @@ def _multi_worker():
         hint = "Under `keras-preact launch --workers N -- train ...` it is set for you."
         raise argument_error("TF_CONFIG", expected, os.environ.get("TF_CONFIG"), hint)
     with _deadline(f"the {len(workers)} workers {', '.join(workers)}"):
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        strategy = _strategy("MultiWorkerMirroredStrategy")
     replicas = strategy.num_replicas_in_sync
     return Devices("multi_worker", replicas, _kind(), len(workers), task["index"], strategy)
 

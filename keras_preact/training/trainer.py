@@ -135,6 +135,7 @@ def carry_out(experiment, data, kind, conduct, started):
         started: The time of `time.perf_counter` from which the card counts seconds.
     """
     recipe = experiment.recipe
+    check_backend()
     check_precision(recipe.precision)
     validation = data
     if recipe.validation_images:
@@ -157,6 +158,13 @@ def carry_out(experiment, data, kind, conduct, started):
             card = training.card(started) if devices.is_chief else experiment.plain()
             devices.barrier()
     return {**card, "folder": output}
+
+
+def check_backend():
+    """Raises a `ValueError` on a backend on which runs are not made."""
+    if keras.backend.backend() not in ("tensorflow", "jax"):
+        hint = "Set the environment variable KERAS_BACKEND; compile and fit the network itself on other backends."
+        raise argument_error("backend", '"tensorflow" or "jax" for a run', keras.backend.backend(), hint)
 
 
 def check_precision(precision):
@@ -238,6 +246,7 @@ class Training:
             jit_compile=False if self.devices.on_tensorflow else "auto",
         )
         model.optimizer.build(model.trainable_variables)
+        model.build_metrics(classes)
         return model
 
     def _announce(self, step):

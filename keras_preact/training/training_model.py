@@ -55,7 +55,7 @@ class TrainingModel(keras.Model):
     """
 
     def __init__(self, network, preparation, fixed_statistics=False):
-        super().__init__(name=f"{network.name}_in_training")
+        super().__init__(name=f"{network.name}_in_training", dtype=network.dtype_policy, autocast=False)
         self.network, self.preparation, self.fixed_statistics = network, preparation, fixed_statistics
         self.built = True
 
@@ -68,10 +68,17 @@ class TrainingModel(keras.Model):
             _, y = self.preparation(x, y, training=True)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
-    def compile(self, *args, jit_compile="auto", **kwargs):
-        """Compiles as the network does."""
-        self.network.compile(*args, jit_compile=jit_compile, **kwargs)
-        super().compile(*args, jit_compile=self.network.jit_compile, **kwargs)
+    def compile(self, optimizer="rmsprop", *args, jit_compile="auto", **kwargs):
+        """Compiles as the network does, with one optimizer for both."""
+        self.network.compile(optimizer, *args, jit_compile=jit_compile, **kwargs)
+        kwargs |= dict(jit_compile=self.network.jit_compile, auto_scale_loss=False)  # the network's is scaled already
+        super().compile(self.network.optimizer, *args, **kwargs)
+
+    def build_metrics(self, classes):
+        """Makes the metrics' variables, which Keras does within the first step: a resume sets them before it."""
+        self._compile_metrics.build(
+            keras.KerasTensor((None,), "int32"), keras.KerasTensor((None, classes), self.network.outputs[0].dtype)
+        )
 
 
 class MultiWorkerModel(TrainingModel):

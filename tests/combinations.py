@@ -1,0 +1,201 @@
+"""Run by `test_combinations.py`: runs that combine what works alone, all in one process per environment.
+
+    python combinations.py ENVIRONMENT FOLDER ROW [ROW ...]
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+from allpairspy import AllPairs
+
+AXES = {
+    "environment": ["none", "mirrored", "workers", "jax", "jax_data_parallel"],
+    "recipe": ["digits", "paper_cifar", "fair_cifar", "modern_cifar", "paper_imagenet", "fair_imagenet"],
+    "augmentation": [
+        *("recipe", "crop", "reflect", "flip", "scale", "area", "colour", "lighting"),
+        *("cutout", "mixup", "cutmix", "mixup and cutmix"),
+    ],
+    "precision": ["float32", "mixed_bfloat16", "mixed_float16", "float64"],
+    "layout": ["stacked", "layers"],
+    "ordering": [
+        *("preactivation", "original", "bn_after_addition", "relu_before_addition", "relu_only_preactivation"),
+    ],
+    "shortcut": [
+        *("identity", "constant_scaling", "exclusive_gating", "shortcut_only_gating", "conv1x1", "dropout", "none"),
+    ],
+    "ema": [0.0, 0.9],
+    "clip_norm": [0.0, 0.5],
+    "validation_images": [0, 8],
+    "bn_synchronized": [False, True],
+    "verb": ["train", "finetune train", "finetune inference", "finetune reestimate"],
+    "resumed": [False, True],
+}
+
+AUGMENTATIONS = {
+    "recipe": {},
+    "crop": {"crop_padding": 2},
+    "reflect": {"crop_padding": 2, "pad_value": "reflect"},
+    "flip": {"flip": True},
+    "scale": {"scale": (8, 12)},
+    "area": {"area": (0.3, 1.0)},
+    "colour": {"colour": 0.4},
+    "lighting": {"lighting": 0.1},
+    "cutout": {"cutout": 4},
+    "mixup": {"mixup": 0.5},
+    "cutmix": {"cutmix": 1.0},
+    "mixup and cutmix": {"mixup": 0.5, "cutmix": 1.0},
+}
+
+STEPS = 9  # one and a half epochs of 48 images
+STOP = 7  # a resume within the second epoch
+
+
+def is_possible(row):
+    """Returns whether a row, perhaps of the first axes only, asks for nothing that is refused."""
+    row = dict(zip(AXES, row))
+    on_jax = row["environment"].startswith("jax")
+    return not (on_jax and row.get("precision") == "float64")  # without JAX_ENABLE_X64 it is refused
+
+
+def rows():
+    """Returns the rows, dicts of an axis each, that hold every possible pair of values."""
+    return [dict(zip(AXES, row)) for row in AllPairs(list(AXES.values()), filter_func=is_possible)]
+
+
+def pairs():
+    """Returns how many pairs of values of two axes the rows hold."""
+    found = set()
+    for row in rows():
+        values = sorted(row.items())
+        found |= {(one, other) for number, one in enumerate(values) for other in values[:number]}
+    return len(found)
+
+
+def recipe_of(row):
+    from keras_preact.training.recipes import RECIPES
+
+    recipe = RECIPES[row["recipe"]]
+    scaled = {"scale": (8, 12)} if recipe.scale else {}
+    if row["augmentation"] in ("scale", "area"):
+        scaled = {"scale": (), "area": ()}
+    drops = {"drops": (4, 8)} if recipe.schedule == "steps" else {}
+    return recipe.replace(
+        **{**scaled, **drops, **AUGMENTATIONS[row["augmentation"]]},
+        **{name: row[name] for name in ("precision", "ema", "clip_norm", "validation_images", "bn_synchronized")},
+        steps=STEPS,
+        warmup_steps=2,
+        global_batch_size=8,
+        learning_rate=0.01,
+        image_size=0,
+    )
+
+
+def data(row):
+    import numpy as np
+
+    from keras_preact.data import from_arrays
+
+    rng = np.random.default_rng(0)
+    count = 48 + row["validation_images"]
+    images = rng.integers(256, size=(count + 21, 8, 8, 3)).astype("uint8")
+    labels = np.arange(count + 21) % 3
+    return from_arrays(images[:count], labels[:count], images[count:], labels[count:])
+
+
+def run(row, folder, callbacks=()):
+    import keras
+
+    import keras_preact
+
+    options = {"ordering": row["ordering"], "shortcut": row["shortcut"], "layout": row["layout"]}
+    strategy = {"workers": "multi_worker", "jax": "none"}.get(row["environment"], row["environment"])
+    common = dict(
+        data=data(row),
+        output=folder,
+        strategy=strategy,
+        verbose=0,
+        recipe=recipe_of(row),
+        checkpoint_steps=2,
+        callbacks=callbacks,
+    )
+    if row["verb"] == "train":
+        return keras_preact.train("ResNet11", model_options=options, **common)
+    keras.utils.set_random_seed(0)
+    network = keras_preact.ResNet(11, input_shape=(8, 8, 3), **options)
+    return keras_preact.finetune(network, bn=row["verb"].split()[1], **common)
+
+
+class Stop(Exception):
+    """Ends a run as a kill would, but not the process."""
+
+
+def stop_at(step):
+    import keras
+
+    class StopAt(keras.callbacks.Callback):
+        done = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.done += 1
+            if self.done == step:
+                raise Stop
+
+    return StopAt()
+
+
+def check(row, folder):
+    """Trains as a row says: finite, with a card, whose error is measured again; resumed it ends as if it had not."""
+    import numpy as np
+
+    import keras_preact
+    from keras_preact.training import checkpoints
+
+    card = run(row, folder)
+    if "error_percent" not in card:  # a worker that is not the first
+        assert row["environment"] == "workers"
+    else:
+        assert 0 <= card["error_percent"] <= 100
+        assert keras_preact.evaluate(folder, data(row))["error_percent"] == card["error_percent"]
+    end = checkpoints.newest(folder / "checkpoints")
+    assert end.step == STEPS
+    assert all(np.isfinite(array).all() for array in end.arrays.values() if array.dtype.kind == "f")
+    if not row["resumed"]:
+        return
+    other = folder.with_name(f"{folder.name}.resumed")
+    try:
+        run(row, other, [stop_at(STOP)])
+    except Stop:
+        run(row, other)
+    again = checkpoints.newest(other / "checkpoints")
+    for name, array in end.arrays.items():
+        np.testing.assert_array_equal(again.arrays[name], array, err_msg=name)
+    assert again.state["history"] == end.state["history"]
+
+
+def main(environment, folder, *numbers):
+    os.environ["KERAS_BACKEND"] = "jax" if environment.startswith("jax") else "tensorflow"
+    if environment == "jax_data_parallel":
+        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+    if environment == "mirrored":
+        import tensorflow as tf
+
+        two = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], two)
+    failed = 0
+    for number in map(int, numbers):
+        row = rows()[number]
+        assert row["environment"] == environment
+        try:
+            check(row, pathlib.Path(folder) / f"row{number}")
+        except Exception as error:
+            failed += 1
+            print(f"FAILED {number} {json.dumps(row)}: {type(error).__name__}: {error}", flush=True)
+        else:
+            print(f"passed {number}", flush=True)
+    raise SystemExit(bool(failed))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

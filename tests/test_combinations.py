@@ -1,0 +1,58 @@
+"""What works alone works together: every pair of choices is part of a run that trains, resumes and is measured again.
+
+The rows are those of `combinations.py`. A slice of each environment runs here, all of them with `-m long`.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+import combinations
+import pytest
+
+
+PROGRAM = pathlib.Path(combinations.__file__)
+SLICE = 2
+
+
+def check(environment, folder, numbers):
+    command = [sys.executable, str(PROGRAM), environment, str(folder), *map(str, numbers)]
+    log = folder / "log"
+    with open(log, "w") as output:
+        if environment == "workers":
+            launch = f"from keras_preact.training.launcher import launch; raise SystemExit(launch({command}, 2, 0))"
+            command = [sys.executable, "-c", launch]
+        done = subprocess.run(command, stdout=output, stderr=output)
+    lines = log.read_text().splitlines()
+    failed = [line for line in lines if line.startswith("FAILED")]
+    passed = {line for line in lines if line.startswith("passed")}
+    assert not failed, "\n".join(failed)
+    assert done.returncode == 0, "\n".join(lines[-30:])
+    assert passed == {f"passed {number}" for number in numbers}
+
+
+def numbers_of(environment):
+    return [number for number, row in enumerate(combinations.rows()) if row["environment"] == environment]
+
+
+@pytest.mark.parametrize("environment", combinations.AXES["environment"])
+def test_some_combinations(environment, tmp_path):
+    check(environment, tmp_path, numbers_of(environment)[:SLICE])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("environment", combinations.AXES["environment"])
+def test_every_pair_of_choices(environment, tmp_path):
+    check(environment, tmp_path, numbers_of(environment))
+
+
+def test_the_rows_hold_every_pair_that_is_possible():
+    values = [(axis, value) for axis, options in combinations.AXES.items() for value in options]
+    found = set()
+    for row in combinations.rows():
+        found |= {(one, other) for one in row.items() for other in row.items()}
+    refused = {
+        (("environment", environment), ("precision", "float64")) for environment in ("jax", "jax_data_parallel")
+    }
+    missing = [(one, other) for one in values for other in values if one[0] < other[0] and (one, other) not in found]
+    assert set(missing) == refused
