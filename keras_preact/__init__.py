@@ -10,6 +10,7 @@ if pathlib.Path(sys.argv[0]).name == "keras-preact":  # as a command, leave Tens
 
 from keras_preact.backbone import ResNetFeatures
 from keras_preact.costs import summary
+from keras_preact.deepening import deepen
 from keras_preact.families import IMPLEMENTATIONS, cifar_spec, imagenet_spec
 from keras_preact.model import ResidualNetwork, relayout
 from keras_preact.spec import (

@@ -6,6 +6,8 @@ import numpy as np
 from keras_preact.errors import argument_error
 from keras_preact.layers.residual_units import ResidualUnits
 
+AVERAGE = "_model_variables_moving_average"  # a Keras optimizer's, which starts at the weights
+
 
 def named_weights(model):
     """Returns every weight by the name it has in the layout of layers, e.g. `stage1_unit02_conv1/kernel`.
@@ -32,12 +34,18 @@ def copy_weights(source, target, partial=False):
     _copy(read, write)
 
 
-def copy_trainable(source, target):
-    """Copies which layers are frozen; a `ValueError` names a run of stacked units that is frozen in part."""
-    frozen = {}
-    for layer in source.layers:
-        for operation in _operations(layer):
-            frozen[operation] = not layer.trainable
+def copy_trainable(source, target, origins=None):
+    """Copies which layers are frozen; a `ValueError` names a run of stacked units that is frozen in part.
+
+    Args:
+        source: A model.
+        target: The model whose layers to freeze.
+        origins: The source's name of each operation of the target with weights, None for one that is new and so not
+            frozen; the same names if left out.
+    """
+    frozen = {operation: not layer.trainable for layer in source.layers for operation in _operations(layer)}
+    if origins is not None:
+        frozen = {operation: frozen.get(origin, False) for operation, origin in origins.items()}
     for layer in target.layers:
         states = {frozen[operation] for operation in _operations(layer) if operation in frozen}
         if len(states) > 1:
@@ -53,8 +61,15 @@ def _operations(layer):
     return [layer.name] if layer.weights else []
 
 
-def copy_optimizer(source, target):
-    """Copies the optimizer's state between compiled models of one network in any layouts."""
+def copy_optimizer(source, target, origins=None):
+    """Copies the optimizer's state between compiled models of one network in any layouts.
+
+    Args:
+        source: A model.
+        target: The model whose optimizer's state to set.
+        origins: The source's name of each weight of the target, None for one that is new and keeps the state that it
+            starts with, its average the weight itself; the same names if left out.
+    """
     ours, theirs = source.optimizer, target.optimizer
     if ours is None or not ours.built:
         return
@@ -64,7 +79,9 @@ def copy_optimizer(source, target):
         theirs.dynamic_scale.assign(ours.dynamic_scale)
         ours, theirs = ours.inner_optimizer, theirs.inner_optimizer
     for attribute in _slots(ours, len(source.trainable_variables)):
-        _copy(_named_slots(source, ours, attribute), _named_slots(target, theirs, attribute))
+        read, write = _named_slots(source, ours, attribute), _named_slots(target, theirs, attribute)
+        start = named_weights(target) if attribute == AVERAGE else write
+        _copy({name: read.get((origins or {}).get(name, name), start[name]) for name in write}, write)
     theirs.iterations.assign(ours.iterations)
     if isinstance(ours._learning_rate, keras.Variable):
         theirs.learning_rate = float(ours.learning_rate)

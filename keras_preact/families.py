@@ -101,6 +101,26 @@ def imagenet_spec(depth=None, units=None, unit=None, **fields):
     return spec
 
 
+def units_of_depth(spec, depth):
+    """Returns the units of each stage that make a `NetworkSpec` so deep: of CIFAR's, alike; of ImageNet's, as in use.
+
+    Raises:
+        ValueError: If there is no such depth; the nearest are named.
+    """
+    depth, layers = check_integer("depth", depth), len(UNIT_KINDS[spec.unit][0])
+    if len(spec.units) == len(IMAGENET_WIDTHS):
+        known = {layers * sum(units) + 2: units for units in IMAGENET_UNITS.values()}
+        if depth not in known:
+            raise argument_error("depth", f"one of {', '.join(map(str, sorted(known)))}", depth, "Or pass units=.")
+        return known[depth]
+    step = layers * len(spec.units)
+    count, rest = divmod(depth - 2, step)
+    if rest or count < 1:
+        hint = f"Nearest: {_nearest_depths(depth, [step])}. For other units per stage pass units=."
+        raise argument_error("depth", f"{step}n + 2 ({spec.unit} units)", depth, hint)
+    return (count,) * len(spec.units)
+
+
 def _spec(units, widths, unit, stem, fields):
     return changed(NetworkSpec(units, widths, unit, stem=stem), fields)
 

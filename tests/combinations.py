@@ -1,6 +1,6 @@
 """Run by `test_combinations.py`: runs that combine what works alone, all in one process per environment.
 
-    python combinations.py ENVIRONMENT FOLDER ROW [ROW ...]
+python combinations.py ENVIRONMENT FOLDER ROW [ROW ...]
 """
 
 import json

@@ -51,8 +51,6 @@ def test_the_rows_hold_every_pair_that_is_possible():
     found = set()
     for row in combinations.rows():
         found |= {(one, other) for one in row.items() for other in row.items()}
-    refused = {
-        (("environment", environment), ("precision", "float64")) for environment in ("jax", "jax_data_parallel")
-    }
+    refused = {(("environment", environment), ("precision", "float64")) for environment in ("jax", "jax_data_parallel")}
     missing = [(one, other) for one in values for other in values if one[0] < other[0] and (one, other) not in found]
     assert set(missing) == refused

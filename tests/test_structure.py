@@ -24,6 +24,7 @@ ORDER = [
     "exporting",
     "data",
     "costs",
+    "deepening",
     "backbone",
     "zoo",
     "weights",

@@ -19,6 +19,8 @@ DATA_SETS = {
     "imagenet2012": load_imagenet,
 }
 
+ARRAYS = ("digits", "cifar10", "cifar100")  # those whose images have one size, and are held in memory
+
 
 def load(name, data_dir=None, *, image_size=None, skip_corrupt=False):
     """Returns the `DataSet` called `name`.

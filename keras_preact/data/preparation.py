@@ -7,7 +7,7 @@ from keras import ops
 from keras_preact.data import transforms
 from keras_preact.data.augment import Augmentation
 from keras_preact.data.dataset import ArraySplit
-from keras_preact.errors import argument_error
+from keras_preact.errors import argument_error, check_integer
 
 
 class Preparation(keras.layers.Layer):
@@ -21,6 +21,8 @@ class Preparation(keras.layers.Layer):
         data: A `DataSet`.
         augmentation: The `Augmentation` that the batches were drawn for.
         resident: Whether the training images lie on the device, in one uint8 variable, and batches hold only indices.
+        image_size: Side to which training images are resized once all else is done to them, bilinearly with
+            antialiasing; 0 to leave them as they are. Other images are left alone.
 
     Call arguments:
         inputs: A dict: `images` uint8 (batch, height, width, channels), or `index` int32 (batch,) of training images
@@ -29,18 +31,19 @@ class Preparation(keras.layers.Layer):
         training: Whether to augment.
 
     Returns:
-        float32 images (batch, height, width, channels), and the labels: float32 (batch, classes) if the augmentation
+        float32 images (batch, height, width, channels), of `image_size` in training, and the labels: float32 (batch, classes) if the augmentation
         mixes images, else as they came.
 
     Raises:
         ValueError: If the augmentation is none for these images, or `resident` is not for this data set.
     """
 
-    def __init__(self, data, augmentation=Augmentation(), resident=False, name="preparation"):
+    def __init__(self, data, augmentation=Augmentation(), resident=False, image_size=0, name="preparation"):
         super().__init__(name=name, dtype="float32", autocast=False, trainable=False)
         augmentation.check(data.image_shape)
         self.augmentation, self.image_shape = augmentation, tuple(data.image_shape)
         self.classes = len(data.class_names)
+        self.size = _resized(data, image_size)
         self.mean, self.deviation = (np.asarray(values, "float32") for values in (data.mean, data.deviation))
         self.table = None
         if resident:
@@ -90,10 +93,21 @@ class Preparation(keras.layers.Layer):
             images = transforms.cut_out(images, drawn["hole"], kind.cutout)
         if kind.mixes:
             images, labels = transforms.mix(images, labels, drawn.get("own"), drawn.get("box"))
+        if self.size:
+            images = transforms.resize(images, self.size)
         return images, labels
 
     def _normalized(self, images):
         return (images - self.mean) / self.deviation
+
+
+def _resized(data, side):
+    """Returns `side`, once checked, or 0 if the images of `data` have it."""
+    height, width, _ = data.image_shape
+    side = check_integer("image_size", side, minimum=0)
+    if side > min(height, width):
+        raise argument_error("image_size", f"at most {min(height, width)}, the side of the images", side)
+    return 0 if (side, side) == (height, width) else side
 
 
 def check_resident(data, augmentation):

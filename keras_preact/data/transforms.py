@@ -77,6 +77,11 @@ def cut_out(images, hole, side):
     return ops.where(_outer(ops.logical_and, rows, columns)[..., None], 0.0, images)
 
 
+def resize(images, side):
+    """Returns images of `side` x `side` pixels, bilinear with antialiasing: every pixel counts in a smaller image."""
+    return ops.image.resize(images, (side, side), interpolation="bilinear", antialias=True)
+
+
 def mix(images, labels, own=None, box=None):
     """Returns images of which a share (mixup), or a box (cutmix), is their neighbour's, and labels in these shares.
 

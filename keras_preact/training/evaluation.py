@@ -6,7 +6,7 @@ import math
 
 import keras
 
-from keras_preact.data import load
+from keras_preact.data import ARRAYS, load
 from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import EvaluationBatches
 from keras_preact.data.dataset import DataSet
@@ -50,10 +50,11 @@ def measure(network, data):
 
 
 def loaded(data, data_dir, image_size, skip_corrupt=False):
-    """Returns a `DataSet`, or the one that `data.load` finds by that name or path."""
+    """Returns a `DataSet`, or the one that `data.load` finds by that name or path, files' images of `image_size`."""
     if isinstance(data, DataSet):
         return data
-    return load(data, data_dir, image_size=image_size or None, skip_corrupt=skip_corrupt)
+    size = image_size or None
+    return load(data, data_dir, image_size=None if data in ARRAYS else size, skip_corrupt=skip_corrupt)
 
 
 def evaluation_metrics():

@@ -52,7 +52,11 @@ class Recipe(Augmentation):
     label_smoothing: float = 0.0
     """Share of a label that is spread over all classes."""
     image_size: int = 0
-    """Side of the square images that the network sees, for data sets of image files; 0 for the data set's own."""
+    """Side of the square images that the network sees; 0 for the data set's own. Image files are resized to it in
+    training and evaluation; arrays in training only, on the device, after all else is done to them."""
+    levels: tuple[tuple[int, int, int], ...] = ()
+    """(depth, image size, epochs) of each part of a training that begins shallow, on small images, and ends with the
+    network's own depth; size 0 is the data set's own. `epochs` is their sum. See `deepen`."""
     precision: str = "float32"
     """A Keras dtype policy."""
     bn_synchronized: bool = False
@@ -75,6 +79,25 @@ class Recipe(Augmentation):
         check_choice("precision", self.precision, PRECISIONS)
         object.__setattr__(self, "drops", tuple(check_integer("drops", drop) for drop in self.drops))
         self._check_schedule()
+        self._check_levels()
+
+    def _check_levels(self):
+        expected = "(depth, image size, epochs) of each level"
+        if not all(isinstance(level, (tuple, list)) and len(level) == 3 for level in self.levels):
+            raise argument_error("levels", expected, self.levels)
+        minima = {"depth": 1, "image size": 0, "epochs": 1}
+        check = lambda name, value: check_integer(f"levels ({name})", value, minimum=minima[name])  # noqa: E731
+        object.__setattr__(self, "levels", tuple(tuple(map(check, minima, level)) for level in self.levels))
+        if not self.levels:
+            return
+        depths, _, epochs = zip(*self.levels)
+        if list(depths) != sorted(depths):
+            raise argument_error("levels", "of growing depth", self.levels)
+        if self.steps or self.image_size:
+            name = "steps" if self.steps else "image_size"
+            raise argument_error(name, "0 with `levels`, which say it", getattr(self, name))
+        if self.epochs != sum(epochs):
+            raise argument_error("epochs", f"{sum(epochs)}, the sum of those of `levels`", self.epochs)
 
     def _check_schedule(self):
         if self.drops and self.schedule != "steps":
