@@ -88,7 +88,7 @@ def _exchange(path, new):
 
 
 def _exchange_in_two_steps(path, new):
-    """Moves the folder `path` beside `new`, and `new` to `path`; `remove_asides` completes it if a kill cuts it short."""
+    """Moves the folder `path` beside `new`, and `new` to `path`; `remove_asides` completes it after a kill."""
     old = pathlib.Path(tempfile.mkdtemp(prefix=REPLACED, dir=new.parent)) / path.name
     os.rename(path, old)
     try:
@@ -119,7 +119,7 @@ def remove_asides(folder, name=None, is_ours=False):
         name: Of the file or folder that was written; any if None.
         is_ours: Whether this process alone writes in `folder`. If not, what a living process writes is left alone.
     """
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for entry in sorted(pathlib.Path(folder).iterdir()):
             if entry.name[0] == "." and is_aside(entry, name) and (is_ours or _is_abandoned(entry)):
                 _complete(entry)

@@ -14,9 +14,15 @@ import sys
 from keras_preact.errors import argument_error
 
 
+class HeldError(ValueError):
+    """Says that another process holds a lock, and which."""
+
+
 @contextlib.contextmanager
 def held(path, argument="output", wait=False):
     """Holds the lock of what is written at `path`, the file `.<name>.lock` beside it, which says who holds it.
+
+    Yields whether it waited for another process, which may have written `path` meanwhile.
 
     Args:
         path: Of a file or a folder, which need not exist.
@@ -24,14 +30,14 @@ def held(path, argument="output", wait=False):
         wait: Whether to wait for the process that holds it, which is said on standard error, instead of the error.
 
     Raises:
-        ValueError: If another process, or another call in this one, holds it; its number, host and time are told.
+        HeldError: A `ValueError`, if another process, or another call in this one, holds it; number, host and time are told.
     """
     import filelock
 
     path = pathlib.Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.with_name(f".{path.name}.lock")
-    lock = filelock.FileLock(file)
+    lock, waited = filelock.FileLock(file), False
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
@@ -39,13 +45,15 @@ def held(path, argument="output", wait=False):
         if not wait:
             hint = "Wait until it has ended, or choose another."
             expected = "what no other process is writing to"
-            raise argument_error(argument, expected, str(path), f"It is held by {who}. {hint}") from error
+            reason = argument_error(argument, expected, str(path), f"It is held by {who}. {hint}")
+            raise HeldError(str(reason)) from error
         print(f"keras-preact: waiting for {who}, which writes {path}", file=sys.stderr, flush=True)
         lock.acquire()
+        waited = True
     try:
         with contextlib.suppress(OSError):
             file.write_text(json.dumps(_this_process()), encoding="utf-8")
-        yield
+        yield waited
     finally:
         file.unlink(missing_ok=True)  # filelock sees that a file it waited for is gone, and makes a new one
         lock.release()

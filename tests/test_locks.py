@@ -13,7 +13,7 @@ import pytest
 import keras_preact
 from keras_preact import locks
 from keras_preact.cli import main
-from keras_preact.data import from_arrays, load
+from keras_preact.data import load
 from keras_preact.exporting import Preprocessing, export
 from keras_preact.training.recipe import Recipe
 

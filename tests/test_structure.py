@@ -39,10 +39,11 @@ ORDER = [
     "spec",
     "unit_spec",
     "files",
+    "locks",
     "errors",
     "version",
 ]
-SPEC_LEVEL = ("units", "shortcuts", "families", "spec", "unit_spec", "files", "errors", "version")
+SPEC_LEVEL = ("units", "shortcuts", "families", "spec", "unit_spec", "files", "locks", "errors", "version")
 
 
 def part(path):

@@ -144,6 +144,6 @@ def launch(command: Positional[tuple[str, ...]], /, *, workers: int = 2, max_res
         workers: Their number.
         max_restarts: How often the job is started again from its last checkpoint.
     """
-    program = [sys.executable, "-c", "from keras_preact.cli import main; main()"]
+    program = [sys.executable, "-P", "-c", "from keras_preact.cli import main; main()"]
     if status := launcher.launch([*program, *command], workers, max_restarts):
         raise SystemExit(status)

@@ -5,9 +5,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import pathlib
-import signal
 import sys
-import time
 
 import keras
 import numpy as np
@@ -16,17 +14,22 @@ from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import ArraySplit, held_out
 from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error, check_integer
+from keras_preact.files import remove_asides
+from keras_preact.locks import held
 from keras_preact.training import callbacks as own
 from keras_preact.training import checkpoints, mirror, outputs, run
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, loaded, reestimate_statistics
 from keras_preact.training.feed import Feed
 from keras_preact.training.optimizers import make_optimizer, make_schedule
+from keras_preact.training.processes import Clock, Processes, totals
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe, named
+from keras_preact.training.signals import EndingSignals
 from keras_preact.training.strategies import make_devices, read
 from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel
 from keras_preact.zoo import get_model, model_key
 
+RESUMES = "The same command resumes from the last checkpoint."
 RESIDENT_BYTES = 1 << 30  # a data set up to here lives on an accelerator
 
 
@@ -40,11 +43,14 @@ class Experiment:
     recipe_name: str
     recipe: Recipe
     options: dict
+    identity: dict | None = dataclasses.field(default=None, kw_only=True)
+    """Of the images and the software, as `run.identity` returns it; None if it is not known yet."""
 
     def plain(self):
         """Returns it as JSON holds it."""
         recipe = {"name": self.recipe_name, **dataclasses.asdict(self.recipe)}
-        return {"model": self.key, "data": self.data, "recipe": recipe, "options": dict(self.options)}
+        plain = {"model": self.key, "data": self.data, "recipe": recipe, "options": dict(self.options)}
+        return plain if self.identity is None else {**plain, "identity": self.identity}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Conduct:
     checkpoint_steps: int
     callbacks: tuple
     verbose: str | int
+    clock: Clock
 
     def __post_init__(self):
         check_integer("checkpoint_steps", self.checkpoint_steps, minimum=0)
@@ -105,14 +112,14 @@ def train(
         FloatingPointError: If the loss stops being finite.
         OSError: If a file cannot be written (disk full, no permission); the last checkpoint is intact.
     """
-    started = time.perf_counter()
+    clock = Clock()
     key = model_key(model)
     name, recipe = named_recipe(recipe)
     options = run.plain_options(model_options)
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
     experiment = Experiment(key, data.folder or data.name, str(data_dir) if data_dir else None, name, recipe, options)
-    conduct = Conduct(output, overwrite, strategy, checkpoint_steps, callbacks, verbose)
-    return carry_out(experiment, data, Training, conduct, started)
+    conduct = Conduct(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
+    return carry_out(experiment, data, Training, conduct)
 
 
 def named_recipe(recipe, **changes):
@@ -124,7 +131,7 @@ def named_recipe(recipe, **changes):
     return named(recipe.replace(**changes))
 
 
-def carry_out(experiment, data, kind, conduct, started):
+def carry_out(experiment, data, kind, conduct):
     """Runs an experiment as `train` describes, and returns its card.
 
     Args:
@@ -132,11 +139,11 @@ def carry_out(experiment, data, kind, conduct, started):
         data: A `DataSet`.
         kind: The class `Training`, or one made of it.
         conduct: A `Conduct`.
-        started: The time of `time.perf_counter` from which the card counts seconds.
     """
     recipe = experiment.recipe
     check_backend()
     check_precision(recipe.precision)
+    experiment = dataclasses.replace(experiment, identity=run.identity(data))
     validation = data
     if recipe.validation_images:
         data, validation = held_out(data, recipe.validation_images, recipe.seed)
@@ -145,17 +152,23 @@ def carry_out(experiment, data, kind, conduct, started):
     with mirror.local_copy(output) as (folder, keep):
         folder = run.check_folder(folder, experiment.plain(), conduct.overwrite)
         if (finished := run.finished_card(folder, conduct.overwrite)) is not None:
+            remove_asides(folder)
             print(f"{output} holds this run, finished: {finished['error_percent']:.2f} % test error.")
             return {**finished, "folder": output}
-        devices = make_devices(conduct.strategy)
-        check_batch(recipe, devices)
-        with _restored_sigterm(), _told_what_is_left(folder, output):
-            with devices.scope():
-                training = kind(experiment, data, validation, devices, folder, keep, conduct)
-                training.fit()
-                training.finish()
-                training.check_workers()
-            card = training.card(started) if devices.is_chief else experiment.plain()
+        with EndingSignals(RESUMES) as signals:
+            devices = make_devices(conduct.strategy)
+            signals.install()
+            signals.at_once = devices.workers > 1
+            check_batch(recipe, devices)
+            with _alone(output, devices), _told_what_is_left(folder, output):
+                run.check_folder(folder, experiment.plain(), conduct.overwrite)  # another may have been there
+                with devices.scope():
+                    training = kind(experiment, data, validation, devices, folder, keep, conduct)
+                    with signals.deferred():
+                        training.fit(signals)
+                    training.finish()
+                    training.check_workers()
+                card = training.card() if devices.is_chief else experiment.plain()
             devices.barrier()
     return {**card, "folder": output}
 
@@ -215,7 +228,7 @@ class Training:
         devices.agree("the checkpoint that each worker found", step)
         if self.start:
             own.restore(self.model, self.start)
-        self.fit_seconds = self.waited = 0.0
+        self.processes = Processes(conduct.clock, devices, self.start, recipe.global_batch_size)
         self._announce(step)
 
     def make_network(self):
@@ -262,10 +275,10 @@ class Training:
         if devices.on_tensorflow and devices.kind == "GPU":
             print("XLA is off: Keras cannot compile a step under a tf.distribute strategy.")
         if step:
-            print(f"going on after step {step:,} of {self.total_steps:,}")
+            print(f"resuming after step {step:,} of {self.total_steps:,}")
 
-    def fit(self):
-        """Trains from the restored step to the last."""
+    def fit(self, signals):
+        """Trains from the restored step to the last, or to what ends the training; `signals` may end it before."""
         recipe, devices, start, conduct = self.recipe, self.devices, self.start, self.conduct
         files = own.RunFiles(self.folder, start.state["history"] if start else (), devices.is_chief)
         schedule = make_schedule(recipe, self.steps_per_epoch)
@@ -282,14 +295,18 @@ class Training:
             conduct.checkpoint_steps,
             start,
             self.keep,
+            self.processes,
+            signals,
         )
-        own.on_sigterm(keeping)
         logs = _tensorboard(self.folder) if devices.is_chief else []
         verbose = (1 if sys.stdout.isatty() else 2) if conduct.verbose == "auto" else conduct.verbose
         validation, validation_steps = evaluation_data(self.validation, devices)
-        begun = time.perf_counter()
+        if start and start.state.get("stopped"):
+            return
+        self.processes.begin_fit()
         for first, last, steps in segments(step, self.total_steps, self.steps_per_epoch):
             feed = Feed(self.batches, keeping.step)
+            self.processes.feeds.append(feed)
             self.model.fit(
                 devices.dataset(feed, self.batches.spec()),
                 epochs=last,
@@ -301,10 +318,9 @@ class Training:
                 callbacks=[guard, files, *counted, *logs, keeping],
                 verbose=verbose if devices.is_chief else 0,
             )
-            self.waited += feed.waited
             if self.model.stop_training:
                 break
-        self.fit_seconds, self.images = time.perf_counter() - begun, (keeping.step - step) * recipe.global_batch_size
+        self.processes.end_fit()
 
     def finish(self):
         """Replaces the weights by their average, if the recipe keeps one, and measures BN's statistics for it."""
@@ -322,21 +338,22 @@ class Training:
             digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
             self.devices.agree("the trained weights", int.from_bytes(digest[:7], "big"))
 
-    def card(self, started):
+    def card(self):
         """Writes the model's files and the card, and returns it."""
         experiment, data, devices = self.experiment, self.data, self.devices
+        error_percent = outputs.save(self.model.network, data, self.folder)
+        processes = self.processes.plain()
         card = {
             **experiment.plain(),
             "data_dir": experiment.data_dir,
-            "error_percent": outputs.save(self.model.network, data, self.folder),
-            "seconds": round(time.perf_counter() - started, 1),
-            "images_per_second": round(self.images / self.fit_seconds, 1) if self.images else None,
-            "data_wait_percent": round(100 * self.waited / self.fit_seconds, 1) if self.images else None,
+            "error_percent": error_percent,
+            **totals(processes),
             "network": self.model.network.get_config(),
             "classes": list(data.class_names),
             "preprocessing": outputs.preprocessing_fields(data),
             "devices": {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind},
             "versions": outputs.versions(),
+            "processes": processes,
             "command": " ".join(sys.argv),
         }
         run.write_card(self.folder, card)
@@ -392,10 +409,8 @@ def _told_what_is_left(folder, output):
         raise kind(f"{str(error).removesuffix('.')}. {left}") from error
 
 
-@contextlib.contextmanager
-def _restored_sigterm():
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _alone(output, devices):
+    """Returns the context in which no other process trains in `output`; the first of several workers speaks for all."""
+    if not devices.is_chief:
+        return contextlib.nullcontext()
+    return held(mirror.lock_path(output), "output")

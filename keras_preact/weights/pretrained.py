@@ -14,6 +14,7 @@ import numpy as np
 from keras_preact.copying import assign, named_weights
 from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
+from keras_preact.locks import held
 from keras_preact.model import FREE_FIELDS, ResidualNetwork, check_whole, read_fingerprint
 from keras_preact.weights import store
 from keras_preact.weights.cards import Card
@@ -193,14 +194,21 @@ def weights_file(card, spec, place=None, digest=None, output=None, is_kept=False
     with _writable(pathlib.Path(output) if output else _cached(card).parent, is_kept) as folder:
         path = folder / (name if output else _cached(card).name)
         _remove_abandoned(store.cache_folder())
-        with tempfile.TemporaryDirectory(prefix=FETCHING, dir=folder) as aside:
-            source = found
-            if source is None:
-                source = pathlib.Path(aside) / "source"
-                store.fetch(card.remote(digest), source, place)
-            with written_aside(path) as converted:
-                _write_converted(card, spec, source, converted, is_ours=found is not None)
+        with held(path, wait=True) as waited:
+            if not (waited and path.is_file()):  # the process that it waited for has written it
+                _fetch(card, spec, place, digest, found, path)
         yield path
+
+
+def _fetch(card, spec, place, digest, found, path):
+    """Writes a card's converted file to `path`, from `found` or from a download."""
+    with tempfile.TemporaryDirectory(prefix=FETCHING, dir=path.parent) as aside:
+        source = found
+        if source is None:
+            source = pathlib.Path(aside) / "source"
+            store.fetch(card.remote(digest), source, place)
+        with written_aside(path) as converted:
+            _write_converted(card, spec, source, converted, is_ours=found is not None)
 
 
 def _remove_abandoned(folder):
