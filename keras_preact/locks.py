@@ -30,7 +30,7 @@ def held(path, argument="output", wait=False):
         wait: Whether to wait for the process that holds it, which is said on standard error, instead of the error.
 
     Raises:
-        HeldError: A `ValueError`, if another process, or another call in this one, holds it; number, host and time are told.
+        HeldError: A `ValueError`, if another process, or another call in this one, holds it; it is named.
     """
     import filelock
 

@@ -6,7 +6,7 @@ from keras_preact.errors import argument_error
 from keras_preact.layers.batch_norm import batch_norm, folded
 from keras_preact.layers.conv import convolve
 from keras_preact.layers.residual_units import ResidualUnits
-from keras_preact.model import ResidualNetwork, converted
+from keras_preact.model import ResidualNetwork, check_not_quantized, converted
 from keras_preact.networks import residual_network, run_name
 
 
@@ -15,6 +15,7 @@ def checked(model):
     if not isinstance(model, ResidualNetwork) or not model.has_top:
         expected = "a network of keras_preact that ends in its classifier (include_top=True)"
         raise argument_error("model", expected, getattr(model, "name", model))
+    check_not_quantized(model)
     return model
 
 

@@ -341,14 +341,14 @@ class Training:
     def card(self):
         """Writes the model's files and the card, and returns it."""
         experiment, data, devices = self.experiment, self.data, self.devices
-        error_percent = outputs.save(self.model.network, data, self.folder)
+        error_percent = outputs.save(self.model.network, data, self.folder, experiment)
         processes = self.processes.plain()
         card = {
             **experiment.plain(),
             "data_dir": experiment.data_dir,
             "error_percent": error_percent,
             **totals(processes),
-            "network": self.model.network.get_config(),
+            "network": self.model.network.construction(),
             "classes": list(data.class_names),
             "preprocessing": outputs.preprocessing_fields(data),
             "devices": {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind},
