@@ -113,7 +113,7 @@ def test_a_quantized_network_reads_back_and_is_not_exported(layout, tmp_path):
     assert other.get_layer("logits").quantization_mode == "int8"
     np.testing.assert_array_equal(other.predict(IMAGES, verbose=0), expected)
     how = Preprocessing((8, 8, 3), (0.0,) * 3, (1.0,) * 3)
-    with pytest.raises(ValueError, match="`model` must be without quantized layers.*logits: int8"):
+    with pytest.raises(ValueError, match=r"`model` must be without quantized layers.*logits: int8"):
         export(model, tmp_path / "export", preprocessing=how, class_names="abcdefghij", sample_images=np.zeros(1))
 
 
