@@ -40,9 +40,10 @@ def killed_in(function, monkeypatch, output, kill=Kill, **arguments):
     def die(*_):
         raise kill
 
-    with monkeypatch.context() as patch, pytest.raises(kill):
+    with monkeypatch.context() as patch:
         patch.setattr(outputs, function, die)
-        train(output, **arguments)
+        with pytest.raises(kill):
+            train(output, **arguments)
 
 
 def assert_same_run(ours, theirs):
@@ -332,9 +333,8 @@ def test_no_file_of_the_current_folder_is_run_by_launch_or_its_watchdog(tmp_path
     for name in ("signal", "select", "os", "ctypes", "keras"):
         (tmp_path / f"{name}.py").write_text(f"open('{name} was run', 'w').close()")
     program = "import sys; from keras_preact.cli import main; main(['launch', '--workers', '1', '--', 'list'])"
-    subprocess.run(
-        [sys.executable, "-P", "-c", program], cwd=tmp_path, env=os.environ, check=True, stdout=subprocess.DEVNULL
-    )
+    elsewhere = dict(cwd=tmp_path, env=os.environ, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-P", "-c", program], **elsewhere)
     deadline = "from keras_preact.training import strategies as s\nwith s._deadline('it'): pass"
-    subprocess.run([sys.executable, "-P", "-c", deadline], cwd=tmp_path, env=os.environ, check=True)
+    subprocess.run([sys.executable, "-P", "-c", deadline], **elsewhere)
     assert not list(tmp_path.glob("*was run"))
