@@ -2,10 +2,11 @@
 
 import keras
 
+from keras_preact.checks import check_not_quantized
 from keras_preact.copying import copy_weights
 from keras_preact.errors import argument_error
 from keras_preact.layers.residual_units import ResidualUnits
-from keras_preact.model import ResidualNetwork, check_not_quantized
+from keras_preact.model import ResidualNetwork
 
 
 def frozen_function(model, serve=None, signature=None):

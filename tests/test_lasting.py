@@ -132,6 +132,14 @@ def test_what_a_kill_left_in_a_finished_run_goes_at_the_next_start_and_into_no_b
     assert not list((tmp_path / "run").glob(".*"))
 
 
+def test_a_sweep_on_other_images_is_refused(tmp_path, monkeypatch):
+    arguments = dict(recipe=RECIPE.replace(epochs=1), seeds=1, output=tmp_path / "sweep", strategy="none")
+    sweep("depth=11", data=DATA, **arguments)
+    other = from_arrays(IMAGES[::-1], LABELS, IMAGES[:9], LABELS[:9])
+    with pytest.raises(ValueError, match=r"`output`.*another sweep: identity\.data_digest is"):
+        sweep("depth=11", data=other, **arguments)
+
+
 # What is resumed
 
 

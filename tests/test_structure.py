@@ -30,6 +30,7 @@ ORDER = [
     "frozen",
     "model",
     "copying",
+    "checks",
     "networks",
     "layers",
     "shapes",

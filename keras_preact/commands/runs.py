@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from keras_preact.checks import LAYOUTS
 from keras_preact.errors import argument_error
-from keras_preact.model import LAYOUTS
 from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS
 from keras_preact.training import evaluation, launcher, mirror, predictor, run, trainer
 from keras_preact.training.recipe import Recipe

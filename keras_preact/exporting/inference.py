@@ -2,11 +2,12 @@
 
 from keras import ops
 
+from keras_preact.checks import check_not_quantized
 from keras_preact.errors import argument_error
 from keras_preact.layers.batch_norm import batch_norm, folded
 from keras_preact.layers.conv import convolve
 from keras_preact.layers.residual_units import ResidualUnits
-from keras_preact.model import ResidualNetwork, check_not_quantized, converted
+from keras_preact.model import ResidualNetwork, converted
 from keras_preact.networks import residual_network, run_name
 
 

@@ -44,7 +44,7 @@ def check_folder(path, experiment, overwrite=False):
     before = _experiment(path)
     if before is None:
         raise argument_error("output", "a new or empty folder", str(path), "Pass --overwrite (overwrite=True).")
-    differ = list(differences(*_comparable(before, json.loads(json.dumps(experiment)))))
+    differ = list(differences(*comparable(before, json.loads(json.dumps(experiment)))))
     if differ:
         hint = f"It holds another run: {'; '.join(differ)}. Pass --overwrite (overwrite=True), or another folder."
         raise argument_error("output", "a new folder, or one of the same run, which goes on", str(path), hint)
@@ -60,7 +60,7 @@ def make_folder(path, experiment, overwrite):
     """Makes the folder of a run, with those above it; another or a finished run in it is removed."""
     path.mkdir(parents=True, exist_ok=True)
     remove_asides(path, is_ours=True)
-    before, now = _comparable(_experiment(path) or {}, json.loads(json.dumps(experiment)))
+    before, now = comparable(_experiment(path) or {}, json.loads(json.dumps(experiment)))
     if overwrite and ((path / CARD).is_file() or before != now):
         (path / CARD).unlink(missing_ok=True)  # the card is written last: a folder with one holds a finished run
         shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
@@ -90,7 +90,7 @@ def identity(data):
     }
 
 
-def _comparable(before, now):
+def comparable(before, now):
     """Returns two experiments, without `identity` unless both have one."""
     if "identity" in before and "identity" in now:
         return before, now

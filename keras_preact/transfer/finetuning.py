@@ -166,7 +166,7 @@ class FineTuning(Training):
         super().fit(signals)
 
     def finish(self):
-        """Leaves a network that is trainable as a whole; files do not say what was frozen, so keep no momentum."""
+        """Leaves a network that is trainable as a whole, by an optimizer without momentum or state."""
         super().finish()
         network = self.model.network
         thaw(network)

@@ -80,9 +80,8 @@ def sweep(
         for seed in range(recipe.seed, recipe.seed + seeds)
     ]
     check_trials([trial for _, trial in trials], strategy)
-    _check_folder(
-        folder, {"over": axes, "model": model_key(model), "data": name, "recipe": vars(recipe), "options": options}
-    )
+    about = {"over": axes, "model": model_key(model), "data": name, "recipe": vars(recipe), "options": options}
+    _check_folder(folder, {**about, "identity": run.identity(data)})
     report = _Report(folder, tuple(axes), trials)
     results = run_all(
         [trial for _, trial in trials], {name: data}, folder, report.write, strategy=strategy, verbose=verbose
@@ -102,7 +101,7 @@ def _check_folder(folder, configuration):
     path = folder / SWEEP
     remove_asides(folder)
     if path.is_file():
-        differ = list(run.differences(read_json(path, "Take another folder."), now))
+        differ = list(run.differences(*run.comparable(read_json(path, "Take another folder."), now)))
         if differ:
             hint = f"It holds another sweep: {'; '.join(differ)}. Take another folder."
             raise argument_error("output", "a new folder, or one of the same sweep, which goes on", str(folder), hint)

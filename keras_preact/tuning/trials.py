@@ -163,7 +163,9 @@ def _told(result):
 
 def _outcome(trial, data, folder, strategy, verbose):
     """Trains, and returns what came of it; only a file that cannot be written, or a signal, ends the whole."""
-    there = trainer.Experiment(trial.model, trial.data, None, *trainer.named_recipe(trial.recipe), trial.options)
+    name, recipe = trainer.named_recipe(trial.recipe)
+    known = run.identity(data)
+    there = trainer.Experiment(trial.model, trial.data, None, name, recipe, trial.options, identity=known)
     run.check_folder(folder, there.plain())  # a run of something else is no failure of this one
     keras.utils.clear_session()
     card, failed = {}, None
@@ -179,7 +181,7 @@ def _outcome(trial, data, folder, strategy, verbose):
         )
         if card["error_percent"] > FAIL_PERCENT:
             failed = f"test error {card['error_percent']:.2f} %, above {FAIL_PERCENT:g} %"
-    except OSError:
+    except (OSError, locks.HeldError):
         raise
     except FloatingPointError as error:
         failed = f"diverged: {_first_line(error)}"
