@@ -1,18 +1,23 @@
 """The command line: `keras-preact <verb>`. The verbs are in `commands/`, each one call of a public function."""
 
 import argparse
+import signal
 import sys
 
 import tyro
 
 from keras_preact.commands import explain, export, networks, reproduce, runs, sweep, transfer, weights
 from keras_preact.exporting import ParityError
+from keras_preact.training.signals import EndingSignals, status
 
 ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3."
 
 
 def main(arguments=None):
-    """Runs the command line; a wrong argument is one message and exit status 2, no traceback."""
+    """Runs the command line; a wrong argument is one message and exit status 2, no traceback.
+
+    SIGTERM and SIGHUP end it with status 143 and 129, Ctrl-C with 130, each with a sentence.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chosen.add_argument("--recipe", default="digits")
@@ -32,7 +37,11 @@ def main(arguments=None):
             "weights": weights.weights,
             "verify": weights.verify,
         }
-        tyro.extras.subcommand_cli_from_dict(verbs, prog="keras-preact", description=ABOUT, args=arguments)
+        with EndingSignals("It was ended by this signal."):
+            tyro.extras.subcommand_cli_from_dict(verbs, prog="keras-preact", description=ABOUT, args=arguments)
+    except KeyboardInterrupt:
+        print("\nkeras-preact: SIGINT. It was ended by Ctrl-C.", file=sys.stderr)
+        raise SystemExit(status(signal.SIGINT)) from None
     except (ValueError, FloatingPointError, OSError, ImportError, ParityError) as error:
         print(f"keras-preact: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, ValueError) else 1) from error

@@ -34,12 +34,13 @@ def copy_weights(source, target, partial=False):
     _copy(read, write)
 
 
-def copy_trainable(source, target, origins=None):
-    """Copies which layers are frozen; a `ValueError` names a run of stacked units that is frozen in part.
+def copy_trainable(source, target, partial=False, origins=None):
+    """Copies which layers are frozen; a run of stacked units that is frozen in part is a `ValueError`, or trainable.
 
     Args:
         source: A model.
         target: The model whose layers to freeze.
+        partial: Whether such a run is trainable, and no error.
         origins: The source's name of each operation of the target with weights, None for one that is new and so not
             frozen; the same names if left out.
     """
@@ -48,7 +49,7 @@ def copy_trainable(source, target, origins=None):
         frozen = {operation: frozen.get(origin, False) for operation, origin in origins.items()}
     for layer in target.layers:
         states = {frozen[operation] for operation in _operations(layer) if operation in frozen}
-        if len(states) > 1:
+        if len(states) > 1 and not partial:
             raise argument_error("layout", f'"layers" while units of {layer.name} are frozen in part', "stacked")
         layer.trainable = states != {True}
 
@@ -61,49 +62,73 @@ def _operations(layer):
     return [layer.name] if layer.weights else []
 
 
-def copy_optimizer(source, target, origins=None):
+def copy_optimizer(source, target, partial=False, origins=None):
     """Copies the optimizer's state between compiled models of one network in any layouts.
 
     Args:
-        source: A model.
-        target: The model whose optimizer's state to set.
+        source: A model; nothing is done if its optimizer is not built.
+        target: A model whose optimizer is of the same kind.
+        partial: Whether the one may lack state of weights that the other has it of: there it is 0, or stays.
         origins: The source's name of each weight of the target, None for one that is new and keeps the state that it
             starts with, its average the weight itself; the same names if left out.
     """
-    ours, theirs = source.optimizer, target.optimizer
+    ours, theirs = optimizer_of(source), optimizer_of(target)
     if ours is None or not ours.built:
         return
-    theirs.build(target.trainable_variables)
-    if isinstance(ours, keras.optimizers.LossScaleOptimizer):
-        theirs.step_counter.assign(ours.step_counter)
-        theirs.dynamic_scale.assign(ours.dynamic_scale)
-        ours, theirs = ours.inner_optimizer, theirs.inner_optimizer
-    for attribute in _slots(ours, len(source.trainable_variables)):
-        read, write = _named_slots(source, ours, attribute), _named_slots(target, theirs, attribute)
-        start = named_weights(target) if attribute == AVERAGE else write
-        _copy({name: read.get((origins or {}).get(name, name), start[name]) for name in write}, write)
-    theirs.iterations.assign(ours.iterations)
-    if isinstance(ours._learning_rate, keras.Variable):
-        theirs.learning_rate = float(ours.learning_rate)
+    if not theirs.built:
+        theirs.build(target.trainable_variables)
+    our_slots, their_slots = _slots(inner_optimizer(ours)), _slots(inner_optimizer(theirs))
+    for attribute in our_slots:
+        read = _named_slots(source, our_slots[attribute])
+        write = _named_slots(target, their_slots[attribute])
+        if origins is not None:
+            start = named_weights(target) if attribute == AVERAGE else write
+            read = {name: read.get(origins[name], start[name]) for name in write}
+        elif partial:
+            read = {**{name: _zeros(place) for name, place in write.items()}, **read}
+        _copy(read, write)
+    for one, other in zip(_others(ours, our_slots), _others(theirs, their_slots)):
+        other.assign(one)
 
 
-def _named_slots(model, optimizer, attribute):
-    """Returns one kind of an optimizer's slots as `named_weights` returns the weights they belong to."""
-    slot_of = dict(zip(map(id, model.trainable_variables), getattr(optimizer, attribute)))
+def optimizer_of(model):
+    """Returns a model's optimizer, or None if it is not compiled."""
+    return getattr(model, "optimizer", None)
+
+
+def inner_optimizer(optimizer):
+    """Returns the optimizer that a `LossScaleOptimizer` holds; any other as it is."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _zeros(place):
+    variable, index = place
+    return keras.Variable(keras.ops.zeros(variable.shape, variable.dtype)), index
+
+
+def _named_slots(model, slots):
+    """Returns one kind of the optimizer's slots as `named_weights` returns the weights they belong to."""
     weights = named_weights(model).items()
-    return {name: (slot_of[id(variable)], index) for name, (variable, index) in weights if id(variable) in slot_of}
+    return {name: (slots[id(variable)], index) for name, (variable, index) in weights if id(variable) in slots}
 
 
-def _slots(optimizer, count):
-    """Returns the names of the optimizer's attributes that hold one variable per trainable variable."""
-    return [
-        name
+def _slots(optimizer):
+    """Returns the optimizer's attributes that hold one variable per weight: {attribute: {id of the weight: slot}}."""
+    weights = optimizer._trainable_variables
+    return {
+        name: dict(zip(map(id, weights), slots))
         for name, slots in vars(optimizer).items()
         if name != "_trainable_variables"
         and isinstance(slots, (list, tuple))
-        and len(slots) == count
+        and len(slots) == len(weights)
         and all(isinstance(slot, keras.Variable) for slot in slots)
-    ]
+    }
+
+
+def _others(optimizer, slots):
+    """Returns an optimizer's variables that are not of one weight: its steps, its learning rate, a loss scale."""
+    known = {id(slot) for by_weight in slots.values() for slot in by_weight.values()}
+    return [variable for variable in optimizer.variables if id(variable) not in known]
 
 
 def _copy(source, target):

@@ -52,19 +52,21 @@ def deepen(model, depth=None, *, units=None, place="end", branch="zero"):
     check_choice("branch", branch, BRANCHES)
     old = model.spec
     check_identity(old)
+    _check_layers(model)
     new = _deeper(old, _units(old, depth, units))
     if new == old:
         return model
     plan = [_plan(*stages, place, branch) for stages in zip(old.stages, new.stages)]
     name = f"resnet{new.depth}" if model.name == f"resnet{old.depth}" else model.name
-    other = ResidualNetwork.from_config({**model.get_config(), "spec": new.to_dict(), "name": name})
+    other = ResidualNetwork.from_config({**model.construction(), "spec": new.to_dict(), "name": name})
     origins = _origins(other, plan)
     _copy_weights(model, other, plan, branch)
-    copy_trainable(model, other, {_operation(ours): theirs and _operation(theirs) for ours, theirs in origins.items()})
+    operations = {_operation(ours): theirs and _operation(theirs) for ours, theirs in origins.items()}
+    copy_trainable(model, other, origins=operations)
     other.card, other.loaded = model.card, _report(model, other, origins, place, branch)
     if model.compiled:
         other.compile_from_config(model.get_compile_config())
-        copy_optimizer(model, other, origins)
+        copy_optimizer(model, other, origins=origins)
     return other
 
 
@@ -85,6 +87,14 @@ def check_identity(spec):
     if spec.ordering == "bn_after_addition":
         why = "A BN follows the addition (Fig. 4(b)), and changes what the shortcut carries."
         raise argument_error("ordering", "one that leaves the sum to the shortcut", spec.ordering, why)
+
+
+def _check_layers(model):
+    """Raises a `ValueError` if layers were changed by more than freezing: which new units share that is not known."""
+    for name, changes in model.get_config().get("layers", {}).items():
+        if left := changes.keys() - {"trainable"}:
+            hint = "Deepen the network first, then change its layers."
+            raise argument_error("model", f"one whose {name} has no {min(left)} of its own", model.name, hint)
 
 
 def _units(spec, depth, units):

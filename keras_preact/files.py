@@ -1,13 +1,24 @@
 """Files that appear whole or not at all, and HDF5 files read with suspicion."""
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import tempfile
+import time
 
 import numpy as np
+
+ALIVE = ".alive"  # in an aside: locked as long as its writer lives
+DOWNLOAD = "download"
+REPLACED = ".replaced."
+ABANDONED = 60.0  # seconds after which an aside without ALIVE, which is made first, is a killed writer's
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
+TRIES = 1000  # each fails only when another writer has just replaced the same folder
 
 HDF5_DIGEST = "keras_preact_sha256"
 HDF5_DEEPEST = 32  # groups within groups; a file whose groups hold themselves has no end
@@ -18,32 +29,121 @@ def written_aside(path):
     """Yields a path in the same folder to write to; renames it to `path` at the end, or removes it on an error.
 
     The yielded path has the name of `path`, in a temporary folder, so that endings like `.weights.h5` stay. A folder
-    is written and renamed the same way. The one it replaces is moved to a hidden name beside it for that moment, and
-    back if the renaming fails, so that a kill at any time leaves a whole folder.
+    is written and renamed the same way, and changes places with one that is there in a single step, so that `path` is
+    a whole folder at every moment, also with several writers at once: the last one's stays. What a killed writer left
+    beside `path` is removed at the start.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_asides(path.parent, path.name)
     aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        yield aside / path.name
-        _replace(path, aside / path.name, aside.with_name(f"{aside.name}.replaced"))
+        with _marked_alive(aside):
+            yield aside / path.name
+            _replace(path, aside / path.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _replace(path, new, old):
-    """Renames `new` to `path`; a folder at `path`, which cannot be replaced in one step, is moved to `old` before."""
-    if not path.is_dir():
-        os.replace(new, path)
-        return
-    new.lstat()  # raises if nothing was written, while the old folder is still in its place
+@contextlib.contextmanager
+def _marked_alive(aside):
+    """Holds a lock in the folder `aside`, by which others see that its writer lives."""
+    import filelock
+
+    lock = filelock.FileLock(aside / ALIVE)
+    with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks: its age tells
+        lock.acquire(timeout=0)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _replace(path, new):
+    """Renames `new` to `path`, where another writer may put a folder, or take one away, at any time."""
+    for _ in range(TRIES):
+        try:
+            if path.is_dir():
+                _exchange(path, new)
+            else:
+                os.replace(new, path)
+            return
+        except OSError as error:
+            problem = error
+            if not (os.path.lexists(new) and error.errno in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)):
+                raise
+    raise problem
+
+
+def _exchange(path, new):
+    """Lets the folder `path` and `new` change places, in one step on Linux, where the file system can do it."""
+    with contextlib.suppress(AttributeError):  # a system whose C library has no such function
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+        if not rename(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(path), RENAME_EXCHANGE):
+            return
+        number = ctypes.get_errno()
+        if number not in (errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.ENOTSUP):
+            raise OSError(number, os.strerror(number), str(path))
+    _exchange_in_two_steps(path, new)
+
+
+def _exchange_in_two_steps(path, new):
+    """Moves the folder `path` beside `new`, and `new` to `path`; `remove_asides` completes it after a kill."""
+    old = pathlib.Path(tempfile.mkdtemp(prefix=REPLACED, dir=new.parent)) / path.name
     os.rename(path, old)
     try:
         os.rename(new, path)
     except BaseException:
-        os.rename(old, path)
+        with contextlib.suppress(OSError):  # another writer's folder may be there by now
+            os.rename(old, path)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def is_aside(entry, name=None):
+    """Returns whether a path is a folder in which `written_aside` writes a file called `name`, or any if None."""
+    entry = pathlib.Path(entry)
+    match = re.fullmatch(r"\.(.+)\.[^.]+", entry.name)
+    if match is None or name not in (None, match[1]) or entry.is_symlink() or not entry.is_dir():
+        return False
+    with contextlib.suppress(OSError):  # its writer may be done just now
+        names = {ALIVE, DOWNLOAD, match[1]}
+        return all(inside.name in names or inside.name.startswith(REPLACED) for inside in entry.iterdir())
+    return False
+
+
+def remove_asides(folder, name=None, is_ours=False):
+    """Removes what killed processes left half written in a folder, and completes a replacement that was cut short.
+
+    Args:
+        folder: A path; nothing is done if it does not exist.
+        name: Of the file or folder that was written; any if None.
+        is_ours: Whether this process alone writes in `folder`. If not, what a living process writes is left alone.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for entry in sorted(pathlib.Path(folder).iterdir()):
+            if entry.name[0] == "." and is_aside(entry, name) and (is_ours or _is_abandoned(entry)):
+                _complete(entry)
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def _is_abandoned(aside):
+    import filelock
+
+    try:
+        if not (aside / ALIVE).exists():
+            return time.time() - aside.stat().st_mtime > ABANDONED
+        with filelock.FileLock(aside / ALIVE).acquire(timeout=0):
+            return True
+    except (OSError, NotImplementedError):  # a `Timeout` is an OSError
+        return False
+
+
+def _complete(aside):
+    """Puts the new folder in its place where a kill between the two steps of an exchange left nothing."""
+    path = aside.with_name(re.fullmatch(r"\.(.+)\.[^.]+", aside.name)[1])
+    new = aside / path.name  # whole once something was to be replaced by it
+    if any(aside.glob(f"{REPLACED}*/{path.name}")) and new.exists() and not os.path.lexists(path):
+        os.rename(new, path)
 
 
 def write_text(path, text):

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_preact.checks import check_not_quantized
 from keras_preact.copying import copy_weights
 from keras_preact.errors import argument_error
 from keras_preact.layers.residual_units import ResidualUnits
@@ -26,6 +27,7 @@ def frozen_function(model, serve=None, signature=None):
     """
     if not isinstance(model, ResidualNetwork):
         raise argument_error("model", "a network that keras_preact built", type(model).__name__)
+    check_not_quantized(model)
     if keras.backend.backend() != "tensorflow":
         raise argument_error("KERAS_BACKEND", '"tensorflow" to freeze a network', keras.backend.backend())
     import tensorflow as tf

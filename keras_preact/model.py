@@ -1,5 +1,6 @@
 """`ResidualNetwork`: the `keras.Model` of a `NetworkSpec`, its weights files, and the change of layout."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -8,14 +9,20 @@ import warnings
 
 import keras
 
-from keras_preact.copying import copy_optimizer, copy_trainable, copy_weights, named_weights
-from keras_preact.errors import argument_error, check_choice, check_integer
+from keras_preact.checks import LAYOUTS, check_execution, check_replicated
+from keras_preact.copying import (
+    copy_optimizer,
+    copy_trainable,
+    copy_weights,
+    inner_optimizer,
+    named_weights,
+    optimizer_of,
+)
+from keras_preact.errors import argument_error, check_choice
 from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
-from keras_preact.networks import TAPS, KerasLayers, StackedLayers, feature_maps, head, residual_network
+from keras_preact.networks import KerasLayers, LayerMaker, StackedLayers, feature_maps, head, residual_network
 from keras_preact.spec import NetworkSpec
 
-LAYOUTS = ("stacked", "layers")
-UNROLLS = ("auto", "all")
 FINGERPRINT = "keras_preact_network"
 
 # Fields that change how a network is computed or trained, but not what a weight means.
@@ -50,6 +57,7 @@ class ResidualNetwork(keras.Model):
         trainable=True,
         input_tensor=None,
         features=None,
+        layers=None,
     ):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         top = dict(
@@ -62,14 +70,19 @@ class ResidualNetwork(keras.Model):
         inputs = input_tensor
         if inputs is None:
             inputs = keras.Input(input_shape, dtype=policy.variable_dtype, name="images")
-        env = KerasLayers(spec, policy) if layout == "layers" else StackedLayers(spec, policy, **execution)
+        make = LayerMaker(layers)
+        if layout == "layers":
+            env = KerasLayers(spec, policy, make=make)
+        else:
+            env = StackedLayers(spec, policy, make=make, **execution)
         if features:
             outputs = feature_maps(env, inputs, spec, features)
         else:
-            outputs = head(residual_network(env, inputs, spec), policy, **top)
+            outputs = head(residual_network(env, inputs, spec), make, policy, **top)
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
         self.dtype_policy = policy  # by which `compile` scales the loss of mixed_float16
-        self.spec, self.layout = spec, layout
+        make.freeze(self)
+        self.spec, self.layout, self._make = spec, layout, make
         self.card = self.loaded = None
         self._arguments = {
             "spec": spec.to_dict(),
@@ -81,13 +94,24 @@ class ResidualNetwork(keras.Model):
             "dtype": policy.name,
         }
 
-    def get_config(self):
+    def construction(self):
+        """Returns the arguments of the constructor that decide what is computed, as JSON holds them."""
         return {**self._arguments, "name": self.name, "trainable": self.trainable}
+
+    def get_config(self):
+        """Returns `construction`, and what was changed since: of layers, and the card and report of trained weights."""
+        notes = {"card": self.card, "loaded": self.loaded}
+        notes = {name: keras.saving.serialize_keras_object(note) for name, note in notes.items() if note is not None}
+        layers = self._make.changes_of(self)
+        return {**self.construction(), **({"layers": layers} if layers else {}), **notes}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        return cls(NetworkSpec.from_dict(config.pop("spec")), tuple(config.pop("input_shape")), **config)
+        notes = {name: config.pop(name, None) for name in ("card", "loaded")}
+        model = cls(NetworkSpec.from_dict(config.pop("spec")), tuple(config.pop("input_shape")), **config)
+        model.card, model.loaded = map(keras.saving.deserialize_keras_object, notes.values())
+        return model
 
     @property
     def has_top(self):
@@ -127,11 +151,23 @@ class ResidualNetwork(keras.Model):
                     jit_compile = False
         super().compile(optimizer, *args, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
 
+    def get_compile_config(self):
+        """Returns what Keras saves, and of which weights the optimizer has state, if not of the trainable ones."""
+        config = super().get_compile_config()
+        built = getattr(inner_optimizer(optimizer_of(self)), "_trainable_variables", None)
+        if config and built and list(map(id, built)) != list(map(id, self.trainable_variables)):
+            places = {id(variable): index for index, variable in enumerate(self.weights)}
+            config["optimized_weights"] = [places[id(variable)] for variable in built if id(variable) in places]
+        return config
+
     def compile_from_config(self, config):
         """Compiles as `config`, from `get_compile_config`, says; Keras asks for this where `compile` is overridden."""
+        config = dict(config)
+        places = config.pop("optimized_weights", None)
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
+            built = self.trainable_variables if places is None else [self.weights[index] for index in places]
+            self.optimizer.build(built)
 
     def with_features(self, features):
         """Returns the network, with a copy of its weights, that puts out `features`, as `check_features` gives them."""
@@ -158,7 +194,8 @@ class ResidualNetwork(keras.Model):
     def save_weights(self, filepath, overwrite=True, **options):
         """Writes a `.weights.h5` file, aside and then renamed. Both layouts write, and read, the stacked one's file.
 
-        From the stacked layout it holds the optimizer's state too, as Keras writes it; from the other, weights alone.
+        It holds the optimizer's state too, as Keras writes it; of a run of units that is frozen in part, zeros where it
+        is frozen.
 
         Args:
             filepath: Where to; the name must end in `.weights.h5`.
@@ -174,7 +211,7 @@ class ResidualNetwork(keras.Model):
         import h5py
 
         with written_aside(path) as aside:
-            keras.Model.save_weights(self._stacked(), aside, overwrite=True, **options)
+            keras.Model.save_weights(self._stacked(with_optimizer=True), aside, overwrite=True, **options)
             with h5py.File(aside, "r+") as file:
                 file.attrs[FINGERPRINT] = json.dumps(self.fingerprint)
                 file.attrs[HDF5_DIGEST] = hdf5_digest(file)
@@ -196,22 +233,34 @@ class ResidualNetwork(keras.Model):
         theirs = read_fingerprint(path)
         if not skip_mismatch:
             self._check_fingerprint(path, theirs)
-        before = [keras.ops.copy(variable) for variable in self.variables]
-        target = self._stacked()
+        optimizer = optimizer_of(self)
+        variables = [*self.variables, *(optimizer.variables if optimizer is not None else ())]
+        before = [keras.ops.copy(variable) for variable in variables]
+        target = self._stacked(with_optimizer=_holds_optimizer(path))
         try:
             check_whole(path)
             keras.Model.load_weights(target, path, skip_mismatch=skip_mismatch, **options)
         except Exception as error:  # Keras has assigned some arrays by now
-            for variable, value in zip(self.variables, before):
+            for variable, value in zip(variables, before):
                 variable.assign(value)
             reason = target._misfit(path) or " ".join(str(error).split())
             raise argument_error("filepath", "a whole weights file of this network", str(filepath), reason) from error
         if target is not self:
             copy_weights(target, self)
+            copy_optimizer(target, self, partial=True)
 
-    def _stacked(self):
-        """Returns this model if it is stacked, else its weights in one that is."""
-        return self if self.layout == "stacked" else converted(self, layout="stacked")
+    def _stacked(self, with_optimizer=False):
+        """Returns this model if it is stacked, else its weights, and optimizer if it is compiled, in one that is."""
+        if self.layout == "stacked":
+            return self
+        other = converted(self, layout="stacked")
+        if with_optimizer and (optimizer := optimizer_of(self)) is not None:
+            if not optimizer.built:
+                optimizer.build(self.trainable_variables)
+            copy_trainable(self, other, partial=True)
+            other.optimizer = type(optimizer).from_config(optimizer.get_config())
+            copy_optimizer(self, other, partial=True)
+        return other
 
     def _misfit(self, path):
         """Returns a sentence on the first array that a file lacks, or has in another shape than this stacked network.
@@ -250,6 +299,14 @@ class ResidualNetwork(keras.Model):
             raise argument_error("filepath", "a weights file of this network", str(path), f"They differ in {sides}.")
 
 
+def _holds_optimizer(path):
+    import h5py
+
+    with contextlib.suppress(OSError, RuntimeError), h5py.File(path, "r") as file:
+        return "optimizer" in file
+    return False
+
+
 def read_fingerprint(path):
     """Returns what a weights file says of its network, or None; `check_whole` tells whether its arrays are whole."""
     import h5py
@@ -284,43 +341,6 @@ def _weights_path(filepath):
     return path
 
 
-def check_replicated(replicas, optimizer, steps_per_execution):
-    """Raises a `ValueError` if what is asked for fails in Keras with several replicas of a `tf.distribute` strategy."""
-    with_replicas = f"with {replicas} replicas, where Keras does not offer it"
-    if steps_per_execution != 1:
-        raise argument_error("steps_per_execution", f"1 {with_replicas}", steps_per_execution)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # that of a LossScaleOptimizer
-    for option in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
-        value = getattr(optimizer, option, None)
-        if value is not None:
-            raise argument_error(option, f"left out of the optimizer {with_replicas}", value)
-
-
-def check_execution(unroll, remat):
-    """Returns `unroll` (a whole number, `"auto"` or `"all"`) and `remat` (True or a whole number), once checked."""
-    if unroll not in UNROLLS:
-        if isinstance(unroll, str):
-            raise argument_error("unroll", 'a whole number, "auto" or "all"', unroll)
-        unroll = check_integer("unroll", unroll)
-    return unroll, remat or 0 if isinstance(remat, bool) else check_integer("remat", remat, minimum=0)
-
-
-def check_features(spec, features, tap, pooling=None):
-    """Returns a dict from the name of a stage to its tap, or None without `features`."""
-    if features is None:
-        return None
-    if pooling is not None:
-        raise argument_error("pooling", "None with `features`", pooling)
-    names = list(features) if isinstance(features, (list, tuple)) else [features]
-    stages = [f"stage{number}" for number in range(1, len(spec.units) + 1)]
-    if not names or len(set(map(str, names))) < len(names):
-        raise argument_error("features", f"different stages, one at least, of {', '.join(stages)}", features)
-    taps = list(tap) if isinstance(tap, (list, tuple)) else [tap] * len(names)
-    if len(taps) != len(names):
-        raise argument_error("tap", f"one for all features, or {len(names)}, one for each", tap)
-    return {check_choice("features", name, stages): check_choice("tap", one, TAPS) for name, one in zip(names, taps)}
-
-
 def relayout(model, layout, unroll=None, remat=None):
     """Returns the same network in another layout, with the same weights and, if compiled, optimizer state.
 
@@ -335,7 +355,7 @@ def relayout(model, layout, unroll=None, remat=None):
 
     Raises:
         ValueError: If `model` is no network of this package, an argument is not allowed, or `model` is frozen in part
-            within a run of units, which is one layer when stacked.
+            within a run of units, which is one layer when stacked, or has a unit's layer with its own regularizer.
     """
     if not isinstance(model, ResidualNetwork):
         raise argument_error("model", "a network that keras_preact built", type(model).__name__)
@@ -346,6 +366,10 @@ def relayout(model, layout, unroll=None, remat=None):
     changes = {"layout": check_choice("layout", layout, LAYOUTS), "unroll": unroll, "remat": remat}
     if all(str(config[name]) == str(value) for name, value in changes.items()):  # 1 is no True here
         return model
+    names = {layer.name for layer in ResidualNetwork.from_config({**config, **changes, "layers": None}).layers}
+    for name, own in config.get("layers", {}).items():
+        if (left := own.keys() - {"trainable"}) and name not in names:
+            raise argument_error("layout", f'"{model.layout}" while {name} has its own {min(left)}', layout)
     other = converted(model, **changes)
     copy_trainable(model, other)
     if model.compiled:

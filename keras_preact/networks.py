@@ -79,16 +79,50 @@ def torch_uniform():
     return keras.initializers.VarianceScaling(1.0 / 3.0, "fan_in", "uniform")
 
 
+class LayerMaker:
+    """Makes a network's layers, with what was changed of each since; knows what each was like before.
+
+    Args:
+        changes: The entries of layers' configurations that differ from what this package makes, by layer and name, as
+            `changes_of` returns them.
+    """
+
+    def __init__(self, changes=None):
+        self.changes, self.made = dict(changes or {}), {}
+
+    def __call__(self, kind, name, **arguments):
+        layer = kind(name=name, **arguments)
+        self.made[name] = layer.get_config()
+        changes = self.changes.get(name)
+        return kind.from_config({**self.made[name], **changes}) if changes else layer
+
+    def freeze(self, model):
+        """Makes those layers of a model trainable that were, which Keras' constructor makes all alike."""
+        for layer in model.layers:
+            layer.trainable = self.changes.get(layer.name, {}).get("trainable", model.trainable)
+
+    def changes_of(self, model):
+        """Returns by layer what of its configuration was changed: its freezing, a regularizer, quantization, ..."""
+        found = {}
+        for layer in model.layers:
+            made = {**self.made.get(layer.name, {}), "trainable": model.trainable}
+            changes = {name: value for name, value in layer.get_config().items() if made.get(name) != value}
+            if changes and layer.name in self.made:
+                found[layer.name] = changes
+        return found
+
+
 class KerasLayers:
     """An environment (see `units`) that makes a named Keras layer of every operation; its signals are Keras tensors."""
 
-    def __init__(self, spec, dtype, prefix=""):
+    def __init__(self, spec, dtype, prefix="", make=None):
         self.spec, self.dtype, self.prefix = spec, dtype, prefix
+        self.make = make or LayerMaker()
         self.first_relu = None
 
     def within(self, name):
         """Returns this environment with `name` before every layer's name."""
-        return KerasLayers(self.spec, self.dtype, f"{self.prefix}{name}_")
+        return KerasLayers(self.spec, self.dtype, f"{self.prefix}{name}_", self.make)
 
     @property
     def bn_synchronized(self):
@@ -166,14 +200,14 @@ class KerasLayers:
         return self._layer(StemPool, name, padding=padding)(x)
 
     def _layer(self, kind, name, **arguments):
-        return kind(name=self.prefix + name, dtype=self.dtype, **arguments)
+        return self.make(kind, self.prefix + name, dtype=self.dtype, **arguments)
 
 
 class StackedLayers(KerasLayers):
     """An environment that makes one `ResidualUnits` layer of every run of equal units, and Keras layers of the rest."""
 
-    def __init__(self, spec, dtype, prefix="", unroll="auto", remat=0):
-        super().__init__(spec, dtype, prefix)
+    def __init__(self, spec, dtype, prefix="", make=None, unroll="auto", remat=0):
+        super().__init__(spec, dtype, prefix, make)
         self.unroll, self.remat = unroll, remat
 
     def units(self, x, run, return_lead=False):
@@ -205,17 +239,17 @@ def run_name(run):
     return f"{stage}_units{first}_{run[-1].name.split('_unit')[1]}"
 
 
-def head(x, dtype, include_top, pooling, num_classes, classifier_activation):
+def head(x, make, dtype, include_top, pooling, num_classes, classifier_activation):
     """Applies global pooling and the classifier, whose logits and probabilities are float32 at least.
 
     Returns (batch, num_classes) with the top; without it (batch, channels) for a `pooling`, else x as it is.
     """
     if include_top or pooling == "avg":
-        x = layers.GlobalAveragePooling2D(name="pool", dtype=dtype)(x)
+        x = make(layers.GlobalAveragePooling2D, "pool", dtype=dtype)(x)
     elif pooling == "max":
-        x = layers.GlobalMaxPooling2D(name="pool", dtype=dtype)(x)
+        x = make(layers.GlobalMaxPooling2D, "pool", dtype=dtype)(x)
     if not include_top:
         return x
     dtype = dtype.variable_dtype  # float32 under mixed precision: a softmax of many classes needs it
-    x = layers.Dense(num_classes, name="logits", dtype=dtype, kernel_initializer=torch_uniform())(x)
-    return layers.Activation(classifier_activation, name="predictions", dtype=dtype)(x)
+    x = make(layers.Dense, "logits", units=num_classes, dtype=dtype, kernel_initializer=torch_uniform())(x)
+    return make(layers.Activation, "predictions", activation=classifier_activation, dtype=dtype)(x)

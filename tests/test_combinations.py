@@ -10,7 +10,6 @@ import sys
 import combinations
 import pytest
 
-
 PROGRAM = pathlib.Path(combinations.__file__)
 SLICE = 2
 

@@ -1,9 +1,16 @@
 """A file or folder that is written again is the old one or the new one, whole, at every moment."""
 
+import errno
 import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
+from keras_preact import files
 from keras_preact.files import written_aside
 
 
@@ -13,7 +20,15 @@ def write_folder(path, text):
         (aside / "content").write_text(text)
 
 
-def test_a_folder_is_replaced_and_nothing_is_left_beside_it(tmp_path):
+@pytest.fixture(params=["one step", "two steps"])
+def exchange(request, monkeypatch):
+    """How folders change places: as Linux does it, and as other systems must."""
+    if request.param == "two steps":
+        monkeypatch.setattr(files, "_exchange", files._exchange_in_two_steps)
+    return request.param
+
+
+def test_a_folder_is_replaced_and_nothing_is_left_beside_it(exchange, tmp_path):
     path = tmp_path / "saved_model"
     write_folder(path, "old")
     write_folder(path, "new")
@@ -32,6 +47,7 @@ def test_a_folder_stays_if_the_new_one_cannot_be_renamed(failing, tmp_path, monk
             raise OSError("no space")
         rename(source, target)
 
+    monkeypatch.setattr(files, "_exchange", files._exchange_in_two_steps)
     monkeypatch.setattr(os, "rename", fail_once)
     with pytest.raises(OSError, match="no space"):
         write_folder(path, "new")
@@ -39,17 +55,39 @@ def test_a_folder_stays_if_the_new_one_cannot_be_renamed(failing, tmp_path, monk
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_kill_at_any_moment_leaves_a_whole_folder(tmp_path, monkeypatch):
-    """What stands before each renaming and removal is what a kill there would leave."""
-    path, seen = tmp_path / "saved_model", []
+def test_a_folder_that_cannot_be_exchanged_stays(tmp_path, monkeypatch):
+    path = tmp_path / "saved_model"
+    write_folder(path, "old")
+
+    def refuse(path, new):
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files, "_exchange", refuse)
+    with pytest.raises(OSError, match="Permission denied"):
+        write_folder(path, "new")
+    assert (path / "content").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def copies(folder):
+    """Returns the texts of all folders in the making, or made."""
+    return {content.read_text() for content in folder.rglob("content")}
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_folder_or_what_completes_it(exchange, tmp_path, monkeypatch):
+    """What stands before and after each renaming and removal is what a kill there would leave."""
+    path, seen, there = tmp_path / "saved_model", [], []
     write_folder(path, "old")
 
     def watched(name):
         function = getattr(os, name)
 
         def call(*arguments, **options):
-            seen.append({content.read_text() for content in tmp_path.rglob("content")})
-            return function(*arguments, **options)
+            seen.append(copies(tmp_path))
+            there.append(path.is_dir())
+            result = function(*arguments, **options)
+            there.append(path.is_dir())
+            return result
 
         monkeypatch.setattr(os, name, call)
 
@@ -58,11 +96,23 @@ def test_a_kill_at_any_moment_leaves_a_whole_folder(tmp_path, monkeypatch):
     write_folder(path, "new")
     assert len(seen) > 3
     assert all("new" in texts for texts in seen)
-    assert all("old" in texts for texts in seen[:2])
+    assert exchange == "two steps" or all(there)
+
+
+def test_the_next_writer_completes_what_a_kill_between_two_steps_left(tmp_path):
+    """As a system without an exchange leaves it: the old folder moved away, the new one not yet in its place."""
+    path, aside = tmp_path / "saved_model", tmp_path / ".saved_model.abcdefgh"
+    for place, text in ((aside / "saved_model", "new"), (aside / f"{files.REPLACED}x" / "saved_model", "old")):
+        place.mkdir(parents=True)
+        (place / "content").write_text(text)
+    (aside / files.ALIVE).touch()
+    files.remove_asides(tmp_path)
+    assert (path / "content").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("old", ["file", "folder"])
-def test_nothing_written_or_an_error_leaves_the_old_one(old, tmp_path):
+def test_nothing_written_or_an_error_leaves_the_old_one(old, exchange, tmp_path):
     path = tmp_path / "there"
     if old == "folder":
         write_folder(path, "old")
@@ -74,3 +124,107 @@ def test_nothing_written_or_an_error_leaves_the_old_one(old, tmp_path):
         aside.write_text("half \ud800", encoding="utf-8")
     assert (path / "content" if old == "folder" else path).read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_four_writers_at_once_leave_one_whole_folder_that_never_was_away(tmp_path):
+    path, errors, absent, stop = tmp_path / "saved_model", [], [], threading.Event()
+    write_folder(path, "start")
+
+    def write(number):
+        try:
+            for turn in range(50):
+                write_folder(path, f"{number} {turn}")
+        except Exception as error:
+            errors.append(error)
+
+    def watch():
+        while not stop.is_set():
+            if not path.is_dir():
+                absent.append(time.time())
+
+    watcher = threading.Thread(target=watch)
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in (watcher, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    watcher.join()
+    assert (errors, absent) == ([], [])
+    assert (path / "content").read_text().endswith(" 49")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_four_writers_at_once_where_a_folder_takes_two_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_exchange", files._exchange_in_two_steps)
+    path, errors = tmp_path / "saved_model", []
+
+    def write(number):
+        try:
+            for turn in range(20):
+                write_folder(path, f"{number} {turn}")
+        except Exception as error:
+            errors.append(error)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in writers:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    assert errors == []
+    assert (path / "content").read_text().endswith(" 19")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from keras_preact.files import written_aside
+with written_aside(pathlib.Path(sys.argv[1])) as aside:
+    aside.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_path):
+    path = tmp_path / "card.json"
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], env={**os.environ, "KERAS_BACKEND": "jax"})
+    (left,) = tmp_path.iterdir()
+    assert files.is_aside(left)
+    with written_aside(path) as aside:
+        assert list(tmp_path.iterdir()) == [aside.parent]
+        files.remove_asides(tmp_path)
+        files.write_text(path, "other")
+        aside.write_text("mine")
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("names", "is_aside"),
+    [
+        ((), True),
+        (("curves.png",), True),
+        (("curves.png", files.ALIVE), True),
+        (("notes.txt",), False),
+        (("curves.png", "notes.txt"), False),
+    ],
+)
+def test_only_what_this_package_left_is_taken_for_an_aside(names, is_aside, tmp_path):
+    folder = tmp_path / ".curves.png.x"
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+    assert files.is_aside(folder) is is_aside
+    files.remove_asides(tmp_path, is_ours=True)
+    assert folder.exists() is not is_aside
+
+
+def test_an_aside_of_unknown_state_stays_until_it_is_old(tmp_path):
+    folder = tmp_path / ".curves.png.x"
+    folder.mkdir()
+    files.remove_asides(tmp_path)
+    assert folder.exists()
+    os.utime(folder, (0, 0))
+    files.remove_asides(tmp_path)
+    assert not folder.exists()
+    assert files.remove_asides(pathlib.Path(tmp_path / "none")) is None

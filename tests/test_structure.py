@@ -31,6 +31,7 @@ ORDER = [
     "frozen",
     "model",
     "copying",
+    "checks",
     "networks",
     "layers",
     "shapes",
@@ -40,10 +41,11 @@ ORDER = [
     "spec",
     "unit_spec",
     "files",
+    "locks",
     "errors",
     "version",
 ]
-SPEC_LEVEL = ("units", "shortcuts", "families", "spec", "unit_spec", "files", "errors", "version")
+SPEC_LEVEL = ("units", "shortcuts", "families", "spec", "unit_spec", "files", "locks", "errors", "version")
 
 
 def part(path):

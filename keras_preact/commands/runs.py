@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from keras_preact.checks import LAYOUTS
 from keras_preact.errors import argument_error
-from keras_preact.model import LAYOUTS
 from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS
 from keras_preact.training import evaluation, launcher, mirror, predictor, run, trainer
 from keras_preact.training.recipe import Recipe
@@ -49,6 +49,7 @@ def train_command(recipe):
         *,
         data: str = "digits",
         recipe: str = recipe,
+        start: str | None = None,
         running: Annotated[RunFlags, arg(name="")] = RunFlags(),
         ordering: Literal[tuple(ORDERINGS)] = "preactivation",
         shortcut: Literal[tuple(SHORTCUT_PARAMETERS)] = "identity",
@@ -65,6 +66,8 @@ def train_command(recipe):
             model: A network, as `keras-preact list` shows them.
             data: A data set: digits, cifar10, cifar100, imagenet2012, or a folder of images (class/name.png).
             recipe: The recipe whose values the flags below start from.
+            start: Trained weights to begin with, of this network or a shallower one: a run folder, a name of
+                `keras-preact weights list`, a .keras or a .weights.h5 file.
             running: Where files are, and on what to compute.
             ordering: Where BN and ReLU stand in a unit (Fig. 4).
             shortcut: What stands on the shortcut (Fig. 2), at the paper's values.
@@ -74,7 +77,7 @@ def train_command(recipe):
             settings: The recipe.
         """
         options = {"ordering": ordering, "shortcut": shortcut, "layout": layout, "unroll": unroll, "remat": remat}
-        card = trainer.train(model, data=data, recipe=settings, model_options=options, **vars(running))
+        card = trainer.train(model, data=data, recipe=settings, start=start, model_options=options, **vars(running))
         if "error_percent" in card:  # the first of several workers has it
             print_result(card)
             print(f"  keras-preact train {card['model']} --ordering original --output runs/original")
@@ -144,6 +147,6 @@ def launch(command: Positional[tuple[str, ...]], /, *, workers: int = 2, max_res
         workers: Their number.
         max_restarts: How often the job is started again from its last checkpoint.
     """
-    program = [sys.executable, "-c", "from keras_preact.cli import main; main()"]
+    program = [sys.executable, "-P", "-c", "from keras_preact.cli import main; main()"]
     if status := launcher.launch([*program, *command], workers, max_restarts):
         raise SystemExit(status)

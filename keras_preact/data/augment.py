@@ -89,9 +89,9 @@ class Augmentation:
         Returns:
             Of these, what the augmentation takes: `shorter_side` int32 (count,) in pixels, `attempts` float64 (count,
             10, 3) of area share, aspect and coin, `place` float64 (count, 2) in [0, 1) from top left to bottom right;
-            `corner` int32 (count, 2), `mirror` uint8 (count,), 1 for an image that is flipped, `factors` float32 (count, 3) of brightness, contrast and
-            saturation, `lighting` float32 (count, 3), `hole` int32 (count, 2) (the centre), `own` float32 (count,)
-            (the image's share after mixup), `box` int32 (count, 4) (top, left, bottom, right of cutmix).
+            `corner` int32 (count, 2), `mirror` uint8 (count,) (1: flipped), `factors` float32 (count, 3) of brightness,
+            contrast and saturation, `lighting` float32 (count, 3), `hole` int32 (count, 2) (the centre), `own` float32
+            (count,) (the image's share after mixup), `box` int32 (count, 4) (top, left, bottom, right of cutmix).
         """
         height, width, _ = image_shape
         sides = np.array([height, width], np.int32)

@@ -31,8 +31,8 @@ class Preparation(keras.layers.Layer):
         training: Whether to augment.
 
     Returns:
-        float32 images (batch, height, width, channels), of `image_size` in training, and the labels: float32 (batch, classes) if the augmentation
-        mixes images, else as they came.
+        float32 images (batch, height, width, channels), of side `image_size` in training, and the labels: float32
+        (batch, classes) if the augmentation mixes images, else as they came.
 
     Raises:
         ValueError: If the augmentation is none for these images, or `resident` is not for this data set.

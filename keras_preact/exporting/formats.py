@@ -19,7 +19,8 @@ from keras_preact.exporting.inference import checked
 from keras_preact.exporting.litert import write_litert
 from keras_preact.exporting.preprocessing import Preprocessing
 from keras_preact.exporting.savedmodel import check_class_names, write_savedmodel
-from keras_preact.files import written_aside
+from keras_preact.files import is_aside, written_aside
+from keras_preact.locks import held
 from keras_preact.version import __version__
 
 REPORT = "parity.json"
@@ -111,7 +112,7 @@ def export(
         "litert": lambda file: write_litert(model, file, preprocessing),
         "litert_int8": lambda file: write_litert(model, file, preprocessing, calibration_images),
     }
-    with written_aside(path) as aside:
+    with held(path, "path"), written_aside(path) as aside:
         aside.mkdir()
         files, seconds = {name: aside / FORMATS[name].file for name in formats}, {}
         for name, file in files.items():
@@ -164,7 +165,7 @@ def check_folder(path, overwrite):
     path = pathlib.Path(path)
     if path.exists() and not path.is_dir():
         raise argument_error("path", "a folder, new or of an earlier export", str(path), "There is a file.")
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and not all(map(is_aside, path.iterdir())):
         if not (path / REPORT).is_file():
             raise argument_error("path", "a new folder, or one that holds an earlier export", str(path))
         if not overwrite:

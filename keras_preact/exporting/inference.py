@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_preact.checks import check_not_quantized
 from keras_preact.errors import argument_error
 from keras_preact.layers.batch_norm import batch_norm, folded
 from keras_preact.layers.conv import convolve
@@ -15,6 +16,7 @@ def checked(model):
     if not isinstance(model, ResidualNetwork) or not model.has_top:
         expected = "a network of keras_preact that ends in its classifier (include_top=True)"
         raise argument_error("model", expected, getattr(model, "name", model))
+    check_not_quantized(model)
     return model
 
 

@@ -42,6 +42,7 @@ class ResidualUnits(keras.layers.Layer):
         bn_synchronized: Whether batch statistics are taken over all replicas; the units then stand in straight code.
         unroll: Units in one turn of the loop, or `"all"`, or `"auto"`: 1, but `"all"` for runs of up to 36 units on a
             GPU under JAX. Weights and files do not depend on it.
+        kernel_regularizer: A penalty on the convolutions' kernels that is a sum over their elements, as L1 and L2 are.
         remat: If positive, the backward pass computes every `remat` units anew and keeps only the signal between them.
 
     Input shape (batch, height, width, units[0].in_width), output shape (batch, height / strides, width / strides,
@@ -50,7 +51,17 @@ class ResidualUnits(keras.layers.Layer):
     ordering, x behind the first unit's leading activation, which is what that unit's first convolution reads.
     """
 
-    def __init__(self, units, bn_momentum, bn_epsilon, bn_synchronized=False, unroll="auto", remat=0, **kwargs):
+    def __init__(
+        self,
+        units,
+        bn_momentum,
+        bn_epsilon,
+        bn_synchronized=False,
+        unroll="auto",
+        remat=0,
+        kernel_regularizer=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.units = tuple(units)
         self.unit = self.units[0]
@@ -58,6 +69,7 @@ class ResidualUnits(keras.layers.Layer):
         assert len(self.units) == 1 or not self.unit.changes_shape
         self.bn_momentum, self.bn_epsilon, self.bn_synchronized = bn_momentum, bn_epsilon, bn_synchronized
         self.unroll, self.remat = unroll, remat
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.constants = None
         self.seed_generator = None
         if self.unit.shortcut.name == "dropout" or self.unit.has_stochastic_depth:
@@ -72,6 +84,7 @@ class ResidualUnits(keras.layers.Layer):
                 shape=(len(self.units), *weight.shape),
                 initializer=weight.initializer(),
                 trainable=weight.trainable,
+                regularizer=self.kernel_regularizer if name.endswith("/kernel") else None,
                 autocast=False,  # `_cast` does it: folding needs the kernels in full precision
                 aggregation="none" if weight.trainable else "mean",  # BN's statistics, over replicas
             )
@@ -180,7 +193,9 @@ class ResidualUnits(keras.layers.Layer):
     def get_config(self):
         own = ("bn_momentum", "bn_epsilon", "bn_synchronized", "unroll", "remat")
         units = [dataclasses.asdict(unit) for unit in self.units]
-        return {**super().get_config(), "units": units, **{name: getattr(self, name) for name in own}}
+        own = {name: getattr(self, name) for name in own}
+        regularizer = keras.regularizers.serialize(self.kernel_regularizer)
+        return {**super().get_config(), "units": units, **own, "kernel_regularizer": regularizer}
 
     @classmethod
     def from_config(cls, config):

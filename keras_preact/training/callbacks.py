@@ -1,9 +1,8 @@
-"""What happens while a run trains: a guard against NaN, history and curves, checkpoints, preemption."""
+"""What happens while a run trains: a guard against NaN, history and curves, checkpoints, signals."""
 
 import csv
 import io
 import math
-import os
 import pathlib
 import signal
 
@@ -12,9 +11,8 @@ import keras
 from keras_preact.errors import argument_error
 from keras_preact.files import write_text, written_aside
 from keras_preact.training import checkpoints
+from keras_preact.training.signals import status
 from keras_preact.training.strategies import read
-
-PREEMPTED = 143  # the exit status of a process that SIGTERM ends: 128 + 15
 
 # What Keras' callbacks count. (EarlyStopping turns the sign of `min_delta` in place, so that is not restored.)
 COUNTERS = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch")
@@ -97,7 +95,7 @@ class RunFiles(keras.callbacks.Callback):
 
 
 class Checkpointing(keras.callbacks.Callback):
-    """Saves all that a run needs to go on: at epoch ends, every so many steps, and when SIGTERM comes.
+    """Saves all that a run needs to go on: at epoch ends, every so many steps, and when a signal asks to end.
 
     It stands last among the callbacks, so that their counters are of the step that it saves.
 
@@ -110,15 +108,17 @@ class Checkpointing(keras.callbacks.Callback):
         every: Training steps between checkpoints within an epoch; 0 for none.
         start: The `Checkpoint` that the run goes on from, or None.
         keep: A function that is called once a checkpoint is written.
+        processes: The `Processes` of the run.
+        signals: The `EndingSignals` under which it runs.
     """
 
-    def __init__(self, folder, devices, files, others, steps_per_epoch, every=0, start=None, keep=lambda: None):
+    def __init__(self, folder, devices, files, others, steps_per_epoch, every, start, keep, processes, signals):
         super().__init__()
         self.folder, self.devices, self.files, self.others = folder, devices, files, list(others)
         self.steps_per_epoch, self.every = steps_per_epoch, every
         self.start, self.counters = start, start.state["counters"] if start else []
         self.step = start.step if start else 0
-        self.keep, self.preempted = keep, False
+        self.keep, self.processes, self.signals = keep, processes, signals
 
     def on_train_begin(self, logs=None):
         # Keras' callbacks forget what they counted when a `fit` begins.
@@ -128,6 +128,9 @@ class Checkpointing(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.counters = self._counters()
+        if self.model.stop_training:  # what ended the training may have changed the weights just now
+            self._save()
+            self._leave()
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.start is not None and self.start.step % self.steps_per_epoch:
@@ -136,30 +139,35 @@ class Checkpointing(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self.step += 1
-        if self.step % self.steps_per_epoch == 0:
+        if self.step % self.steps_per_epoch == 0 or self.model.stop_training:
             return  # the epoch's end saves, after its validation
-        if (self.every and self.step % self.every == 0) or self.preempted:
+        if (self.every and self.step % self.every == 0) or self.signals.number:
             self._save()
         self._leave()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._save()
-        self._leave()
+        if not self.model.stop_training:  # the end of the training, which follows, saves
+            self._save()
+            self._leave()
 
     def _leave(self):
-        if self.preempted:
-            print(f"\nkeras-preact: SIGTERM after step {self.step}. The same command goes on from there.", flush=True)
-            raise SystemExit(PREEMPTED)
+        if number := self.signals.number:
+            name = signal.Signals(number).name
+            print(f"\nkeras-preact: {name} after step {self.step}. The same command resumes from there.", flush=True)
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(status(number))
 
     def _save(self):
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # `fit` holds the state elsewhere between epochs' ends
         metrics = self.devices.gather(self._scalars())  # all workers take part
+        self.processes.reach(self.step)
         if not self.devices.is_chief:
             return
         arrays = {name: read(variable) for name, variable in training_variables(self.model).items()}
-        state = {"counters": self._counters(), "history": self.files.rows}
-        checkpoints.save(self.folder, checkpoints.Checkpoint(self.step, {**arrays, "metrics": metrics}, state))
+        stopped = bool(self.model.stop_training)
+        state = {"counters": self._counters(), "history": self.files.rows, "stopped": stopped}
+        arrays["metrics"] = metrics
+        checkpoints.save(self.folder, checkpoints.Checkpoint(self.step, arrays, state, self.processes.plain()))
         self.keep()
 
     def _scalars(self):
@@ -194,18 +202,3 @@ def restore(model, checkpoint):
         raise argument_error("output", "a run of this version, whose checkpoint holds what it trains", differ[0], hint)
     for name, variable in variables.items():
         variable.assign(checkpoint.arrays[name])
-
-
-def on_sigterm(checkpointing):
-    """Makes SIGTERM end the run resumably; to be called once the strategy exists, since TensorFlow's swallow it.
-
-    One process finishes its step and saves. One of several leaves at once: its peers cannot know, and
-    would wait for it.
-    """
-
-    def handle(_number, _frame):
-        if checkpointing.devices.workers > 1:
-            os._exit(PREEMPTED)
-        checkpointing.preempted = True
-
-    return signal.signal(signal.SIGTERM, handle)

@@ -7,16 +7,16 @@ import pathlib
 import shutil
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from keras_preact.errors import argument_error
-from keras_preact.files import written_aside
+from keras_preact.files import remove_asides, written_aside
 
 KEPT = 2
 SUMS = "SHA256SUMS"
-ARRAYS, STATE = "arrays.npz", "state.json"
+ARRAYS, STATE, PROCESSES = "arrays.npz", "state.json", "processes.json"
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,14 @@ class Checkpoint:
     Attributes:
         step: Training steps done.
         arrays: Weights, states of random generators, the optimizer's variables and metrics, by name.
-        state: History and counters of callbacks: what JSON can hold.
+        state: History, counters of callbacks, and whether something ended the training: what JSON can hold.
+        processes: What `Processes.plain` says of each process up to now; two runs of one result differ in it.
     """
 
     step: int
     arrays: dict[str, np.ndarray]
     state: dict
+    processes: list = field(default_factory=list)
 
 
 def save(folder, checkpoint):
@@ -50,11 +52,12 @@ def save(folder, checkpoint):
         with open(aside / ARRAYS, "wb") as file:
             np.savez(file, **checkpoint.arrays)
             _flush(file)
-        with open(aside / STATE, "w", encoding="utf-8") as file:
-            json.dump(checkpoint.state, file)
-            _flush(file)
+        for name, content in ((STATE, checkpoint.state), (PROCESSES, checkpoint.processes)):
+            with open(aside / name, "w", encoding="utf-8") as file:
+                json.dump(content, file)
+                _flush(file)
         with open(aside / SUMS, "w", encoding="utf-8") as file:
-            file.writelines(f"{_digest(aside / name)}  {name}\n" for name in (ARRAYS, STATE))
+            file.writelines(f"{_digest(aside / name)}  {name}\n" for name in (ARRAYS, STATE, PROCESSES))
             _flush(file)
     for old in _folders(folder)[:-KEPT]:
         shutil.rmtree(old)
@@ -80,9 +83,8 @@ def newest(folder):
 
 
 def clean(folder):
-    """Removes what a killed process left half written."""
-    for path in pathlib.Path(folder).glob(".*"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Removes what killed processes left half written."""
+    remove_asides(folder, is_ours=True)
 
 
 def _folders(folder):
@@ -92,11 +94,13 @@ def _folders(folder):
 def _read(path):
     sums = (path / SUMS).read_text(encoding="utf-8").splitlines()
     expected = dict(reversed(line.split("  ", 1)) for line in sums)
-    for name in (ARRAYS, STATE):
+    names = (ARRAYS, STATE, *({PROCESSES} & expected.keys()))
+    for name in names:
         if expected.get(name) != _digest(path / name):
             raise ValueError(f"{name} is not what {SUMS} says")
     with np.load(path / ARRAYS) as arrays:
-        return Checkpoint(int(path.name), dict(arrays), json.loads((path / STATE).read_text(encoding="utf-8")))
+        plain = [json.loads((path / name).read_text(encoding="utf-8")) for name in names[1:]]
+        return Checkpoint(int(path.name), dict(arrays), *plain)
 
 
 def _digest(path):

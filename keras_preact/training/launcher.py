@@ -1,14 +1,17 @@
 """Local workers: started together, watched, ended together, and started again from their last checkpoint."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 from keras_preact.errors import check_integer
+from keras_preact.training.signals import NUMBERS
 
 END_SECONDS = 10.0
 WRONG_USAGE = 2  # the exit status of a command with wrong arguments, which no restart mends
@@ -51,25 +54,61 @@ def launch(command, workers, max_restarts=3, backend=None):
 def run_together(command, environments):
     """Runs a command once in each environment; returns 0, or the status of the first that failed: then all are ended.
 
+    SIGTERM, SIGHUP and SIGINT end all, and then this call, with `SystemExit` (`KeyboardInterrupt` for SIGINT); a second
+    one kills at once. Each process has a session of its own, so that a terminal's Ctrl-C reaches this one alone. On
+    Linux, what kills this process kills them.
+
     Args:
         command: A list: the program and its arguments.
         environments: A dict of variables for each process.
     """
-    processes = [subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) for environment in environments]
-
-    def forward(signal_number, _frame):
-        raise SystemExit(128 + signal_number)
-
-    before = signal.signal(signal.SIGTERM, forward)
+    signals, processes = [], []
+    before = _note(signals)
     try:
-        return _watch(processes)
+        for environment in environments:
+            processes.append(_started(command, environment))
+        status = _watch(processes, signals)
     finally:
-        _end(processes)
-        signal.signal(signal.SIGTERM, before)
+        _end(processes, signals)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if signals:
+        raise KeyboardInterrupt if signals[0] == signal.SIGINT else SystemExit(128 + signals[0])
+    return status
 
 
-def _watch(processes):
-    while True:
+def _note(signals):
+    """Makes signals that ask to end append their number to a list; returns the handlers before, by number."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = {number: signal.getsignal(number) for number in NUMBERS}
+    before = {number: handler for number, handler in found.items() if handler not in (None, signal.SIG_IGN)}
+    for number in before:
+        signal.signal(number, lambda number, _frame: signals.append(number))
+    return before
+
+
+# The system's own bond: a worker whose launcher is gone gets SIGKILL. It holds through exec, which is why this program
+# becomes the worker's; a function between fork and exec could hang, where other threads hold locks.
+_BOUND = """
+import ctypes, os, signal, sys
+parent, *command = sys.argv[1:]
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+if os.getppid() != int(parent):
+    sys.exit("keras-preact: the launcher is gone.")
+os.execvpe(command[0], command, os.environ)
+"""
+
+
+def _started(command, environment):
+    """Starts a process that ends when this one does, in a session of its own."""
+    if sys.platform == "linux":
+        command = [sys.executable, "-I", "-S", "-c", _BOUND, str(os.getpid()), *map(str, command)]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def _watch(processes, signals):
+    while not signals:
         states = [process.poll() for process in processes]
         failed = [state for state in states if state]
         if failed:
@@ -77,19 +116,27 @@ def _watch(processes):
         if all(state == 0 for state in states):
             return 0
         time.sleep(POLL_SECONDS)
+    return 128 + signals[0]
 
 
-def _end(processes):
+def _end(processes, signals):
+    """Ends all processes: SIGTERM, and SIGKILL 10 s later, or as soon as one signal more comes."""
     for process in processes:
-        if process.poll() is None:
-            process.terminate()
-    deadline = time.monotonic() + END_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _send(process, signal.SIGTERM)
+    deadline, known = time.monotonic() + END_SECONDS, len(signals)
+    while any(process.poll() is None for process in processes):
+        if time.monotonic() > deadline or len(signals) > known:
+            for process in processes:
+                _send(process, signal.SIGKILL)
+                process.wait()
+        time.sleep(POLL_SECONDS / 4)
+
+
+def _send(process, number):
+    """Sends a signal to a process that runs, and to what it has started."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
 
 def _environment(ports, number, backend):

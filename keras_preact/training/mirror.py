@@ -1,12 +1,15 @@
 """Run folders on an object store (`gs://bucket/run`): a run works in a local copy, whose files are copied there."""
 
 import contextlib
+import hashlib
 import importlib
 import pathlib
 import tempfile
 
 from keras_preact.errors import argument_error
+from keras_preact.files import is_aside
 from keras_preact.training import checkpoints, run
+from keras_preact.weights.store import cache_folder
 
 LAST = (checkpoints.SUMS, run.CARD)  # files that say that others are whole
 
@@ -14,6 +17,13 @@ LAST = (checkpoints.SUMS, run.CARD)  # files that say that others are whole
 def is_remote(path):
     """Returns whether a run folder is a URL."""
     return "://" in str(path)
+
+
+def lock_path(output):
+    """Returns the path whose lock a run in `output` holds; of a URL one in the cache, which only this machine heeds."""
+    if not is_remote(output):
+        return pathlib.Path(output)
+    return cache_folder() / "runs" / hashlib.sha256(str(output).encode()).hexdigest()[:32]
 
 
 @contextlib.contextmanager
@@ -71,7 +81,7 @@ class Mirror:
 
     def push(self):
         """Removes in the store what is gone in the folder, then copies what is new or has changed."""
-        here = {path.relative_to(self.folder).as_posix(): path for path in self.folder.rglob("*") if path.is_file()}
+        here = {path.relative_to(self.folder).as_posix(): path for path in _files(self.folder)}
         for name in sorted(set(self.kept) - set(here), key=lambda name: not name.endswith(LAST)):
             self.store.rm_file(f"{self.root}/{name}")
             del self.kept[name]
@@ -81,6 +91,15 @@ class Mirror:
                 self.store.makedirs(f"{self.root}/{name}".rpartition("/")[0], exist_ok=True)
                 self.store.put_file(str(here[name]), f"{self.root}/{name}")
                 self.kept[name] = state
+
+
+def _files(folder):
+    """Yields the files in a folder, and in those within, but for what is half written."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            yield path
+        elif not is_aside(path):
+            yield from _files(path)
 
 
 def _state(path):

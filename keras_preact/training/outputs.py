@@ -11,20 +11,57 @@ from keras_preact.files import written_aside
 from keras_preact.training import run
 from keras_preact.training.evaluation import measure
 from keras_preact.version import __version__
+from keras_preact.weights.cards import Card
+from keras_preact.weights.preprocessing import Preprocessing
 
 
-def save(network, data, folder):
-    """Writes the model's files, and returns the test error of the model read back from them."""
-    with written_aside(folder / run.MODEL) as aside:
-        network.save(aside)
+def save(network, data, folder, experiment):
+    """Writes the model's files, and returns the test error of the model read back from them.
+
+    `model.keras` is written twice, since the card in it says the error of the first one, read back.
+
+    Args:
+        network: The trained network; its `card` becomes that of the run.
+        data: The `DataSet`.
+        folder: The run's.
+        experiment: The `Experiment`.
+    """
+    _write_model(network, folder)
     saved = keras.models.load_model(folder / run.MODEL, compile=False)
     error_percent = measure(saved, data)["error_percent"]
+    size = (folder / run.MODEL).stat().st_size
+    network.card = saved.card = _weights_card(network, data, experiment, error_percent, size)
+    _write_model(network, folder)
     preprocessing = exporting.Preprocessing(data.image_shape, data.mean, data.deviation, data.crop)
     if exporting.can_export():
         samples = data.test.read(np.arange(3))
         exporting.export_savedmodel(saved, folder / run.SAVED_MODEL, preprocessing, data.class_names, samples)
     _write_samples(data, folder / "samples")
     return error_percent
+
+
+def _write_model(network, folder):
+    with written_aside(folder / run.MODEL) as aside:
+        network.save(aside)
+
+
+def _weights_card(network, data, experiment, error_percent, size):
+    """Returns the `Card` by which a run's `model.keras` says what it was trained on, and how."""
+    recipe = experiment.recipe
+    return Card(
+        name=f"{experiment.key}.{data.name}.{experiment.recipe_name}",
+        network=experiment.key,
+        dataset=data.name,
+        author="",
+        licence="",
+        recipe=f"{recipe.source}; seed {recipe.seed}",
+        error_percent=error_percent,
+        published=f"test error {error_percent} % after the last epoch, one run",
+        preprocessing=Preprocessing(**preprocessing_fields(data)),
+        classes=tuple(data.class_names),
+        megabytes=round(size / 1e6, 1),
+        spec=network.spec.to_dict(),
+    )
 
 
 def preprocessing_fields(data):

@@ -9,9 +9,11 @@ import textwrap
 import keras
 import numpy as np
 
+from keras_preact.data.identity import digest
 from keras_preact.errors import argument_error
-from keras_preact.files import write_text
+from keras_preact.files import is_aside, remove_asides, write_text
 from keras_preact.training import checkpoints
+from keras_preact.version import __version__
 
 CARD = "card.json"
 EXPERIMENT = "experiment.json"
@@ -33,7 +35,7 @@ def check_folder(path, experiment, overwrite=False):
         ValueError: If it holds another run, whose differences are named, and `overwrite` is False, or no run at all.
     """
     path = pathlib.Path(path)
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and all(map(is_aside, path.iterdir()))):
         return path
     if not path.is_dir() or not any((path / name).is_file() for name in (CARD, EXPERIMENT, HISTORY)):
         raise argument_error("output", "a new or empty folder, or a run's folder", str(path))
@@ -42,7 +44,7 @@ def check_folder(path, experiment, overwrite=False):
     before = _experiment(path)
     if before is None:
         raise argument_error("output", "a new or empty folder", str(path), "Pass --overwrite (overwrite=True).")
-    differ = list(differences(before, json.loads(json.dumps(experiment))))
+    differ = list(differences(*comparable(before, json.loads(json.dumps(experiment)))))
     if differ:
         hint = f"It holds another run: {'; '.join(differ)}. Pass --overwrite (overwrite=True), or another folder."
         raise argument_error("output", "a new folder, or one of the same run, which goes on", str(path), hint)
@@ -57,8 +59,9 @@ def finished_card(path, overwrite):
 def make_folder(path, experiment, overwrite):
     """Makes the folder of a run, with those above it; another or a finished run in it is removed."""
     path.mkdir(parents=True, exist_ok=True)
-    same = _experiment(path) == json.loads(json.dumps(experiment))
-    if overwrite and ((path / CARD).is_file() or not same):
+    remove_asides(path, is_ours=True)
+    before, now = comparable(_experiment(path) or {}, json.loads(json.dumps(experiment)))
+    if overwrite and ((path / CARD).is_file() or before != now):
         (path / CARD).unlink(missing_ok=True)  # the card is written last: a folder with one holds a finished run
         shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
     write_text(path / EXPERIMENT, json.dumps(experiment, indent=2) + "\n")
@@ -73,6 +76,27 @@ def _experiment(path):
         return None
 
 
+def identity(data):
+    """Returns what changes a run's result without being asked for: images, classes, backend, this package's version.
+
+    Devices and other versions change it by rounding alone, and are on the card, process by process.
+    """
+    major = int(__version__.partition(".")[0])
+    return {
+        "data_digest": digest(data),
+        "classes": list(data.class_names),
+        "backend": keras.backend.backend(),
+        "keras_preact_major": major,
+    }
+
+
+def comparable(before, now):
+    """Returns two experiments, without `identity` unless both have one."""
+    if "identity" in before and "identity" in now:
+        return before, now
+    return [{name: value for name, value in each.items() if name != "identity"} for each in (before, now)]
+
+
 def differences(before, now, prefix=""):
     """Yields a sentence for each field in which two dicts of plain data differ."""
     for name in sorted({*before, *now}):
@@ -80,7 +104,12 @@ def differences(before, now, prefix=""):
         if isinstance(there, dict) and isinstance(here, dict):
             yield from differences(there, here, f"{prefix}{name}.")
         elif there != here:
-            yield f"{prefix}{name} is {there!r} there and {here!r} here"
+            yield f"{prefix}{name} is {_short(there)} there and {_short(here)} here"
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def plain_options(options):

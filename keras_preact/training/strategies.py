@@ -117,22 +117,30 @@ class Devices:
 
     def agree(self, what, number):
         """Raises a `RuntimeError` if `number` is not the same in every worker."""
+        numbers = self._of_all(number)
+        if len(set(numbers)) > 1:
+            hint = "Every worker must see the same output folder."
+            raise RuntimeError(f"The workers differ in {what}: {numbers}. {hint}")
+
+    def total(self, number):
+        """Returns the sum of each worker's whole `number`."""
+        return sum(self._of_all(number))
+
+    def _of_all(self, number):
+        """Returns the whole `number` of each worker, a list."""
         if self.workers == 1:
-            return
+            return [number]
         if self.on_tensorflow:
             import tensorflow as tf
 
             def gather(number):
                 return self.strategy.gather(self.strategy.run(lambda: number), axis=0)
 
-            numbers = self._traced("agree", gather)(tf.constant([number], tf.int64)).numpy()
-        else:
-            from jax.experimental import multihost_utils
+            numbers = self._traced("of_all", gather)(tf.constant([number], tf.int64)).numpy()
+            return numbers[:: self.replicas // self.workers].tolist()
+        from jax.experimental import multihost_utils
 
-            numbers = multihost_utils.process_allgather(np.array([number]))
-        if len(set(np.ravel(numbers).tolist())) > 1:
-            hint = "Every worker must see the same output folder."
-            raise RuntimeError(f"The workers differ in {what}: {np.ravel(numbers).tolist()}. {hint}")
+        return np.ravel(multihost_utils.process_allgather(np.array([number]))).tolist()
 
     def scatter(self, variables, rows):
         """Sets each replica's copy of the n scalar `variables` to its row of `rows` (replicas, n).
@@ -265,7 +273,7 @@ def _mirrored():
 
 @functools.cache
 def _strategy(name, *arguments):
-    """Returns the process's one strategy of a kind: a second one collides with the first one's collective operations."""
+    """Returns the process's one strategy of a kind: a second would collide with its collective operations."""
     import tensorflow as tf
 
     return getattr(tf.distribute, name)(*arguments)
@@ -306,7 +314,7 @@ if not select.select([sys.stdin], [], [], seconds)[0]:
 def _deadline(what):
     """Kills this process if the body takes longer than START_DEADLINE: it would wait for an absent peer without end."""
     seconds = os.environ.get("KERAS_PREACT_START_DEADLINE", str(START_DEADLINE))
-    command = [sys.executable, "-S", "-c", _WATCHDOG, seconds, str(os.getpid()), what]
+    command = [sys.executable, "-I", "-S", "-c", _WATCHDOG, seconds, str(os.getpid()), what]
     with subprocess.Popen(command, stdin=subprocess.PIPE):  # at the end its input is closed, and it is waited for
         yield
 

@@ -5,9 +5,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import pathlib
-import signal
 import sys
-import time
 
 import keras
 import numpy as np
@@ -15,18 +13,26 @@ import numpy as np
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import ArraySplit, held_out
 from keras_preact.data.preparation import Preparation
+from keras_preact.deepening import deepen
 from keras_preact.errors import argument_error, check_integer
+from keras_preact.files import remove_asides
+from keras_preact.locks import held
 from keras_preact.training import callbacks as own
 from keras_preact.training import checkpoints, mirror, outputs, run
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, loaded, reestimate_statistics
 from keras_preact.training.feed import Feed
+from keras_preact.training.levels import begin_with, check_levels, level_at, levels_of, of_depth
 from keras_preact.training.optimizers import make_optimizer, make_schedule
+from keras_preact.training.processes import Clock, Processes, chained, totals
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe, named
+from keras_preact.training.signals import EndingSignals
+from keras_preact.training.source import Source, find_source
 from keras_preact.training.strategies import make_devices, read
 from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel
 from keras_preact.zoo import get_model, model_key
 
+RESUMES = "The same command resumes from the last checkpoint."
 RESIDENT_BYTES = 1 << 30  # a data set up to here lives on an accelerator
 
 
@@ -40,11 +46,18 @@ class Experiment:
     recipe_name: str
     recipe: Recipe
     options: dict
+    identity: dict | None = dataclasses.field(default=None, kw_only=True)
+    """Of the images and the software, as `run.identity` returns it; None if it is not known yet."""
+    start: Source | None = dataclasses.field(default=None, kw_only=True)
+    """The weights that the training begins with, if not with random ones."""
 
     def plain(self):
         """Returns it as JSON holds it."""
         recipe = {"name": self.recipe_name, **dataclasses.asdict(self.recipe)}
-        return {"model": self.key, "data": self.data, "recipe": recipe, "options": dict(self.options)}
+        plain = {"model": self.key, "data": self.data, "recipe": recipe, "options": dict(self.options)}
+        if self.start is not None:
+            plain["start"] = {"weights": self.start.name, "digest": self.start.digest}
+        return plain if self.identity is None else {**plain, "identity": self.identity}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +70,7 @@ class Conduct:
     checkpoint_steps: int
     callbacks: tuple
     verbose: str | int
+    clock: Clock
 
     def __post_init__(self):
         check_integer("checkpoint_steps", self.checkpoint_steps, minimum=0)
@@ -69,6 +83,7 @@ def train(
     data_dir=None,
     skip_corrupt=False,
     recipe="digits",
+    start=None,
     output=None,
     overwrite=False,
     strategy="auto",
@@ -86,6 +101,9 @@ def train(
         data_dir: Where the data set's files are, if not where its loader looks.
         skip_corrupt: Whether image files that cannot be read are left out.
         recipe: A name of `RECIPES`, or a `Recipe`.
+        start: Trained weights to begin with, of this network or of a shallower one, which is deepened (see `deepen`): a
+            network, a name of `list_weights()`, the folder of a finished run, or a `.keras` or `.weights.h5` file. The
+            card holds their digest, and the seconds that both took.
         output: The run folder: `model.keras`, a SavedModel, `card.json` and its readable twin `card.md`,
             `history.csv`, `curves.png`, `checkpoints/`, a few test images. `runs/<model>.<data>.<recipe>` if None. At
             a URL (`gs://bucket/run`) it is kept equal to a local copy: see `mirror.local_copy`.
@@ -105,14 +123,15 @@ def train(
         FloatingPointError: If the loss stops being finite.
         OSError: If a file cannot be written (disk full, no permission); the last checkpoint is intact.
     """
-    started = time.perf_counter()
+    clock = Clock()
     key = model_key(model)
     name, recipe = named_recipe(recipe)
     options = run.plain_options(model_options)
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
-    experiment = Experiment(key, data.folder or data.name, str(data_dir) if data_dir else None, name, recipe, options)
-    conduct = Conduct(output, overwrite, strategy, checkpoint_steps, callbacks, verbose)
-    return carry_out(experiment, data, Training, conduct, started)
+    where, begin = str(data_dir) if data_dir else None, None if start is None else find_source(start)
+    experiment = Experiment(key, data.folder or data.name, where, name, recipe, options, start=begin)
+    conduct = Conduct(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
+    return carry_out(experiment, data, Training, conduct)
 
 
 def named_recipe(recipe, **changes):
@@ -124,7 +143,7 @@ def named_recipe(recipe, **changes):
     return named(recipe.replace(**changes))
 
 
-def carry_out(experiment, data, kind, conduct, started):
+def carry_out(experiment, data, kind, conduct):
     """Runs an experiment as `train` describes, and returns its card.
 
     Args:
@@ -132,11 +151,11 @@ def carry_out(experiment, data, kind, conduct, started):
         data: A `DataSet`.
         kind: The class `Training`, or one made of it.
         conduct: A `Conduct`.
-        started: The time of `time.perf_counter` from which the card counts seconds.
     """
     recipe = experiment.recipe
     check_backend()
     check_precision(recipe.precision)
+    experiment = dataclasses.replace(experiment, identity=run.identity(data))
     validation = data
     if recipe.validation_images:
         data, validation = held_out(data, recipe.validation_images, recipe.seed)
@@ -145,17 +164,23 @@ def carry_out(experiment, data, kind, conduct, started):
     with mirror.local_copy(output) as (folder, keep):
         folder = run.check_folder(folder, experiment.plain(), conduct.overwrite)
         if (finished := run.finished_card(folder, conduct.overwrite)) is not None:
+            remove_asides(folder)
             print(f"{output} holds this run, finished: {finished['error_percent']:.2f} % test error.")
             return {**finished, "folder": output}
-        devices = make_devices(conduct.strategy)
-        check_batch(recipe, devices)
-        with _restored_sigterm(), _told_what_is_left(folder, output):
-            with devices.scope():
-                training = kind(experiment, data, validation, devices, folder, keep, conduct)
-                training.fit()
-                training.finish()
-                training.check_workers()
-            card = training.card(started) if devices.is_chief else experiment.plain()
+        with EndingSignals(RESUMES) as signals:
+            devices = make_devices(conduct.strategy)
+            signals.install()
+            signals.at_once = devices.workers > 1
+            check_batch(recipe, devices)
+            with _alone(output, devices), _told_what_is_left(folder, output):
+                run.check_folder(folder, experiment.plain(), conduct.overwrite)  # another may have been there
+                with devices.scope():
+                    training = kind(experiment, data, validation, devices, folder, keep, conduct)
+                    with signals.deferred():
+                        training.fit(signals)
+                    training.finish()
+                    training.check_workers()
+                card = training.card() if devices.is_chief else experiment.plain()
             devices.barrier()
     return {**card, "folder": output}
 
@@ -198,14 +223,16 @@ class Training:
         self.devices, self.folder, self.keep, self.conduct = devices, folder, keep, conduct
         keras.utils.set_random_seed(recipe.seed)
         share = (devices.worker, devices.workers)
-        resident = _can_reside(data, augmentation) and devices.kind != "CPU"
+        self.resident = _can_reside(data, augmentation) and devices.kind != "CPU"
         self.batches = TrainingBatches(
-            data, recipe.global_batch_size, recipe.seed, augmentation, share=share, resident=resident
+            data, recipe.global_batch_size, recipe.seed, augmentation, share=share, resident=self.resident
         )
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = recipe.total_steps(self.steps_per_epoch)
-        self.preparation = Preparation(data, augmentation, resident)
-        self.model = self._model()
+        self.levels, self.level = levels_of(recipe, self.steps_per_epoch), 0
+        network = self.make_network()
+        check_levels(self.levels, network.spec)
+        self.model = self._begun(network)
         if devices.is_chief:
             run.make_folder(folder, experiment.plain(), conduct.overwrite)
             keep()
@@ -214,8 +241,11 @@ class Training:
         step = self.start.step if self.start else 0
         devices.agree("the checkpoint that each worker found", step)
         if self.start:
+            self.level = level_at(self.levels, step)
+            if self.level:
+                self.model = self._trained(of_depth(network, self.levels[self.level].depth))
             own.restore(self.model, self.start)
-        self.fit_seconds = self.waited = 0.0
+        self.processes = Processes(conduct.clock, devices, self.start, recipe.global_batch_size)
         self._announce(step)
 
     def make_network(self):
@@ -233,13 +263,23 @@ class Training:
         """Returns the optimizer of a network's trainable variables."""
         return make_optimizer(self.recipe, self.steps_per_epoch)
 
-    def _model(self):
-        network = self.make_network()
+    def _begun(self, network):
+        """Returns the model of the first level, with the weights that the training begins with."""
+        network = of_depth(network, self.levels[0].depth)
+        if self.experiment.start is not None:
+            begin_with(network, self.experiment.start)
+        return self._trained(network)
+
+    def _trained(self, network):
+        """Returns the model that trains a network in the present level, with the network's optimizer if it has one."""
+        preparation = Preparation(
+            self.data, self.recipe.augmentation(), self.resident, self.levels[self.level].image_size
+        )
         several = self.devices.on_tensorflow and self.devices.workers > 1
-        model = (MultiWorkerModel if several else TrainingModel)(network, self.preparation, self.fixed_statistics)
+        model = (MultiWorkerModel if several else TrainingModel)(network, preparation, self.fixed_statistics)
         classes = len(self.data.class_names)
         model.compile(
-            self.make_optimizer(network),
+            network.optimizer if network.compiled else self.make_optimizer(network),
             Crossentropy(classes, self.recipe.label_smoothing),
             weighted_metrics=evaluation_metrics(),
             # Keras cannot do XLA under a tf.distribute strategy.
@@ -248,6 +288,18 @@ class Training:
         model.optimizer.build(model.trainable_variables)
         model.build_metrics(classes)
         return model
+
+    def _enter(self, number):
+        """Begins a level: deepens the network of the one before, and goes on with its optimizer's state."""
+        keras.utils.set_random_seed(self.recipe.seed + number)  # so that a resume draws the same new units
+        self.level, network, level = number, self.model.network, self.levels[number]
+        if level.depth != network.spec.depth:
+            network = deepen(network, level.depth)
+        self.model = self._trained(network)
+        self.devices.functions.clear()  # which hold the variables of the model before
+        if self.devices.is_chief:
+            side = level.image_size or self.data.image_shape[0]
+            print(f"level {number + 1} of {len(self.levels)}: {network.name}, {side}x{side} images")
 
     def _announce(self, step):
         if not self.devices.is_chief:
@@ -262,10 +314,10 @@ class Training:
         if devices.on_tensorflow and devices.kind == "GPU":
             print("XLA is off: Keras cannot compile a step under a tf.distribute strategy.")
         if step:
-            print(f"going on after step {step:,} of {self.total_steps:,}")
+            print(f"resuming after step {step:,} of {self.total_steps:,}")
 
-    def fit(self):
-        """Trains from the restored step to the last."""
+    def fit(self, signals):
+        """Trains from the restored step to the last, or to what ends the training; `signals` may end it before."""
         recipe, devices, start, conduct = self.recipe, self.devices, self.start, self.conduct
         files = own.RunFiles(self.folder, start.state["history"] if start else (), devices.is_chief)
         schedule = make_schedule(recipe, self.steps_per_epoch)
@@ -282,29 +334,39 @@ class Training:
             conduct.checkpoint_steps,
             start,
             self.keep,
+            self.processes,
+            signals,
         )
-        own.on_sigterm(keeping)
         logs = _tensorboard(self.folder) if devices.is_chief else []
         verbose = (1 if sys.stdout.isatty() else 2) if conduct.verbose == "auto" else conduct.verbose
         validation, validation_steps = evaluation_data(self.validation, devices)
-        begun = time.perf_counter()
-        for first, last, steps in segments(step, self.total_steps, self.steps_per_epoch):
-            feed = Feed(self.batches, keeping.step)
-            self.model.fit(
-                devices.dataset(feed, self.batches.spec()),
-                epochs=last,
-                initial_epoch=first,
-                steps_per_epoch=steps,
-                shuffle=False,  # the batches have their own order
-                validation_data=validation,
-                validation_steps=validation_steps,
-                callbacks=[guard, files, *counted, *logs, keeping],
-                verbose=verbose if devices.is_chief else 0,
-            )
-            self.waited += feed.waited
+        if start and start.state.get("stopped"):
+            return
+        self.processes.begin_fit()
+        options = dict(
+            shuffle=False,  # the batches have their own order
+            validation_data=validation,
+            validation_steps=validation_steps,
+            callbacks=[guard, files, *counted, *logs, keeping],
+            verbose=verbose if devices.is_chief else 0,
+        )
+        for number in range(self.level, len(self.levels)):
+            if number > self.level:
+                self._enter(number)
+            self._fit_level(keeping, options)
             if self.model.stop_training:
                 break
-        self.fit_seconds, self.images = time.perf_counter() - begun, (keeping.step - step) * recipe.global_batch_size
+        self.processes.end_fit()
+
+    def _fit_level(self, keeping, options):
+        """Trains from the step that was reached to the end of the level, or of the training."""
+        for first, last, steps in segments(keeping.step, self.levels[self.level].end, self.steps_per_epoch):
+            feed = Feed(self.batches, keeping.step)
+            self.processes.feeds.append(feed)
+            batches = self.devices.dataset(feed, self.batches.spec())
+            self.model.fit(batches, epochs=last, initial_epoch=first, steps_per_epoch=steps, **options)
+            if self.model.stop_training:
+                return
 
     def finish(self):
         """Replaces the weights by their average, if the recipe keeps one, and measures BN's statistics for it."""
@@ -322,21 +384,23 @@ class Training:
             digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
             self.devices.agree("the trained weights", int.from_bytes(digest[:7], "big"))
 
-    def card(self, started):
+    def card(self):
         """Writes the model's files and the card, and returns it."""
         experiment, data, devices = self.experiment, self.data, self.devices
+        error_percent = outputs.save(self.model.network, data, self.folder, experiment)
+        processes = self.processes.plain()
         card = {
             **experiment.plain(),
             "data_dir": experiment.data_dir,
-            "error_percent": outputs.save(self.model.network, data, self.folder),
-            "seconds": round(time.perf_counter() - started, 1),
-            "images_per_second": round(self.images / self.fit_seconds, 1) if self.images else None,
-            "data_wait_percent": round(100 * self.waited / self.fit_seconds, 1) if self.images else None,
-            "network": self.model.network.get_config(),
+            "error_percent": error_percent,
+            **totals(processes),
+            **chained(totals(processes), experiment.start),
+            "network": self.model.network.construction(),
             "classes": list(data.class_names),
             "preprocessing": outputs.preprocessing_fields(data),
             "devices": {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind},
             "versions": outputs.versions(),
+            "processes": processes,
             "command": " ".join(sys.argv),
         }
         run.write_card(self.folder, card)
@@ -392,10 +456,8 @@ def _told_what_is_left(folder, output):
         raise kind(f"{str(error).removesuffix('.')}. {left}") from error
 
 
-@contextlib.contextmanager
-def _restored_sigterm():
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _alone(output, devices):
+    """Returns the context in which no other process trains in `output`; the first of several workers speaks for all."""
+    if not devices.is_chief:
+        return contextlib.nullcontext()
+    return held(mirror.lock_path(output), "output")

@@ -57,6 +57,8 @@ class TrainingModel(keras.Model):
     def __init__(self, network, preparation, fixed_statistics=False):
         super().__init__(name=f"{network.name}_in_training", dtype=network.dtype_policy, autocast=False)
         self.network, self.preparation, self.fixed_statistics = network, preparation, fixed_statistics
+        if preparation.size:  # of images in training; it is evaluated on those of its own size
+            network.input_spec = [keras.InputSpec(shape=(None, None, None, preparation.image_shape[-1]))]
         self.built = True
 
     def call(self, inputs, training=False):

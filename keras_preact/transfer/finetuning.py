@@ -1,7 +1,6 @@
 """Fine-tuning: a trained trunk with a new head becomes a run on other images."""
 
 import dataclasses
-import time
 from dataclasses import dataclass
 
 import keras
@@ -12,12 +11,13 @@ from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.spec import NetworkSpec
 from keras_preact.training.evaluation import evaluation_metrics, loaded, reestimate_statistics
 from keras_preact.training.optimizers import make_optimizer
+from keras_preact.training.processes import Clock
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.trainer import Conduct, Experiment, Training, carry_out, named_recipe
 from keras_preact.training.training_model import Crossentropy
 from keras_preact.transfer.optimizer import StagewiseSGD
 from keras_preact.transfer.rule import recipe_for
-from keras_preact.transfer.source import Source, find_source
+from keras_preact.training.source import Source, find_source
 from keras_preact.transfer.tuning import Tuning, freeze, parts_of_variables, thaw
 from keras_preact.zoo import build_network
 
@@ -77,7 +77,7 @@ def finetune(
         ValueError: If an argument is not allowed; nothing is written then.
         FloatingPointError, OSError: As `train`.
     """
-    started = time.perf_counter()
+    clock = Clock()
     tuning, changes = _sorted(fields)
     source = find_source(weights)
     name, recipe, data = _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt)
@@ -96,8 +96,8 @@ def finetune(
         data = dataclasses.replace(data, mean=source.mean, deviation=source.deviation)
     where = str(data_dir) if data_dir else None
     experiment = FineTuned(source.model, data.folder or data.name, where, name, recipe, {}, source, tuning)
-    conduct = Conduct(output, overwrite, strategy, checkpoint_steps, callbacks, verbose)
-    return carry_out(experiment, data, FineTuning, conduct, started)
+    conduct = Conduct(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
+    return carry_out(experiment, data, FineTuning, conduct)
 
 
 def _sorted(fields):
@@ -156,17 +156,17 @@ class FineTuning(Training):
             starts=[starts[part] * unit for part in parts],
         )
 
-    def fit(self):
+    def fit(self, signals):
         """Trains from the restored step to the last; before the first, measures BN's statistics if that is asked."""
         if self.experiment.tuning.bn == "reestimate" and not self.start:
             network = self.model.network
             thaw(network)  # frozen layers take no statistics
             reestimate_statistics(self.model, self.batches, self.devices)
             freeze(network, self.experiment.tuning)
-        super().fit()
+        super().fit(signals)
 
     def finish(self):
-        """Leaves a network that is trainable as a whole; files do not say what was frozen, so keep no momentum."""
+        """Leaves a network that is trainable as a whole, by an optimizer without momentum or state."""
         super().finish()
         network = self.model.network
         thaw(network)

@@ -8,7 +8,8 @@ import pathlib
 import statistics
 
 from keras_preact.errors import argument_error, check_integer
-from keras_preact.files import write_text, written_aside
+from keras_preact.files import is_aside, remove_asides, write_text, written_aside
+from keras_preact.locks import held
 from keras_preact.spec import ShortcutSpec
 from keras_preact.training import run
 from keras_preact.training.evaluation import loaded
@@ -79,9 +80,8 @@ def sweep(
         for seed in range(recipe.seed, recipe.seed + seeds)
     ]
     check_trials([trial for _, trial in trials], strategy)
-    _check_folder(
-        folder, {"over": axes, "model": model_key(model), "data": name, "recipe": vars(recipe), "options": options}
-    )
+    about = {"over": axes, "model": model_key(model), "data": name, "recipe": vars(recipe), "options": options}
+    _check_folder(folder, {**about, "identity": run.identity(data)})
     report = _Report(folder, tuple(axes), trials)
     results = run_all(
         [trial for _, trial in trials], {name: data}, folder, report.write, strategy=strategy, verbose=verbose
@@ -99,15 +99,25 @@ def _check_folder(folder, configuration):
     """Writes what the sweep is of, or raises a `ValueError` naming the differences to the one in `folder`."""
     now = json.loads(json.dumps(configuration))
     path = folder / SWEEP
+    remove_asides(folder)
     if path.is_file():
-        differ = list(run.differences(read_json(path, "Take another folder."), now))
+        differ = list(run.differences(*run.comparable(read_json(path, "Take another folder."), now)))
         if differ:
             hint = f"It holds another sweep: {'; '.join(differ)}. Take another folder."
             raise argument_error("output", "a new folder, or one of the same sweep, which goes on", str(folder), hint)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and not (folder.is_dir() and all(map(_is_nothing, folder.iterdir()))):
         raise argument_error("output", "a new or empty folder, or a sweep's", str(folder))
     else:
-        write_text(path, json.dumps(now, indent=1) + "\n")
+        with held(path, wait=True) as waited:
+            if not waited:
+                write_text(path, json.dumps(now, indent=1) + "\n")
+        if waited:
+            _check_folder(folder, configuration)
+
+
+def _is_nothing(path):
+    """Returns whether a file of a folder is one of those that another process is making a sweep's of just now."""
+    return path.name == f".{SWEEP}.lock" or is_aside(path)
 
 
 class _Report:

@@ -5,13 +5,13 @@ import csv
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import statistics
 from dataclasses import dataclass
 
 import keras
 
+from keras_preact import locks
 from keras_preact.errors import argument_error
 from keras_preact.files import write_text
 from keras_preact.training import run, trainer
@@ -68,8 +68,10 @@ def run_trial(trial, data, folder, strategy="auto", verbose=0):
     folder = pathlib.Path(folder)
     if (found := read_result(trial, folder)) is not None:
         return found
-    with _claim(folder / f".{trial.name}.lock") as is_ours:
-        if not is_ours:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locks.held(folder / trial.name))
+        except locks.HeldError:
             return None
         if (found := read_result(trial, folder)) is not None:
             return found
@@ -124,7 +126,7 @@ def run_all(trials, data, folder, after=None, **keywords):
     for number, trial in enumerate(trials, start=1):
         result = run_trial(trial, data[trial.data], folder, **keywords)
         if result is None:
-            print(f"[{number}/{len(trials)}] {trial.name}: another process is on it")
+            print(f"[{number}/{len(trials)}] {trial.name}: {locks.holder(pathlib.Path(folder) / trial.name)} is on it")
             continue
         print(f"[{number}/{len(trials)}] {trial.name}: {_told(result)}", flush=True)
         if after is not None:
@@ -161,7 +163,9 @@ def _told(result):
 
 def _outcome(trial, data, folder, strategy, verbose):
     """Trains, and returns what came of it; only a file that cannot be written, or a signal, ends the whole."""
-    there = trainer.Experiment(trial.model, trial.data, None, *trainer.named_recipe(trial.recipe), trial.options)
+    name, recipe = trainer.named_recipe(trial.recipe)
+    known = run.identity(data)
+    there = trainer.Experiment(trial.model, trial.data, None, name, recipe, trial.options, identity=known)
     run.check_folder(folder, there.plain())  # a run of something else is no failure of this one
     keras.utils.clear_session()
     card, failed = {}, None
@@ -177,7 +181,7 @@ def _outcome(trial, data, folder, strategy, verbose):
         )
         if card["error_percent"] > FAIL_PERCENT:
             failed = f"test error {card['error_percent']:.2f} %, above {FAIL_PERCENT:g} %"
-    except OSError:
+    except (OSError, locks.HeldError):
         raise
     except FloatingPointError as error:
         failed = f"diverged: {_first_line(error)}"
@@ -209,22 +213,3 @@ def _curve(path, recipe, data):
         {"iteration": min(int(row.pop("epoch")) * per_epoch, total), **{name: round(row[name], 5) for name in row}}
         for row in rows
     ]
-
-
-@contextlib.contextmanager
-def _claim(path):
-    """Yields whether no other process holds `path`; the system lets go of it when this one ends, however it ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: one process a folder
-        yield True
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-        os.unlink(path)

@@ -1,5 +1,6 @@
 """What is known of trained weights, as frozen data: other authors' from `cards.toml`, ours from `trained/`."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -61,6 +62,19 @@ class Card:
     member: str | None = None
     file: str | None = None
     digest: str | None = None
+
+    def get_config(self):
+        """Returns the fields as JSON holds them, without the path, which is another on another machine."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "path"}
+        return {**fields, "preprocessing": dataclasses.asdict(self.preprocessing), "classes": list(self.classes)}
+
+    @classmethod
+    def from_config(cls, config):
+        """Returns the card of `get_config`; that of weights which came with this package knows their path again."""
+        preprocessing = Preprocessing(**config["preprocessing"])
+        card = cls(**{**config, "preprocessing": preprocessing, "classes": tuple(config["classes"]), "path": None})
+        ours = _cards().get(card.name)
+        return dataclasses.replace(card, path=ours.path) if ours and ours.digest == card.digest else card
 
     def remote(self, digest=None):
         """Returns the `Remote` of the file; a `ValueError` tells how to go on if neither card nor caller has a hash."""

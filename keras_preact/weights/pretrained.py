@@ -1,6 +1,8 @@
 """Trained weights into a network: found or fetched, converted once, and fitted to another head or other channels."""
 
 import contextlib
+import dataclasses
+import json
 import pathlib
 import shutil
 import tempfile
@@ -12,8 +14,9 @@ import keras
 import numpy as np
 
 from keras_preact.copying import assign, named_weights
-from keras_preact.errors import argument_error
+from keras_preact.errors import argument_error, from_fields
 from keras_preact.files import written_aside
+from keras_preact.locks import held
 from keras_preact.model import FREE_FIELDS, ResidualNetwork, check_whole, read_fingerprint
 from keras_preact.weights import store
 from keras_preact.weights.cards import Card
@@ -44,11 +47,24 @@ class Loaded:
     unused: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
 
+    def get_config(self):
+        """Returns the fields as JSON holds them."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_config(cls, config):
+        """Returns the report of `get_config`."""
+        return from_fields(cls, config)
+
     def __str__(self):
         parts = [f"{self.source}: {self.arrays} arrays loaded"]
         for names, what in ((self.new, "new"), (self.unused, "not used")):
             parts += [f"{name} {what}" for name in names] if len(names) <= 4 else [f"{len(names)} arrays {what}"]
         return ", ".join(parts) + "".join(f". {sentence}" for sentence in self.adapted)
+
+
+for kind in (Card, Loaded):  # so that a .keras file holds them
+    keras.saving.register_keras_serializable(package="keras_preact")(kind)
 
 
 def check_spec(card, theirs, ours):
@@ -193,14 +209,21 @@ def weights_file(card, spec, place=None, digest=None, output=None, is_kept=False
     with _writable(pathlib.Path(output) if output else _cached(card).parent, is_kept) as folder:
         path = folder / (name if output else _cached(card).name)
         _remove_abandoned(store.cache_folder())
-        with tempfile.TemporaryDirectory(prefix=FETCHING, dir=folder) as aside:
-            source = found
-            if source is None:
-                source = pathlib.Path(aside) / "source"
-                store.fetch(card.remote(digest), source, place)
-            with written_aside(path) as converted:
-                _write_converted(card, spec, source, converted, is_ours=found is not None)
+        with held(path, wait=True) as waited:
+            if not (waited and path.is_file()):  # the process that it waited for has written it
+                _fetch(card, spec, place, digest, found, path)
         yield path
+
+
+def _fetch(card, spec, place, digest, found, path):
+    """Writes a card's converted file to `path`, from `found` or from a download."""
+    with tempfile.TemporaryDirectory(prefix=FETCHING, dir=path.parent) as aside:
+        source = found
+        if source is None:
+            source = pathlib.Path(aside) / "source"
+            store.fetch(card.remote(digest), source, place)
+        with written_aside(path) as converted:
+            _write_converted(card, spec, source, converted, is_ours=found is not None)
 
 
 def _remove_abandoned(folder):

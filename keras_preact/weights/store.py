@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 
 from keras_preact.errors import argument_error
-from keras_preact.files import written_aside
+from keras_preact.files import DOWNLOAD, written_aside
 
 PLACE = "KERAS_PREACT_WEIGHTS"
 CHUNK = 1 << 18
@@ -101,7 +101,7 @@ def fetch(remote, path, place=None, timeout=30.0, tries=3, pause=1.0, progress=N
     with written_aside(path) as aside:
         found = source
         if isinstance(source, str):
-            found = aside.with_name("download")
+            found = aside.with_name(DOWNLOAD)
             _download(source, found, remote.limit, timeout, tries, pause, progress or show_progress)
         if remote.member is not None and pathlib.Path(found).name != remote.member:
             _take_out(found, remote, aside)

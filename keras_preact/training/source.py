@@ -38,6 +38,8 @@ class Source:
         load: A function that returns the `ResidualNetwork`.
         mean: Per channel, 0 to 255, of the images that the weights were trained on; None if not known.
         deviation: Likewise.
+        chain: Of the training, and before it of those that it began with: a dict each of `weights`, `digest`, and,
+            where they are known, `seconds` and `cpu_seconds`.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Source:
     load: Callable[[], ResidualNetwork]
     mean: tuple[float, ...] | None = None
     deviation: tuple[float, ...] | None = None
+    chain: tuple[dict, ...] = ()
 
 
 def find_source(weights):
@@ -105,18 +108,27 @@ def _of_card(card):
     def load():
         return build_network(spec, weights=card, name=card.network)
 
-    digest = card.digest or card.name
-    return Source(card.name, card.network, digest, spec, seen.channels, "stacked", load, seen.mean, seen.deviation)
+    digest, ran = card.digest or card.name, {}
+    if card.path is not None and (stated := pathlib.Path(card.path).parent / "run.json").is_file():
+        ran = json.loads(stated.read_text(encoding="utf-8"))
+    known = seen.mean, seen.deviation, _chain(card.name, digest, ran)
+    return Source(card.name, card.network, digest, spec, seen.channels, "stacked", load, *known)
+
+
+def _chain(name, digest, card):
+    """Returns the chain of trainings that a run's card tells of, the run itself last."""
+    spent = {what: card[what] for what in ("seconds", "cpu_seconds") if what in card}
+    return (*card.get("chain", ()), {"weights": name, "digest": digest, **spent})
 
 
 def _of_run(folder):
     card, path = run.read_card(folder), folder.resolve() / run.MODEL
     if not path.is_file():
         raise argument_error("weights", f"the folder of a finished run, with {run.MODEL} in it", str(folder))
-    known = (tuple(card["preprocessing"][name]) for name in ("mean", "deviation"))
-    return _source(
-        str(folder.resolve()), card["network"]["name"], _digest(path), card["network"], _loader(path), *known
-    )
+    mean, deviation = (tuple(card["preprocessing"][name]) for name in ("mean", "deviation"))
+    name, digest = str(folder.resolve()), _digest(path)
+    known = mean, deviation, _chain(name, digest, card)
+    return _source(name, card["network"]["name"], digest, card["network"], _loader(path), *known)
 
 
 def _of_model_file(path):

@@ -1,0 +1,77 @@
+"""The levels of a training: shallow networks on small images first (Chang et al. 2018, arXiv 1710.10348)."""
+
+import itertools
+from dataclasses import dataclass
+
+from keras_preact.copying import copy_weights
+from keras_preact.deepening import deepen
+from keras_preact.errors import argument_error
+from keras_preact.families import units_of_depth
+from keras_preact.model import ResidualNetwork
+
+
+@dataclass(frozen=True)
+class Level:
+    """Describes a part of a training.
+
+    Attributes:
+        depth: Weight layers of the network; None for its own.
+        image_size: Side of the training images, in pixels; 0 for the data set's own.
+        end: The step of the whole training after which the level ends.
+    """
+
+    depth: int | None
+    image_size: int
+    end: int
+
+
+def levels_of(recipe, steps_per_epoch):
+    """Returns the `Level`s of a `Recipe`, one if it names none."""
+    if not recipe.levels:
+        return [Level(None, recipe.image_size, recipe.total_steps(steps_per_epoch))]
+    ends = itertools.accumulate(epochs * steps_per_epoch for *_, epochs in recipe.levels)
+    return [Level(depth, size, end) for (depth, size, _), end in zip(recipe.levels, ends)]
+
+
+def level_at(levels, step):
+    """Returns the number of the level, from 0, that trains the network which a checkpoint after `step` holds."""
+    return next((number for number, level in enumerate(levels) if step <= level.end), len(levels) - 1)
+
+
+def check_levels(levels, spec):
+    """Raises a `ValueError` unless the last level's depth is that of `spec`, and the others' are of its family."""
+    depths = [level.depth for level in levels if level.depth is not None]
+    for depth in depths:
+        units_of_depth(spec, depth)
+    if depths and depths[-1] != spec.depth:
+        raise argument_error("levels", f"levels that end with the network's depth, {spec.depth}", depths)
+
+
+def of_depth(network, depth):
+    """Returns a new network like `network`, of another depth; `network` itself where that is its own, or None."""
+    if depth in (None, network.spec.depth):
+        return network
+    spec = network.spec.replace(units=units_of_depth(network.spec, depth))
+    return ResidualNetwork.from_config({**network.construction(), "spec": spec.to_dict(), "name": f"resnet{depth}"})
+
+
+def begin_with(network, source):
+    """Sets a network's weights to those of a `Source`, of the same network or a shallower one, which is deepened.
+
+    Raises:
+        ValueError: If the weights are of another network, or of a deeper one.
+    """
+    trained = source.load()
+    if any(theirs > ours for theirs, ours in zip(trained.spec.units, network.spec.units)):
+        hint = "A network can be deepened, but not made shallower."
+        raise argument_error("start", f"at most {network.spec.units} units deep", trained.spec.units, hint)
+    if len(trained.spec.units) == len(network.spec.units):
+        trained = deepen(trained, units=network.spec.units)
+    ours, theirs = network.fingerprint, trained.fingerprint
+    sides = [
+        f"{name}: start {theirs.get(name)!r}, network {ours[name]!r}" for name in ours if ours[name] != theirs[name]
+    ]
+    if sides:
+        hint = f"They differ in {'; '.join(sides)}. For other classes or images, see finetune."
+        raise argument_error("start", "weights of this network, or of a shallower one", source.name, hint)
+    copy_weights(trained, network)

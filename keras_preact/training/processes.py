@@ -1,0 +1,95 @@
+"""The processes of a run, one after the other: on what each computed, and for how long. A resumed run has several."""
+
+import time
+
+from keras_preact.training import outputs
+
+
+class Clock:
+    """Measures the time, and the processors' time, of this process from now on."""
+
+    def __init__(self):
+        self.started, self.cpu = time.perf_counter(), time.process_time()
+
+    def seconds(self):
+        """Returns the seconds since the start."""
+        return time.perf_counter() - self.started
+
+    def cpu_seconds(self):
+        """Returns the seconds that this process has kept processors busy since the start."""
+        return time.process_time() - self.cpu
+
+
+class Processes:
+    """Counts what all processes of a run have done, up to the last checkpoint of each that was killed.
+
+    Args:
+        clock: The `Clock` of this process.
+        devices: The run's `Devices`.
+        checkpoint: The `Checkpoint` that the run resumes from, or None.
+        batch: Images in a step.
+    """
+
+    def __init__(self, clock, devices, checkpoint, batch):
+        self.clock, self.devices, self.batch = clock, devices, batch
+        self.before = list(checkpoint.processes) if checkpoint else []
+        self.first_step = self.step = checkpoint.step if checkpoint else 0
+        self.feeds, self.fit_started, self.fit_seconds, self.others = [], None, 0.0, 0.0
+
+    def begin_fit(self):
+        """Starts to count the time of training."""
+        self.fit_started = time.perf_counter()
+
+    def end_fit(self):
+        """Ends the count of the time of training."""
+        self.fit_seconds = time.perf_counter() - self.fit_started
+
+    def reach(self, step):
+        """Notes a step that was reached; all workers call this together, as they add up their processors' time."""
+        own = self.clock.cpu_seconds()
+        self.step, self.others = step, self.devices.total(round(1000 * own)) / 1000 - own
+
+    def plain(self):
+        """Returns a dict per process, the first one first, as JSON holds it; this one's up to now."""
+        training = self.fit_seconds or (time.perf_counter() - self.fit_started if self.fit_started else 0.0)
+        devices = {"strategy": self.devices.name, "replicas": self.devices.replicas, "kind": self.devices.kind}
+        mine = {
+            "devices": {**devices, "workers": self.devices.workers},
+            "versions": outputs.versions(),
+            "first_step": self.first_step,
+            "last_step": self.step,
+            "images": (self.step - self.first_step) * self.batch,
+            "seconds": round(self.clock.seconds(), 2),
+            "cpu_seconds": round(self.clock.cpu_seconds() + self.others, 2),
+            "training_seconds": round(training, 3),
+            "data_wait_seconds": round(sum(feed.waited for feed in self.feeds), 3),
+        }
+        return [*self.before, mine]
+
+
+def chained(own, start):
+    """Returns the fields of a card that tell of the trainings that a run began with, and add up their seconds.
+
+    Args:
+        own: What `totals` returns.
+        start: The `Source` that the run began with, or None.
+    """
+    if start is None:
+        return {}
+    chain = list(start.chain) or [{"weights": start.name, "digest": start.digest}]
+    known = [name for name in ("seconds", "cpu_seconds") if all(name in training for training in chain)]
+    total = {f"total_{name}": round(own[name] + sum(training[name] for training in chain), 1) for name in known}
+    return {"chain": chain, **total}
+
+
+def totals(processes):
+    """Returns the fields of a card that add up over all processes, dicts of `Processes.plain`."""
+    names = ("images", "seconds", "cpu_seconds", "training_seconds", "data_wait_seconds")
+    total = {name: sum(process[name] for process in processes) for name in names}
+    training = total["training_seconds"] if total["images"] else None
+    return {
+        "seconds": round(total["seconds"], 1),
+        "cpu_seconds": round(total["cpu_seconds"], 1),
+        "images_per_second": round(total["images"] / training, 1) if training else None,
+        "data_wait_percent": round(100 * total["data_wait_seconds"] / training, 1) if training else None,
+    }

@@ -1,0 +1,77 @@
+"""Signals that ask a process to end, and how it does: SIGTERM, SIGHUP (a terminal that closes) and SIGINT (Ctrl-C)."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+
+NAMES = ("SIGTERM", "SIGHUP", "SIGINT")
+NUMBERS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+
+
+def status(number):
+    """Returns the exit status of a process that a signal ends: 143 for SIGTERM, 130 for SIGINT."""
+    return 128 + number
+
+
+class EndingSignals:
+    """A context in which a signal ends the process in order: `SystemExit` with its status, SIGINT `KeyboardInterrupt`.
+
+    Further signals leave alone what is tidied up by then. A signal that was ignored before, as under nohup, still is.
+    Only the main thread gets signals; in another, nothing changes.
+
+    Args:
+        sentence: What to say on standard error when a signal other than SIGINT ends the process.
+
+    Attributes:
+        number: The signal that came, or None.
+        at_once: Whether the process ends without tidying up: one of several workers, whose peers cannot know.
+    """
+
+    def __init__(self, sentence):
+        self.sentence, self.number, self.at_once = sentence, None, False
+        self.before, self.is_deferred = {}, False
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            found = {number: signal.getsignal(number) for number in NUMBERS}
+            self.before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
+            self.install()
+        return self
+
+    def install(self):
+        """Takes the signals again, which TensorFlow's strategies take for themselves when they are made."""
+        for number in self.before:
+            signal.signal(number, self._handle)
+
+    def __exit__(self, kind, error, traceback):
+        for number, handler in self.before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if kind is None and self.number is not None:  # what was raised came where Python drops exceptions
+            self._end()
+
+    @contextlib.contextmanager
+    def deferred(self):
+        """Yields while a signal is only noted in `number`, for the body to act on; a second SIGINT ends it at once."""
+        self.is_deferred = True
+        try:
+            yield
+        finally:
+            self.is_deferred = False
+        if self.number is not None:
+            self._end()
+
+    def _handle(self, number, _frame):
+        is_first, self.number = self.number is None, number if self.number is None else self.number
+        if self.at_once:
+            os._exit(status(number))
+        if is_first != self.is_deferred and (is_first or number == signal.SIGINT):
+            self.is_deferred = False
+            self._end()
+
+    def _end(self):
+        if self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        print(f"keras-preact: {signal.Signals(self.number).name}. {self.sentence}", file=sys.stderr, flush=True)
+        raise SystemExit(status(self.number))

@@ -1,0 +1,64 @@
+"""Workers end with their launcher, however that ends, and also when they hang."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+HANG = """
+import os, pathlib, signal, sys, time
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+pathlib.Path(sys.argv[1], str(os.getpid())).touch()
+time.sleep(600)
+"""
+LAUNCH = """
+import sys
+from keras_preact.training import launcher
+raise SystemExit(launcher.launch([sys.executable, "-c", sys.argv[1], sys.argv[2]], 2))
+"""
+
+
+def is_running(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ([signal.SIGKILL], -signal.SIGKILL),
+        ([signal.SIGHUP, signal.SIGHUP], 129),
+        ([signal.SIGTERM, signal.SIGTERM], 143),
+        ([signal.SIGINT, signal.SIGINT], 130),
+    ],
+    ids=lambda value: "-".join(number.name for number in value) if isinstance(value, list) else None,
+)
+def test_workers_that_hang_end_with_their_launcher(sent, status, tmp_path):
+    command = [sys.executable, "-c", LAUNCH, HANG, str(tmp_path)]
+    process = subprocess.Popen(command, env={**os.environ, "KERAS_BACKEND": "jax"}, stderr=subprocess.PIPE)
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
+    workers = [int(path.name) for path in tmp_path.iterdir()]
+    assert all(os.getpgid(pid) == pid for pid in workers)  # a terminal's Ctrl-C does not reach them
+    begun = time.monotonic()
+    for number in sent:
+        process.send_signal(number)
+        time.sleep(0.6)
+    found = process.wait(30)
+    process.stderr.close()
+    wait_until(lambda: not any(map(is_running, workers)), 5)
+    assert time.monotonic() - begun < 9  # before the 10 s that one signal leaves them
+    assert found in (status, -signal.SIGINT if status == 130 else status)
