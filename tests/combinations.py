@@ -87,7 +87,7 @@ def recipe_of(row):
         steps=STEPS,
         warmup_steps=2,
         global_batch_size=8,
-        learning_rate=0.01,
+        learning_rate=0.001,
         image_size=0,
     )
 

@@ -38,13 +38,18 @@ def level_at(levels, step):
     return next((number for number, level in enumerate(levels) if step <= level.end), len(levels) - 1)
 
 
-def check_levels(levels, spec):
-    """Raises a `ValueError` unless the last level's depth is that of `spec`, and the others' are of its family."""
+def check_levels(levels, spec, side):
+    """Raises a `ValueError` if a network of `spec` cannot end such levels, or an image is larger than `side` pixels."""
     depths = [level.depth for level in levels if level.depth is not None]
     for depth in depths:
         units_of_depth(spec, depth)
     if depths and depths[-1] != spec.depth:
         raise argument_error("levels", f"levels that end with the network's depth, {spec.depth}", depths)
+    for level in levels:
+        if level.image_size > side:
+            raise argument_error("image_size", f"at most {side}, the side of the images", level.image_size)
+        if 0 < level.image_size < spec.minimum_size:
+            raise argument_error("image_size", f"at least {spec.minimum_size} for this network", level.image_size)
 
 
 def of_depth(network, depth):

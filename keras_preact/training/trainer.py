@@ -231,7 +231,7 @@ class Training:
         self.total_steps = recipe.total_steps(self.steps_per_epoch)
         self.levels, self.level = levels_of(recipe, self.steps_per_epoch), 0
         network = self.make_network()
-        check_levels(self.levels, network.spec)
+        check_levels(self.levels, network.spec, min(data.image_shape[:2]))
         self.model = self._begun(network)
         if devices.is_chief:
             run.make_folder(folder, experiment.plain(), conduct.overwrite)

@@ -1,0 +1,147 @@
+"""Trainings in levels, and trainings that begin with trained weights."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_preact
+from keras_preact.data import from_arrays
+from keras_preact.data.preparation import Preparation
+from keras_preact.training import checkpoints
+from keras_preact.training.levels import Level, level_at, levels_of
+from keras_preact.training.recipe import Recipe
+
+RNG = np.random.default_rng(0)
+IMAGES, LABELS = RNG.integers(256, size=(45, 16, 16, 3)).astype("uint8"), np.arange(45) % 3
+DATA = from_arrays(IMAGES[:24], LABELS[:24], IMAGES[24:], LABELS[24:])
+RECIPE = Recipe(
+    source="a test's",
+    epochs=3,
+    levels=((8, 8, 1), (14, 12, 1), (14, 0, 1)),
+    global_batch_size=8,
+    learning_rate=0.01,
+    crop_padding=2,
+    flip=True,
+    ema=0.9,
+)
+
+
+class Stop(Exception):
+    """Ends a run as a kill would, but not the process."""
+
+
+class StopAfter(keras.callbacks.Callback):
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise Stop
+
+
+def train(output, **arguments):
+    options = dict(data=DATA, recipe=RECIPE, output=output, verbose=0, strategy="none", checkpoint_steps=1)
+    return keras_preact.train(**{"model": "ResNet14", **options, **arguments})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("levels") / "whole"
+    return folder, train(folder)
+
+
+def test_levels_end_where_their_epochs_do():
+    levels = levels_of(RECIPE, steps_per_epoch=10)
+    assert levels == [Level(8, 8, 10), Level(14, 12, 20), Level(14, 0, 30)]
+    assert [level_at(levels, step) for step in (0, 1, 10, 11, 20, 21, 30)] == [0, 0, 0, 1, 1, 2, 2]
+    assert levels_of(Recipe(epochs=2, image_size=12), 5) == [Level(None, 12, 10)]
+
+
+def test_a_training_in_levels_ends_with_the_whole_network(whole):
+    folder, card = whole
+    assert card["network"]["spec"]["units"] == (2, 2, 2)
+    assert card["network"]["name"] == "resnet14"
+    assert tuple(card["network"]["input_shape"]) == (16, 16, 3)
+    assert keras_preact.evaluate(folder, DATA)["error_percent"] == card["error_percent"]
+    assert len((folder / "history.csv").read_text().splitlines()) == 1 + 3
+    assert card["recipe"]["levels"] == RECIPE.levels
+
+
+def test_a_resume_is_the_same_to_the_bit_in_every_level(whole, tmp_path):
+    for steps in (2, 2, 1, 3):  # of 9: within a level, then at the end of one
+        with pytest.raises(Stop):
+            train(tmp_path / "cut", callbacks=[StopAfter(steps)])
+    train(tmp_path / "cut")
+    ours, theirs = (checkpoints.newest(folder / "checkpoints") for folder in (tmp_path / "cut", whole[0]))
+    assert ours.step == theirs.step == 9
+    for name, array in theirs.arrays.items():
+        np.testing.assert_array_equal(ours.arrays[name], array, err_msg=name)
+    assert ours.state == theirs.state
+
+
+def test_a_training_begins_with_weights_which_are_deepened_and_adds_up_what_they_took(whole, tmp_path):
+    folder, first = whole
+    still = Recipe(epochs=1, global_batch_size=8, learning_rate=0.0, weight_decay=0.0, source="a test's")
+    card = train(tmp_path / "deeper", model="ResNet20", recipe=still, start=folder)
+    assert card["start"]["weights"] == str(folder.resolve())
+    assert [link["weights"] for link in card["chain"]] == [str(folder.resolve())]
+    assert card["chain"][0]["digest"] == card["start"]["digest"]
+    for name in ("seconds", "cpu_seconds"):
+        assert card[f"total_{name}"] == pytest.approx(card[name] + first[name], abs=0.11)
+    before, after = (keras.models.load_model(path / "model.keras") for path in (folder, tmp_path / "deeper"))
+    kernels = [network.get_layer("logits").kernel.numpy() for network in (before, after)]
+    np.testing.assert_array_equal(*kernels)
+    again = train(tmp_path / "again", model="ResNet20", recipe=still, start=tmp_path / "deeper")
+    assert [link["weights"] for link in again["chain"]] == [card["start"]["weights"], again["start"]["weights"]]
+    total = sum(run["cpu_seconds"] for run in (first, card, again))
+    assert again["total_cpu_seconds"] == pytest.approx(total, abs=0.31)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"recipe": RECIPE.replace(levels=((8, 8, 3),))}, r"levels.*end with the network's depth, 14"),
+        ({"recipe": RECIPE.replace(levels=((9, 8, 1), (14, 0, 2)))}, r"depth.*6n \+ 2.*9"),
+        ({"recipe": RECIPE.replace(levels=((8, 17, 1), (14, 0, 2)))}, r"image_size.*at most 16"),
+        ({"recipe": Recipe(epochs=1, image_size=17)}, r"image_size.*at most 16"),
+        ({"start": "digits"}, r"weights.*Nearest: resnet164\.digits\.digits"),
+        ({"start": "resnet164.digits.digits"}, r"start.*weights of this network|start.*at most"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path / "run", **arguments)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"levels": ((8, 8),)}, r"levels.*\(depth, image size, epochs\)"),
+        ({"levels": ((14, 8, 1), (8, 0, 2))}, "levels.*growing depth"),
+        ({"levels": ((8, 8, 0),)}, r"levels \(epochs\).*at least 1"),
+        ({"levels": ((8, 8, 1),), "epochs": 2}, "epochs.*1, the sum"),
+        ({"levels": ((8, 8, 1),), "epochs": 1, "steps": 5}, "steps.*0 with `levels`"),
+        ({"levels": ((8, 8, 1),), "epochs": 1, "image_size": 8}, "image_size.*0 with `levels`"),
+    ],
+)
+def test_wrong_levels_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**fields)
+
+
+def test_training_images_are_resized_on_the_device_and_others_are_not():
+    preparation = Preparation(DATA, image_size=8)
+    images = np.full((2, 16, 16, 3), 100, "uint8")
+    images[1, :, 8:] = 200
+    inputs = {"images": images}
+    small, _ = preparation(inputs, None, training=True)
+    assert small.shape == (2, 8, 8, 3)
+    own, _ = preparation(inputs, None)
+    assert own.shape == (2, 16, 16, 3)
+    np.testing.assert_allclose(small[0], own[0, :8, :8], rtol=1e-5)
+    np.testing.assert_allclose(small[1, 0, :3], own[1, 0, :3], rtol=1e-5)
+    np.testing.assert_allclose(small[1, 0, 5:], own[1, 0, 13:], rtol=1e-5)
+    assert Preparation(DATA, image_size=16).size == 0
