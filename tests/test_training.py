@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 import keras_preact
-from keras_preact.data import Augmentation, load
+from keras_preact import exporting
+from keras_preact.data import Augmentation, from_arrays, load
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
 from keras_preact.spec import ShortcutSpec
@@ -323,6 +324,28 @@ def test_predict_reads_image_files(run, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             keras_preact.predict(folder, [path])
+
+
+class LossOfTwo(keras.callbacks.Callback):
+    """Keeps the training loss of two images of equal probabilities."""
+
+    def on_train_end(self, logs=None):
+        labels, probabilities = np.array([1, 0]), keras.ops.full((2, 10), 0.1, "float64")
+        self.loss = self.model.compute_loss(None, labels, probabilities, training=False)
+
+
+def test_a_float64_run_has_a_float64_loss_and_says_what_an_epoch_leaves_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(exporting, "can_export", lambda: False)  # which takes longer than the run
+    train, test, kept = load("digits").train, load("digits").test, LossOfTwo()
+    data = from_arrays(train.images[:100], train.labels[:100], test.images[:40], test.labels[:40])
+    recipe = QUICK.replace(steps=1, global_batch_size=32, precision="float64", label_smoothing=0.1)
+    keras_preact.train("ResNet11", data=data, recipe=recipe, output=tmp_path, callbacks=[kept], verbose=0)
+    assert keras.backend.standardize_dtype(kept.loss.dtype) == "float64"
+    assert float(kept.loss) == pytest.approx(np.log(10), abs=1e-14)
+    assert keras.config.floatx() == "float32"
+    assert keras.models.load_model(tmp_path / "model.keras").loss.dtype == "float64"
+    out = capsys.readouterr().out
+    assert "An epoch is 3 whole batches of 32: the last 4 images of its order, others in each epoch, are left" in out
 
 
 def test_a_run_folder_is_overwritten_only_if_asked(run, tmp_path):

@@ -23,7 +23,7 @@ class Recipe(Augmentation):
     steps: int = 0
     """Steps of training instead of `epochs`, if not 0; `drops` are steps then."""
     global_batch_size: int = 64
-    """Images in a step, over all replicas."""
+    """Images in a step, over all replicas; an epoch leaves out those that fill no whole batch."""
     learning_rate: float = 0.1
     """The highest learning rate."""
     schedule: str = "cosine"
