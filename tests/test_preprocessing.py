@@ -75,7 +75,7 @@ OPENCV = (
 )
 
 
-@pytest.mark.parametrize(("shape", "pixels"), zip([(19, 26), (9, 31)], OPENCV), ids=str)
+@pytest.mark.parametrize(("shape", "pixels"), [((19, 26), OPENCV[0]), ((9, 31), OPENCV[1])])
 def test_osmrs_cards_have_opencvs_pixels(shape, pixels):
     image = (np.arange(3 * shape[0] * shape[1]).reshape(*shape, 3) * 37 % 251).astype("uint8")
     how = Preprocessing((8, 8), (0.0,) * 3, (1.0,) * 3, 0.875, "bilinear", "osmr")

@@ -111,6 +111,7 @@ def _neighbours(images, axis, count, from_centres, xp):
     """Returns the pixels on either side of each of `count` new ones along an axis, and their weights."""
     axis += len(images.shape)
     before = xp.shape(images)[axis]
+    images_xp, xp = xp, NUMPY if isinstance(before, int) else xp  # JAX may have no float64
     steps = xp.cast(xp.arange(count), "float64" if from_centres else "float32")
     if from_centres:  # divided as OpenCV does it
         positions = xp.cast((steps + 0.5) * (1.0 / (count / before)) - 0.5, "float32")
@@ -119,5 +120,5 @@ def _neighbours(images, axis, count, from_centres, xp):
     low = xp.floor(positions)
     share = xp.cast(positions - low, "float32")[(..., *(None,) * (len(images.shape) - 1 - axis))]
     low = xp.cast(low, "int32")
-    sides = (xp.take(images, xp.clip(index, 0, before - 1), axis=axis) for index in (low, low + 1))
+    sides = (images_xp.take(images, xp.clip(index, 0, before - 1), axis=axis) for index in (low, low + 1))
     return *sides, 1 - share, share
