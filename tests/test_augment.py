@@ -154,6 +154,25 @@ def test_with_both_an_image_gets_mixup_or_cutmix():
     assert pasted.mean() > 0.4
 
 
+@pytest.mark.parametrize("fields", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}], ids=list)
+def test_labels_have_the_shares_of_the_pixels(fields):
+    """Of images in one colour each, all different, the mean colour says which share of the pixels is whose."""
+    colours = np.arange(16, dtype=np.uint8) * 16
+    images = np.broadcast_to(colours[:, None, None, None], (16, 8, 10, 3))
+    data = from_arrays(images, np.arange(16), images, np.arange(16))
+    augmentation = Augmentation(**fields)
+    batches, preparation = TrainingBatches(data, 16, seed=3, augmentation=augmentation), Preparation(data, augmentation)
+    mixed = 0
+    for epoch in range(8):
+        batches.set_position(epoch)
+        found, labels = (value.numpy() for value in preparation(*batches[0], training=True))
+        levels = found[..., 0].mean(axis=(1, 2)) * data.deviation[0] + data.mean[0]
+        np.testing.assert_allclose(labels @ colours, levels, atol=1e-3)
+        np.testing.assert_allclose(labels.sum(axis=1), 1.0, atol=1e-6)
+        mixed += ((labels > 0.02) & (labels < 0.98)).any(axis=1).sum()
+    assert mixed > 64
+
+
 def torch_codes_area_box(width, height, rng):
     """fb.resnet.torch's RandomSizedCrop, line by line; returns (box width, box height) or None."""
     for _ in range(10):
@@ -187,6 +206,15 @@ def test_area_crops_are_distributed_as_the_torch_codes():
     )
     lefts = np.array([box[0] / (300 - box[2] + box[0]) for box in boxes if box])
     assert lefts.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_an_area_crop_reads_no_pixel_outside_it():
+    image = np.full((40, 60, 3), 255, np.uint8)
+    drawn = {"attempts": np.array([[0.1, 1.0, 0.9]]), "place": (0.4, 0.7)}
+    left, top, right, bottom = geometry.area_box((60, 40), **drawn)
+    image[top:bottom, left:right] = 7
+    for size in ((8, 8), (32, 24)):
+        np.testing.assert_array_equal(geometry.pixels(geometry.crop(Image.fromarray(image), size, drawn)), 7)
 
 
 def test_area_falls_back_to_the_centre_when_no_attempt_fits():

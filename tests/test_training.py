@@ -10,13 +10,14 @@ import pytest
 import tensorflow as tf
 
 import keras_preact
-from keras_preact.data import Augmentation, load
+from keras_preact import exporting
+from keras_preact.data import Augmentation, from_arrays, load
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
 from keras_preact.spec import ShortcutSpec
 from keras_preact.training import recipes
 from keras_preact.training.evaluation import evaluation_metrics
-from keras_preact.training.optimizers import make_optimizer, make_schedule
+from keras_preact.training.optimizers import RecipeSGD, make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import RECIPES
 from keras_preact.training.strategies import Devices, make_devices
@@ -42,6 +43,7 @@ def run(tmp_path_factory):
         ({"momentum": 1.0}, r"momentum.*\[0, 1\)"),
         ({"schedule": "cosin"}, r'schedule.*Nearest: "cosine"'),
         ({"weight_decay_kind": "L2"}, r'weight_decay_kind.*Nearest: "l2"'),
+        ({"momentum_rule": "pytorch"}, r'momentum_rule.*Nearest: "torch"'),
         ({"precision": "float8"}, r'precision.*Nearest: "float'),
         ({"drops": (2,)}, r"drops.*schedule"),
         ({"schedule": "steps", "drops": (4, 2)}, r"drops.*growing"),
@@ -56,10 +58,12 @@ def test_a_wrong_recipe_is_refused_by_name(fields, message):
         Recipe().replace(**fields)
 
 
+@pytest.mark.parametrize("rule", ["caffe", "torch"])
 @pytest.mark.parametrize("kind", ["l2", "l2_kernels", "decoupled"])
-def test_weight_decay_is_the_step_computed_by_hand(kind):
+def test_weight_decay_is_the_step_computed_by_hand(kind, rule):
+    """At one learning rate both rules of momentum make the same steps."""
     recipe = Recipe(learning_rate=0.5, schedule="constant", momentum=0.9, weight_decay=0.1, weight_decay_kind=kind)
-    optimizer = make_optimizer(recipe, steps_per_epoch=1)
+    optimizer = make_optimizer(recipe.replace(momentum_rule=rule), steps_per_epoch=1)
     variables = {"conv_kernel": (2.0, 0.3), "gamma": (1.0, -0.2)}
     kept = {name: keras.Variable(value, name=name) for name, (value, _) in variables.items()}
     velocity = dict.fromkeys(variables, 0.0)
@@ -76,6 +80,57 @@ def test_weight_decay_is_the_step_computed_by_hand(kind):
             expected[name] += velocity[name]
     for name, variable in kept.items():
         assert float(variable.value) == pytest.approx(expected[name], rel=1e-6)
+
+
+def torchs_step(value, velocity, gradient, rate, nesterov):
+    """`torch.optim.SGD`: the velocity is a sum of gradients, and is multiplied by the present rate."""
+    velocity = 0.9 * velocity + gradient
+    return value - rate * (gradient + 0.9 * velocity if nesterov else velocity), velocity
+
+
+def caffes_step(value, velocity, gradient, rate, nesterov):
+    """Caffe's and Keras' SGD: what the velocity took up keeps the rate that it had then."""
+    velocity = 0.9 * velocity - rate * gradient
+    return value + (0.9 * velocity - rate * gradient if nesterov else velocity), velocity
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(("rule", "step"), [("torch", torchs_step), ("caffe", caffes_step)])
+def test_momentum_follows_the_recipes_rule_across_a_warm_up_and_a_drop(rule, step, nesterov):
+    recipe = Recipe(steps=9, schedule="steps", warmup_steps=2, drops=(5,), weight_decay=0.1, nesterov=nesterov, ema=0.8)
+    optimizer = make_optimizer(recipe.replace(momentum_rule=rule), steps_per_epoch=3)
+    variable, average = keras.Variable(2.0, name="kernel", dtype="float64"), None
+    value, velocity = 2.0, 0.0
+    for number, rate in enumerate([0.01] * 2 + [0.1] * 3 + [0.01] * 4):
+        gradient = 0.3 * (-1) ** (number // 2) + value
+        optimizer.apply([keras.ops.convert_to_tensor(gradient, "float64")], [variable])
+        value, velocity = step(value, velocity, gradient + 0.1 * value, rate, nesterov)
+        average = value if average is None else 0.8 * average + 0.2 * value
+        assert float(variable.value) == pytest.approx(value, abs=1e-6)
+    optimizer.use_average([variable])
+    assert float(variable.value) == pytest.approx(average, abs=1e-6)
+
+
+@pytest.mark.parametrize(("rule", "length"), [("torch", 0.1), ("caffe", 0.91)])
+def test_after_a_drop_torchs_step_is_a_tenth_and_caffes_runs_on(rule, length):
+    """Under one gradient, long after the start, where velocities are 10 times it."""
+    optimizer = RecipeSGD(0.1, momentum=0.9, momentum_rule=rule)
+    variable, gradient = keras.Variable(0.0), keras.ops.convert_to_tensor(1.0)
+    positions = []
+    for step in range(202):
+        optimizer.learning_rate = 0.1 if step < 201 else 0.01
+        optimizer.apply([gradient], [variable])
+        positions.append(float(variable.value))
+    before, after = np.diff(positions)[-2:]
+    assert before == pytest.approx(-1.0, rel=1e-3)
+    assert after == pytest.approx(-length, rel=1e-3)
+
+
+def test_recipes_follow_their_sources_rule():
+    rules = {name: recipe.momentum_rule for name, recipe in RECIPES.items()}
+    assert {name for name, rule in rules.items() if rule == "torch"} == {"fair_cifar", "fair_imagenet"}
+    copy = RecipeSGD.from_config(make_optimizer(RECIPES["fair_cifar"], 10).get_config())
+    assert copy.momentum_rule == "torch"
 
 
 def test_steps_drop_after_their_epochs_and_warm_up_first():
@@ -269,6 +324,28 @@ def test_predict_reads_image_files(run, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             keras_preact.predict(folder, [path])
+
+
+class LossOfTwo(keras.callbacks.Callback):
+    """Keeps the training loss of two images of equal probabilities."""
+
+    def on_train_end(self, logs=None):
+        labels, probabilities = np.array([1, 0]), keras.ops.full((2, 10), 0.1, "float64")
+        self.loss = self.model.compute_loss(None, labels, probabilities, training=False)
+
+
+def test_a_float64_run_has_a_float64_loss_and_says_what_an_epoch_leaves_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(exporting, "can_export", lambda: False)  # which takes longer than the run
+    train, test, kept = load("digits").train, load("digits").test, LossOfTwo()
+    data = from_arrays(train.images[:100], train.labels[:100], test.images[:40], test.labels[:40])
+    recipe = QUICK.replace(steps=1, global_batch_size=32, precision="float64", label_smoothing=0.1)
+    keras_preact.train("ResNet11", data=data, recipe=recipe, output=tmp_path, callbacks=[kept], verbose=0)
+    assert keras.backend.standardize_dtype(kept.loss.dtype) == "float64"
+    assert float(kept.loss) == pytest.approx(np.log(10), abs=1e-14)
+    assert keras.config.floatx() == "float32"
+    assert keras.models.load_model(tmp_path / "model.keras").loss.dtype == "float64"
+    out = capsys.readouterr().out
+    assert "An epoch is 3 whole batches of 32: the last 4 images of its order, others in each epoch, are left" in out
 
 
 def test_a_run_folder_is_overwritten_only_if_asked(run, tmp_path):

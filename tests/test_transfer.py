@@ -192,9 +192,10 @@ def test_a_run_that_unfreezes_stage_by_stage_goes_on_as_if_it_had_not_stopped(ru
         keras_preact.finetune(run, other, output=tmp_path / "whole", **{**settings, "unfreeze_every": 5})
 
 
-def test_a_step_is_the_one_computed_by_hand_for_each_rate_and_start():
+@pytest.mark.parametrize("rule", ["caffe", "torch"])
+def test_a_step_is_the_one_computed_by_hand_for_each_rate_and_start(rule):
     """Momentum, l2; the second variable begins at the third step, while the first one's momentum goes on."""
-    optimizer = StagewiseSGD(0.5, momentum=0.9, l2=0.1, rates=(1.0, 0.25), starts=(0, 2))
+    optimizer = StagewiseSGD(0.5, momentum=0.9, l2=0.1, momentum_rule=rule, rates=(1.0, 0.25), starts=(0, 2))
     values, gradients, starts, factors = [2.0, 1.0], [0.3, -0.2], [0, 2], [1.0, 0.25]
     variables = [keras.Variable(value, name="kernel") for value in values]
     velocity = [0.0, 0.0]
@@ -206,7 +207,9 @@ def test_a_step_is_the_one_computed_by_hand_for_each_rate_and_start():
             values[k] += velocity[k]
         if step == 1:
             assert float(variables[1].value) == 1.0
-            assert float(optimizer.momentums[0].value) == pytest.approx(velocity[0], rel=1e-6) != 0.0
+            unit = -0.5 if rule == "torch" else 1.0
+            assert unit * float(optimizer.momentums[0].value) == pytest.approx(velocity[0], rel=1e-6) != 0.0
+            assert float(optimizer.momentums[1].value) == 0.0
         assert [float(variable.value) for variable in variables] == pytest.approx(values, rel=1e-6)
 
 

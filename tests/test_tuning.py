@@ -234,10 +234,26 @@ def test_a_damaged_file_of_a_sweep_is_named(name, tmp_path, data, trained):
         sweep("ordering=original", **arguments)
 
 
+@pytest.mark.parametrize(
+    ("asked", "recipes", "over", "expected"),
+    [
+        (None, 0, "ordering=original", [6]),  # a tenth of 64
+        (None, 9, "ordering=original", [9]),
+        (5, 9, "ordering=original", [5]),
+        (0, 9, "ordering=original", [0]),
+        (None, 0, "validation_images=0:7", [0, 7]),
+    ],
+)
+def test_a_sweep_holds_training_images_out(asked, recipes, over, expected, tmp_path, data, trained):
+    recipe, folder = TINY.replace(validation_images=recipes), tmp_path / "sweep"
+    sweep(over, data=data, recipe=recipe, seeds=1, validation_images=asked, output=folder)
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*seed=0.json"))]
+    assert [result["recipe"]["validation_images"] for result in results] == expected
+
+
 def test_a_sweep_trains_and_chooses_by_the_images_held_out(tmp_path, data):
-    recipe = TINY.replace(validation_images=16)
     over = {"learning_rate": [0.05, 1e30]}
-    rows = sweep(over, model="resnet8", data=data, recipe=recipe, seeds=1, output=tmp_path / "sweep")
+    rows = sweep(over, model="resnet8", data=data, recipe=TINY, seeds=1, output=tmp_path / "sweep")
     assert rows[1]["result"] == "fail"
     assert rows[1]["reason"].startswith("diverged: The loss is ")
     result = json.loads((tmp_path / "sweep" / "learning_rate=0.05,seed=0.json").read_text())

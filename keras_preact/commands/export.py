@@ -14,6 +14,7 @@ from keras_preact.exporting.preprocessing import Preprocessing
 from keras_preact.training import run
 from keras_preact.training.evaluation import loaded
 from keras_preact.weights.cards import get_card, kept_card, list_weights
+from keras_preact.weights.preprocessing import Preprocessing as CardPreprocessing
 from keras_preact.zoo import build_network, card_spec
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -78,18 +79,17 @@ def _kept(path):
 
 def _of_card(card, folder):
     network, files = build_network(card_spec(card), weights=card, name=card.network), _files(folder)
-    return network, _halves(files, network.input_shape[1:], card.preprocessing.crop) if files else {}
+    return network, _halves(files, card.preprocessing) if files else {}
 
 
 def _of_run(path, card, folder):
-    files, how = _files(folder), card["preprocessing"]
+    files, how = _files(folder), CardPreprocessing(**card["preprocessing"])
     network = run.load_model(path)
-    shape, crop = (*how["size"], network.input_shape[-1]), how.get("crop", 1.0)
     return network, {
-        "preprocessing": Preprocessing(shape, how["mean"], how["deviation"], crop),
+        "preprocessing": Preprocessing.of(how),
         "class_names": card["classes"],
         "card": card,
-        **(_halves(files, shape, crop) if files else _of_data_set(card)),
+        **(_halves(files, how) if files else _of_data_set(card)),
     }
 
 
@@ -116,11 +116,12 @@ def _of_file(path, folder, mean, deviation, class_names):
     shape = network.input_shape[1:]
     if None in shape:
         raise argument_error("model", "of a fixed input size", shape)
-    preprocessing = Preprocessing(shape, mean, deviation)
+    seen = CardPreprocessing(shape[:2], mean, deviation, interpolation="bicubic")
+    preprocessing = Preprocessing.of(seen, shape)
     return network, {
         "preprocessing": preprocessing,
         "class_names": class_names or tuple(map(str, range(network.output_shape[-1]))),
-        **_halves(files, shape),
+        **_halves(files, seen),
         "card": {"file": path.name, "preprocessing": dataclasses.asdict(preprocessing)},
     }
 
@@ -135,10 +136,9 @@ def _files(folder):
     return files
 
 
-def _halves(files, shape, crop=1.0):
-    """Returns image files as uint8 (images, *shape), half of them to compare on, half to calibrate int8."""
+def _halves(files, how):
+    """Returns image files, cut as a card says: half to compare on, half to calibrate int8."""
     from keras_preact.training.predictor import read_image
 
-    height, width, channels = shape
-    pixels = np.stack([read_image(file, (height, width), channels, crop) for file in files])
+    pixels = np.stack([read_image(file, how) for file in files])
     return {"sample_images": pixels[::2], "calibration_images": pixels[1::2]}

@@ -33,15 +33,15 @@ def sweep(
         data_dir: Where its files are, if not where its loader looks.
         recipe: The recipe of all runs.
         epochs: Its epochs, if not the recipe's.
-        validation_images: Training images held out, by which the best run is chosen instead of by the test images.
+        validation_images: Training images held out, by which the best run is chosen; the recipe's, or a tenth. With 0
+            the test images choose it.
         seeds: Runs of each point.
         output: The folder; runs/sweep.<data> if left out.
         strategy: Devices to compute on.
     """
     from keras_preact.tuning import grid
 
-    fields = {"epochs": epochs, "validation_images": validation_images}
-    chosen = get_recipe(recipe).replace(**{name: value for name, value in fields.items() if value is not None})
+    chosen = get_recipe(recipe).replace(**({} if epochs is None else {"epochs": epochs}))
     folder = output or pathlib.Path("runs") / f"sweep.{pathlib.Path(data).name}"
     grid.sweep(
         over,
@@ -50,6 +50,7 @@ def sweep(
         data_dir=data_dir,
         recipe=chosen,
         seeds=seeds,
+        validation_images=validation_images,
         output=folder,
         strategy=strategy,
     )
@@ -58,4 +59,4 @@ def sweep(
         best = json.loads((folder / grid.BEST).read_text())
         print(f"best: {best['point']} ({best['chosen_by']} {best['median']:.2f}); {folder / best['run']}")
         if best["chosen_by"].endswith("error_percent"):
-            print("It was chosen on the test images, which flatters it. --validation-images holds others out.")
+            print("It was chosen on the test images, which flatters it; without --validation-images 0 on others.")

@@ -13,7 +13,8 @@ class TrainingBatches(keras.utils.PyDataset):
 
     A batch is (inputs, labels): inputs a dict with `images` uint8 (batch, height, width, channels), or `index` int32
     (batch,), and with what the augmentation draws for the device; labels int32 (batch,). Batch `step` of epoch e is
-    the same whatever came before it, in any thread.
+    the same whatever came before it, in any thread. What an epoch's order has after its last whole batch is left out;
+    as every epoch has another order, these are other images each time.
 
     Args:
         data: A `DataSet`.

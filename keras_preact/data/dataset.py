@@ -69,6 +69,7 @@ class DataSet:
         deviation: Per channel, of the training images, 0 to 255.
         folder: The path that `load` takes to load a folder of images again; None for a named data set, and for arrays.
         crop: Share of a resized test image's shorter side that the crop from its centre keeps.
+        interpolation: How images of other sizes were, or are, resized to these: one of `cuts.INTERPOLATIONS`.
     """
 
     name: str
@@ -79,6 +80,7 @@ class DataSet:
     deviation: tuple[float, ...]
     folder: str | None = None
     crop: float = 1.0
+    interpolation: str = "bicubic"
 
     def __post_init__(self):
         for name in ("train", "test"):

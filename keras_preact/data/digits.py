@@ -37,4 +37,5 @@ def load_digits(data_dir=None, image_size=None, skip_corrupt=False):
         class_names=tuple("0123456789"),
         mean=mean,
         deviation=deviation,
+        interpolation="bilinear",
     )

@@ -95,21 +95,18 @@ def mix(images, labels, own=None, box=None):
         box: int32 (batch, 4): top, left, bottom, right of what is the neighbour's, or None for none.
     """
     _, height, width, _ = images.shape
-    other_images = _neighbours(images)
+    other_images, share = _neighbours(images), 1.0  # the image's own share of its pixels
     if own is not None:
-        images = _blend(images, other_images, own[:, None, None, None])
-        labels = _mixed(labels, own)
+        images, share = _blend(images, other_images, own[:, None, None, None]), own
     if box is not None:
         rows = _between(ops.arange(height, dtype="int32"), box[:, 0:1], box[:, 2:3])
         columns = _between(ops.arange(width, dtype="int32"), box[:, 1:2], box[:, 3:4])
         images = ops.where(_outer(ops.logical_and, rows, columns)[..., None], other_images, images)
         pixels = ops.cast((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]), "float32")
-        labels = _mixed(labels, 1.0 - pixels / (height * width))
+        share = share * (1.0 - pixels / (height * width))
+    if labels is not None and (own is not None or box is not None):
+        labels = _blend(labels, _neighbours(labels), share[:, None])
     return images, labels
-
-
-def _mixed(labels, own):
-    return None if labels is None else _blend(labels, _neighbours(labels), own[:, None])
 
 
 def _neighbours(values):

@@ -138,7 +138,7 @@ def _known_of_card(model):
     seen = card.preprocessing
     shape = tuple(ours or theirs for ours, theirs in zip(shape, seen.input_shape))
     return {
-        "preprocessing": Preprocessing(shape, seen.mean, seen.deviation, seen.crop, seen.interpolation),
+        "preprocessing": Preprocessing.of(seen, shape),
         "class_names": card.classes,
         "card": {name: value for name, value in dataclasses.asdict(card).items() if name != "path"},
     }

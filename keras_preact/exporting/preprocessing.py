@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from keras_preact.errors import argument_error, check_choice, check_integers, check_number
-from keras_preact.weights.preprocessing import INTERPOLATIONS
+from keras_preact.errors import argument_error, check_integers, check_number
+from keras_preact.weights import cuts
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Preprocessing:
         mean: Per channel, 0 to 255, subtracted.
         deviation: Per channel, 0 to 255, divided by.
         crop: Share of the shorter side of a resized image that the crop from its centre keeps: 0.875 for 224 of 256.
-        interpolation: One of `INTERPOLATIONS`.
+        interpolation: One of `cuts.INTERPOLATIONS`.
+        transform: One of `cuts.TRANSFORMS`: whose code resizes and cuts.
 
     Raises:
         ValueError: If a number is missing, not finite, or not in its range.
@@ -29,6 +30,12 @@ class Preprocessing:
     deviation: tuple[float, ...]
     crop: float = 1.0
     interpolation: str = "bicubic"
+    transform: str = "ours"
+
+    @classmethod
+    def of(cls, how, image_shape=None):
+        """Returns what a card's `weights.preprocessing.Preprocessing` says, for another size if one is given."""
+        return cls(image_shape or how.input_shape, how.mean, how.deviation, how.crop, how.interpolation, how.transform)
 
     def __post_init__(self):
         shape = check_integers("image_shape", self.image_shape)
@@ -44,44 +51,60 @@ class Preprocessing:
             raise argument_error("deviation", "positive", self.deviation)
         if not 0.0 < check_number("crop", self.crop) <= 1.0:
             raise argument_error("crop", "above 0 and at most 1", self.crop)
-        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        cuts.check_transform(self.transform, self.interpolation)
 
     def __call__(self, images):
         """Returns images (batch, any height, any width, channels) of 0 to 255 resized and normalised, float32."""
         return self.normalized(self.resized(images))
 
     def resized(self, images):
-        """Returns images (batch, any height, any width, channels) as data sets of files are read: float32 of 0 to 255.
+        """Returns images (batch, any height, any width, channels) as the network's were, but for images of its size.
 
-        The shorter side is resized, with antialiasing, and the centre cut out. Images of the network's size stay.
+        Those stay as they are. float32 of 0 to 255.
         """
-        images = keras.ops.cast(images, "float32")
         height, width = keras.ops.shape(images)[1:3]
         if isinstance(height, int) and isinstance(width, int):
-            return images if (height, width) == self.image_shape[:2] else self._cut(images, height, width)
+            is_fitted = (height, width) == self.image_shape[:2]
+            return keras.ops.cast(images, "float32") if is_fitted else self.cut(images)
         is_fitted = keras.ops.logical_and(height == self.image_shape[0], width == self.image_shape[1])
-        images = keras.ops.cond(is_fitted, lambda: images, lambda: self._cut(images, height, width))
+        images = keras.ops.cond(is_fitted, lambda: keras.ops.cast(images, "float32"), lambda: self.cut(images))
         # Not -1: one image of three channels would become three of one.
         return keras.ops.reshape(images, (keras.ops.shape(images)[0], *self.image_shape))
 
-    def _cut(self, images, height, width):
-        """Returns the centre of resized images of `height` x `width`, which TensorFlow may know only when it runs."""
-        own = np.array(self.image_shape[:2], "float64")
-        sides = keras.ops.cast(keras.ops.stack([height, width]), "float64")
-        shorter = round(own.min() / self.crop)
-        factor = keras.ops.max(np.maximum(shorter, own) / sides)
-        size = keras.ops.unstack(keras.ops.cast(keras.ops.round(sides * factor), "int32"))
+    def cut(self, images):
+        """Returns images (batch, any height, any width, channels), resized and cut, as float32 of 0 to 255.
+
+        Whole numbers are rounded where Pillow rounds them: after the width, and after the height.
+        """
+        height, width = keras.ops.shape(images)[1:3]
         if isinstance(height, int):
-            size = [int(side) for side in size]
+            numbers = cuts.plan(self, self.image_shape[:2], np.array([height, width], "float64"))
+            start, part, resized, corner = (tuple(map(int, pair)) for pair in numbers)
+        else:
+            sides = keras.ops.cast(keras.ops.stack([height, width]), "float64")
+            numbers = cuts.plan(self, self.image_shape[:2], sides, keras.ops)
+            start, part, resized, corner = (keras.ops.unstack(keras.ops.cast(pair, "int32")) for pair in numbers)
+        is_whole = "int" in keras.backend.standardize_dtype(images.dtype)
+        images = images[:, start[0] : start[0] + part[0], start[1] : start[1] + part[1]]
+        if self.transform in ("osmr", "slim"):
+            images = cuts.bilinear(images, resized, self.transform, is_whole, keras.ops)
+        else:
+            for size in ((part[0], resized[1]), resized):
+                images = self._by_pillow(images, size, is_whole)
+        images = images[:, corner[0] : corner[0] + self.image_shape[0], corner[1] : corner[1] + self.image_shape[1]]
+        return keras.ops.cast(images, "float32")
+
+    def _by_pillow(self, images, size, is_whole):
+        """Returns images resized as Pillow does it: with antialiasing, rounded halves up if they are whole numbers."""
+        images = keras.ops.cast(images, "float32")
+        if isinstance(size[0], int):
             options = dict(interpolation=self.interpolation, antialias=True, data_format="channels_last")
             images = keras.ops.image.resize(images, size, **options)
-        else:  # Keras takes no size that is known only then
+        else:  # Keras takes no size that is known only when it runs
             import tensorflow as tf
 
             images = tf.image.resize(images, size, self.interpolation, antialias=True)
-        top, left = (size[0] - self.image_shape[0]) // 2, (size[1] - self.image_shape[1]) // 2
-        images = images[:, top : top + self.image_shape[0], left : left + self.image_shape[1]]
-        return keras.ops.clip(images, 0.0, 255.0)
+        return keras.ops.clip(keras.ops.floor(images + 0.5), 0.0, 255.0) if is_whole else images
 
     def normalized(self, images):
         """Returns (images - mean) / deviation per channel, float32."""
@@ -92,4 +115,4 @@ class Preprocessing:
         """Returns uint8 images as a caller resizes them for the formats that do not resize: uint8 again."""
         if tuple(images.shape[1:]) == self.image_shape:
             return images
-        return np.clip(np.rint(keras.ops.convert_to_numpy(self.resized(images))), 0, 255).astype("uint8")
+        return np.rint(keras.ops.convert_to_numpy(self.resized(images))).astype("uint8")

@@ -12,7 +12,9 @@ from keras_preact.exporting import parity
 from keras_preact.exporting.inference import checked, inference_weights, outputs, stacked
 from keras_preact.files import written_aside
 
-PNG = b"\x89PNG"  # how the files begin; JPEG has no transparency
+PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"  # how the files begin
+PNG_BITS = 24  # the byte that says how many bits a value has
+GREY = (19595, 38470, 7471)  # of 65536: the weights of red, green and blue in Pillow's grey
 
 
 def can_export():
@@ -55,7 +57,8 @@ def write_savedmodel(model, folder, preprocessing, class_names, card=None):
     """Writes a SavedModel whose signatures take any number of images and give `outputs`.
 
     The default signature takes `images`, uint8 (batch, height, width, channels) of any size. For grey and RGB models
-    the signature `encoded` takes JPEG or PNG files as strings, (batch,), of any sizes. Both resize and normalise.
+    the signature `encoded` takes JPEG or PNG files as strings, (batch,), of any sizes. Both resize and normalise;
+    pixels of the network's size are taken to be cut already, files never are. No images have answers of 0 rows.
     `assets.extra/class_names.txt` names the classes, one a line; `assets.extra/card.json` holds `card`.
 
     Args:
@@ -119,10 +122,14 @@ def _module(model, preprocessing):
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None, None, channels), tf.uint8, "images")])
     def serve(images):
+        # No images may have no size either, as an empty JSON list; nothing can be resized from that.
+        none = lambda: tf.zeros((0, *preprocessing.image_shape), tf.uint8)  # noqa: E731
+        images = tf.cond(tf.shape(images)[0] == 0, none, lambda: images)
+        images.set_shape((None, None, None, channels))
         return network(preprocessing(images))
 
     def decoded(file):
-        return preprocessing.resized(_decoded(file, channels)[None])[0]
+        return preprocessing.cut(_decoded(file, channels)[None])[0]
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec((None,), tf.string, "encoded")])
     def serve_encoded(encoded):
@@ -136,15 +143,31 @@ def _module(model, preprocessing):
 
 
 def _decoded(file, channels):
-    """Returns the pixels of an image file, 0 to 255; as in data sets of files, what is transparent lies on white."""
+    """Returns the pixels of an image file, uint8, as data sets of files are read: what is transparent lies on white."""
     import tensorflow as tf
 
-    image = tf.cast(tf.io.decode_image(file, channels, expand_animations=False), tf.float32)
-    is_png = tf.strings.substr(file, 0, len(PNG)) == PNG
-    image.set_shape((None, None, channels))
+    def other():
+        jpeg = lambda: tf.io.decode_jpeg(file, 3, dct_method="INTEGER_ACCURATE")  # noqa: E731  as Pillow decodes
+        is_jpeg = tf.strings.substr(file, 0, len(JPEG)) == JPEG
+        return tf.cond(is_jpeg, jpeg, lambda: tf.io.decode_image(file, 3, expand_animations=False))
 
-    def on_white():
-        opacity = tf.cast(tf.io.decode_png(file, 4)[..., 3:], tf.float32) / 255.0
-        return tf.round(255.0 + (image - 255.0) * opacity)
+    rgb = tf.cond(tf.strings.substr(file, 0, len(PNG)) == PNG, lambda: _png_on_white(file), other)
+    rgb = tf.ensure_shape(rgb, (None, None, 3))
+    if channels == 3:
+        return rgb
+    # Pillow's grey. TensorFlow's own is another, of another formula, and it has none of CMYK.
+    weighted = tf.reduce_sum(tf.cast(rgb, tf.int32) * GREY, axis=-1, keepdims=True)
+    return tf.cast((weighted + 32768) // 65536, tf.uint8)
 
-    return tf.cond(is_png, on_white, lambda: image)
+
+def _png_on_white(file):
+    """Returns a PNG file as RGB, uint8, laid on white with the whole numbers of Pillow's `alpha_composite`."""
+    import tensorflow as tf
+
+    pixels = tf.cast(tf.io.decode_png(file, 4), tf.int32)
+    opacity = pixels[..., 3:]
+    # Of fewer than 8 bits, TensorFlow gives what is nowhere transparent their highest number as opacity.
+    bits = tf.cast(tf.io.decode_raw(tf.strings.substr(file, PNG_BITS, 1), tf.uint8)[0], tf.int32)
+    opacity = tf.where(tf.reduce_all(opacity == tf.bitwise.left_shift(1, bits) - 1), 255, opacity)
+    sums = (pixels[..., :3] * opacity + 255 * (255 - opacity) + 128) * 128
+    return tf.cast((sums // 256 + sums) // 32768, tf.uint8)

@@ -13,6 +13,9 @@ class RecipeSGD(keras.optimizers.SGD):
 
     - Weight decay may be the gradient of an L2 penalty, as in Torch and Caffe: g + l2 * w enters the momentum. Keras'
       own `weight_decay` shrinks w by learning rate * weight_decay beside the step.
+    - The velocity v may be Torch's: v = momentum * v + g, and w moves by -rate * v. In Keras and Caffe v holds steps,
+      each of the rate of its time: v = momentum * v - rate * g, and w moves by v. The two differ for as long as the
+      velocity remembers steps before a change of the rate.
     - Gradients are clipped after their mean over the replicas; Keras clips each replica's share.
     - An average of the weights (`use_ema`) replaces them when `use_average` is called; Keras does it at the end of
       every `fit`, also of one that was interrupted.
@@ -20,18 +23,31 @@ class RecipeSGD(keras.optimizers.SGD):
     Args:
         l2: Strength.
         kernels_only: Whether batch normalisations' parameters and biases are left alone.
+        momentum_rule: `"caffe"` or `"torch"`.
         **kwargs: Those of `keras.optimizers.SGD`.
     """
 
-    def __init__(self, *args, l2=0.0, kernels_only=False, **kwargs):
+    def __init__(self, *args, l2=0.0, kernels_only=False, momentum_rule="caffe", **kwargs):
         super().__init__(*args, **kwargs)
-        self.l2, self.kernels_only = l2, kernels_only
+        self.l2, self.kernels_only, self.momentum_rule = l2, kernels_only, momentum_rule
 
     def update_step(self, gradient, variable, learning_rate):
         # A variable of TensorFlow's own comes as "conv1_kernel:0", or "conv1_kernel/replica_1:0".
         if self.l2 and (not self.kernels_only or re.search(r"kernel($|[:/])", variable.name)):
             gradient = gradient + keras.ops.cast(self.l2, gradient.dtype) * keras.ops.cast(variable, gradient.dtype)
-        super().update_step(gradient, variable, learning_rate)
+        self.move(gradient, variable, learning_rate)
+
+    def move(self, gradient, variable, learning_rate):
+        """Makes the step of a gradient that the weight decay is in."""
+        if self.momentum_rule == "caffe" or not self.momentum:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        gradient, rate, momentum = (
+            keras.ops.cast(value, variable.dtype) for value in (gradient, learning_rate, self.momentum)
+        )
+        velocity = self.momentums[self._get_variable_index(variable)]
+        self.assign(velocity, momentum * velocity + gradient)
+        self.assign_sub(variable, rate * (gradient + momentum * velocity if self.nesterov else velocity))
 
     def _clip_gradients(self, grads):  # the one private hook: it is where Keras clips
         if not self.global_clipnorm:
@@ -47,13 +63,17 @@ class RecipeSGD(keras.optimizers.SGD):
         super().finalize_variable_values(variables)
 
     def get_config(self):
-        return {**super().get_config(), "l2": self.l2, "kernels_only": self.kernels_only}
+        own = {"l2": self.l2, "kernels_only": self.kernels_only, "momentum_rule": self.momentum_rule}
+        return {**super().get_config(), **own}
 
 
 def make_optimizer(recipe, steps_per_epoch, kind=RecipeSGD, **options):
     """Returns the optimizer of a `Recipe`: `RecipeSGD`, or a class made of it, which may take further `options`."""
     options |= dict(
-        learning_rate=make_schedule(recipe, steps_per_epoch), momentum=recipe.momentum, nesterov=recipe.nesterov
+        learning_rate=make_schedule(recipe, steps_per_epoch),
+        momentum=recipe.momentum,
+        momentum_rule=recipe.momentum_rule,
+        nesterov=recipe.nesterov,
     )
     if recipe.clip_norm:
         options["global_clipnorm"] = recipe.clip_norm

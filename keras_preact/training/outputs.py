@@ -32,7 +32,7 @@ def save(network, data, folder, experiment):
     size = (folder / run.MODEL).stat().st_size
     network.card = saved.card = _weights_card(network, data, experiment, error_percent, size)
     _write_model(network, folder)
-    preprocessing = exporting.Preprocessing(data.image_shape, data.mean, data.deviation, data.crop)
+    preprocessing = exporting.Preprocessing.of(Preprocessing(**preprocessing_fields(data)))
     if exporting.can_export():
         samples = data.test.read(np.arange(3))
         exporting.export_savedmodel(saved, folder / run.SAVED_MODEL, preprocessing, data.class_names, samples)
@@ -67,7 +67,7 @@ def _weights_card(network, data, experiment, error_percent, size):
 def preprocessing_fields(data):
     """Returns what a card says of how a data set's test images became the network's input."""
     fields = {"size": data.image_shape[:2], "mean": data.mean, "deviation": data.deviation}
-    return {**fields, "crop": data.crop, "interpolation": "bicubic"}
+    return {**fields, "crop": data.crop, "interpolation": data.interpolation}
 
 
 def _write_samples(data, folder):

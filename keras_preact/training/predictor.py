@@ -10,6 +10,8 @@ from keras_preact.data.dataset import normalize
 from keras_preact.data.files import open_image
 from keras_preact.errors import argument_error, check_integer
 from keras_preact.training import run
+from keras_preact.weights.cuts import cut
+from keras_preact.weights.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,9 @@ def predict(folder, image_paths, top=3):
     """
     card = run.read_card(folder)
     top = min(check_integer("top", top), len(card["classes"]))
-    preprocessing = card["preprocessing"]
-    channels = card["network"]["input_shape"][-1]
-    size, crop = preprocessing["size"], preprocessing.get("crop", 1.0)
-    images = np.stack([read_image(path, size, channels, crop) for path in image_paths])
-    images = normalize(images, preprocessing["mean"], preprocessing["deviation"])
+    how = Preprocessing(**card["preprocessing"])
+    images = np.stack([read_image(path, how) for path in image_paths])
+    images = normalize(images, how.mean, how.deviation)
     probabilities = run.load_model(folder).predict(images, verbose=0)
     return [
         Prediction(str(path), tuple((card["classes"][k], float(row[k])) for k in np.argsort(-row, kind="stable")[:top]))
@@ -49,23 +49,16 @@ def predict(folder, image_paths, top=3):
     ]
 
 
-def read_image(path, size, channels, crop=1.0):
-    """Returns an image file as uint8 (height, width, channels).
-
-    Args:
-        path: The file's path.
-        size: (height, width) of the crop from its centre.
-        channels: 1 or 3.
-        crop: Share of the resized image's shorter side that the crop keeps.
-    """
+def read_image(path, how):
+    """Returns an image file as uint8 (height, width, channels), resized and cut as a card's `Preprocessing` says."""
     if not pathlib.Path(path).is_file():
         raise argument_error("image", "an existing file", str(path))
-    if channels not in (1, 3):
+    if how.channels not in (1, 3):
         raise argument_error(
-            "run", "of a model for grey or RGB images, if files are to be predicted", f"{channels} channels"
+            "run", "of a model for grey or RGB images, if files are to be predicted", f"{how.channels} channels"
         )
     try:
-        image = open_image(path, channels)
+        image = open_image(path, how.channels)
     except ValueError as error:
         raise argument_error("image", "an image file", str(path), str(error.__cause__)) from error
-    return geometry.pixels(geometry.centre_crop(image, size, round(min(size) / crop)))
+    return cut(geometry.pixels(image), how, how.size)

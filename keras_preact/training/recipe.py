@@ -8,6 +8,7 @@ from keras_preact.errors import argument_error, check_choice, check_fields, chec
 
 SCHEDULES = ("cosine", "linear", "steps", "constant", "plateau")
 WEIGHT_DECAYS = ("l2", "l2_kernels", "decoupled")
+MOMENTUM_RULES = ("caffe", "torch")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
 
@@ -22,7 +23,7 @@ class Recipe(Augmentation):
     steps: int = 0
     """Steps of training instead of `epochs`, if not 0; `drops` are steps then."""
     global_batch_size: int = 64
-    """Images in a step, over all replicas."""
+    """Images in a step, over all replicas; an epoch leaves out those that fill no whole batch."""
     learning_rate: float = 0.1
     """The highest learning rate."""
     schedule: str = "cosine"
@@ -39,6 +40,9 @@ class Recipe(Augmentation):
     """Training images held out, on which the error is measured after each epoch instead of on the test images."""
     momentum: float = 0.9
     """Share of the last update that is added to the next."""
+    momentum_rule: str = "caffe"
+    """caffe (as in Keras, each step adds to the velocity at the rate of its time) or torch (the velocity, a sum of
+    gradients, is multiplied by the present rate)."""
     nesterov: bool = False
     """Nesterov's momentum instead of plain momentum."""
     weight_decay: float = 1e-4
@@ -76,6 +80,7 @@ class Recipe(Augmentation):
             check_number(name, getattr(self, name), 0.0, 1.0, below_high=True)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("weight_decay_kind", self.weight_decay_kind, WEIGHT_DECAYS)
+        check_choice("momentum_rule", self.momentum_rule, MOMENTUM_RULES)
         check_choice("precision", self.precision, PRECISIONS)
         object.__setattr__(self, "drops", tuple(check_integer("drops", drop) for drop in self.drops))
         self._check_schedule()

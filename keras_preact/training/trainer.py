@@ -29,7 +29,7 @@ from keras_preact.training.recipes import get_recipe, named
 from keras_preact.training.signals import EndingSignals
 from keras_preact.training.source import Source, find_source
 from keras_preact.training.strategies import make_devices, read
-from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel
+from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel, loss_dtype
 from keras_preact.zoo import get_model, model_key
 
 RESUMES = "The same command resumes from the last checkpoint."
@@ -280,7 +280,7 @@ class Training:
         classes = len(self.data.class_names)
         model.compile(
             network.optimizer if network.compiled else self.make_optimizer(network),
-            Crossentropy(classes, self.recipe.label_smoothing),
+            Crossentropy(classes, self.recipe.label_smoothing, dtype=loss_dtype(self.recipe.precision)),
             weighted_metrics=evaluation_metrics(),
             # Keras cannot do XLA under a tf.distribute strategy.
             jit_compile=False if self.devices.on_tensorflow else "auto",
@@ -311,6 +311,11 @@ class Training:
             f" {len(data.train):,} training and {len(data.test):,} test images; {devices.replicas} x {devices.kind}"
             f"{workers} ({devices.name})"
         )
+        if left := len(data.train) % self.recipe.global_batch_size:
+            print(
+                f"An epoch is {self.steps_per_epoch:,} whole batches of {self.recipe.global_batch_size}: the last "
+                f"{left:,} images of its order, others in each epoch, are left out."
+            )
         if devices.on_tensorflow and devices.kind == "GPU":
             print("XLA is off: Keras cannot compile a step under a tf.distribute strategy.")
         if step:

@@ -1,5 +1,7 @@
 """The network as it is trained: uint8 images and their draws in, augmented and normalised on the device."""
 
+import contextlib
+
 import keras
 
 EVALUATION_METRICS = ("error_percent", "crossentropy")
@@ -41,7 +43,13 @@ class Crossentropy(keras.losses.Loss):
         return keras.losses.categorical_crossentropy(y_true, y_pred, label_smoothing=self.label_smoothing)
 
     def get_config(self):
-        return {**super().get_config(), "classes": self.classes, "label_smoothing": self.label_smoothing}
+        own = {"classes": self.classes, "label_smoothing": self.label_smoothing, "dtype": self.dtype}
+        return {**super().get_config(), **own}
+
+
+def loss_dtype(policy):
+    """Returns in what the loss of a network of a Keras dtype policy is computed: float64 with float64, else float32."""
+    return "float64" if keras.dtype_policies.get(policy).variable_dtype == "float64" else "float32"
 
 
 class TrainingModel(keras.Model):
@@ -72,15 +80,28 @@ class TrainingModel(keras.Model):
 
     def compile(self, optimizer="rmsprop", *args, jit_compile="auto", **kwargs):
         """Compiles as the network does, with one optimizer for both."""
-        self.network.compile(optimizer, *args, jit_compile=jit_compile, **kwargs)
-        kwargs |= dict(jit_compile=self.network.jit_compile, auto_scale_loss=False)  # the network's is scaled already
-        super().compile(self.network.optimizer, *args, **kwargs)
+        with _floatx(loss_dtype(self.network.dtype_policy)):
+            self.network.compile(optimizer, *args, jit_compile=jit_compile, **kwargs)
+            # The network's optimizer is scaled already.
+            kwargs |= dict(jit_compile=self.network.jit_compile, auto_scale_loss=False)
+            super().compile(self.network.optimizer, *args, **kwargs)
 
     def build_metrics(self, classes):
         """Makes the metrics' variables, which Keras does within the first step: a resume sets them before it."""
         self._compile_metrics.build(
             keras.KerasTensor((None,), "int32"), keras.KerasTensor((None, classes), self.network.outputs[0].dtype)
         )
+
+
+@contextlib.contextmanager
+def _floatx(dtype):
+    """Makes `dtype` Keras' default for a while: `compile` casts the loss to it, whatever dtype the loss has."""
+    before = keras.config.floatx()
+    keras.config.set_floatx(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before)
 
 
 class MultiWorkerModel(TrainingModel):

@@ -15,7 +15,7 @@ from keras_preact.training.processes import Clock
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.source import Source, find_source
 from keras_preact.training.trainer import Conduct, Experiment, Training, carry_out, named_recipe
-from keras_preact.training.training_model import Crossentropy
+from keras_preact.training.training_model import Crossentropy, loss_dtype
 from keras_preact.transfer.optimizer import StagewiseSGD
 from keras_preact.transfer.rule import recipe_for
 from keras_preact.transfer.tuning import Tuning, freeze, parts_of_variables, thaw
@@ -171,7 +171,8 @@ class FineTuning(Training):
         network = self.model.network
         thaw(network)
         optimizer = keras.optimizers.SGD(self.recipe.learning_rate)
-        network.compile(optimizer, Crossentropy(len(self.data.class_names)), weighted_metrics=evaluation_metrics())
+        loss = Crossentropy(len(self.data.class_names), dtype=loss_dtype(self.recipe.precision))
+        network.compile(optimizer, loss, weighted_metrics=evaluation_metrics())
 
 
 def repeated(data, recipe):

@@ -28,12 +28,13 @@ class StagewiseSGD(RecipeSGD):
         assert len(self.rates) == len(self.starts) == len(variables)
         super().build(variables)
 
-    def update_step(self, gradient, variable, learning_rate):
+    def move(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
         rate = learning_rate * self.rates[index]
         if self.starts[index]:
-            rate = rate * ops.cast(self.iterations >= self.starts[index], rate.dtype)
-        super().update_step(gradient, variable, rate)
+            begun = self.iterations >= self.starts[index]
+            rate, gradient = rate * ops.cast(begun, rate.dtype), gradient * ops.cast(begun, gradient.dtype)
+        super().move(gradient, variable, rate)
 
     def get_config(self):
         return {**super().get_config(), "rates": self.rates, "starts": self.starts}

@@ -31,6 +31,7 @@ def sweep(
     data_dir=None,
     recipe="digits",
     seeds=3,
+    validation_images=None,
     output=None,
     strategy="auto",
     model_options=None,
@@ -49,6 +50,8 @@ def sweep(
         data_dir: As in `train`.
         recipe: A name of `RECIPES`, or a `Recipe`.
         seeds: Runs of each point, with seeds that follow the recipe's. More may be asked for later.
+        validation_images: Training images held out, whose error chooses the best point; the recipe's, or a tenth where
+            it has none, if None. With 0 all are trained on, and the test images choose, which flatters the best.
         output: The folder: a row per seed in `sweep.csv`, medians in `sweep.md` and `sweep.png`, the best run in
             `best.json`. `runs/sweep.<data>` if None.
         strategy: As in `train`.
@@ -70,8 +73,12 @@ def sweep(
     options = run.plain_options(model_options)
     points = axes_and_points.grid(axes, ShortcutSpec.of(options.get("shortcut", "identity")).name)
     networks = [axes_and_points.network_of(point, model, options) for point in points]
-    recipes = [axes_and_points.recipe_of(point, recipe) for point in points]
     data = loaded(data, data_dir, recipe.image_size)
+    if validation_images is None and "validation_images" not in axes:
+        validation_images = recipe.validation_images or max(1, len(data.train) // 10)
+    if validation_images is not None:
+        recipe = recipe.replace(validation_images=validation_images)
+    recipes = [axes_and_points.recipe_of(point, recipe) for point in points]
     folder = pathlib.Path(output or pathlib.Path("runs") / f"sweep.{data.name}")
     name = data.folder or data.name
     trials = [

@@ -17,7 +17,7 @@ from keras_preact.training.feed import Feed
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
-from keras_preact.training.training_model import Crossentropy, TrainingModel
+from keras_preact.training.training_model import Crossentropy, TrainingModel, loss_dtype
 from keras_preact.tuning import points
 from keras_preact.zoo import get_model
 
@@ -159,7 +159,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         model = TrainingModel(network, Preparation(self.data, recipe.augmentation()))
         model.compile(
             make_optimizer(recipe, self._batches(recipe).steps_per_epoch),
-            Crossentropy(classes, recipe.label_smoothing),
+            Crossentropy(classes, recipe.label_smoothing, dtype=loss_dtype(recipe.precision)),
             weighted_metrics=evaluation_metrics(),
         )
         model.optimizer.build(model.trainable_variables)  # to load weights, as Hyperband does

@@ -8,7 +8,7 @@ import json
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.families import IMAGENET_UNITS, cifar_spec, imagenet_spec
 from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS, UNIT_KINDS, NetworkSpec, ShortcutSpec
-from keras_preact.training.recipe import PRECISIONS, SCHEDULES, WEIGHT_DECAYS, Recipe
+from keras_preact.training.recipe import MOMENTUM_RULES, PRECISIONS, SCHEDULES, WEIGHT_DECAYS, Recipe
 from keras_preact.zoo import build_network, list_models, model_key
 
 # Axes with values that are known; the others need theirs.
@@ -20,6 +20,7 @@ CHOICES = {
     "stride_on": ("1x1", "3x3"),
     "schedule": SCHEDULES,
     "weight_decay_kind": WEIGHT_DECAYS,
+    "momentum_rule": MOMENTUM_RULES,
     "precision": PRECISIONS,
 }
 PARAMETERS = tuple(dict.fromkeys(name for takes in SHORTCUT_PARAMETERS.values() for name in takes))

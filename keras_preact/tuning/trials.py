@@ -187,13 +187,13 @@ def _outcome(trial, data, folder, strategy, verbose):
         failed = f"diverged: {_first_line(error)}"
     except Exception as error:
         failed = f"{type(error).__name__}: {_first_line(error)}"
-    curve = _curve(folder / run.HISTORY, trial.recipe, data)
+    curve, held_out = _curve(folder / run.HISTORY, trial.recipe, data), trial.recipe.validation_images
     return {
         "error_percent": card.get("error_percent"),
         "failed": failed,
         "seconds": card.get("seconds"),
         "curve": curve,
-        "validation_percent": curve[-1]["val_error_percent"] if trial.recipe.validation_images and card else None,
+        "validation_percent": curve[-1]["val_error_percent"] if held_out and curve and card else None,
     }
 
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_preact.errors import argument_error, check_choice, check_integer
-
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+from keras_preact.errors import argument_error, check_integer
+from keras_preact.weights.cuts import check_transform, cut
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,8 @@ class Preprocessing:
         mean: Per channel, 0 to 255, subtracted.
         deviation: Per channel, 0 to 255, divided by.
         crop: Share of the resized image's shorter side that the crop from its centre keeps.
-        interpolation: One of `INTERPOLATIONS`.
+        interpolation: One of `cuts.INTERPOLATIONS`.
+        transform: One of `cuts.TRANSFORMS`: whose code resizes and cuts.
     """
 
     size: tuple[int, int]
@@ -26,11 +26,12 @@ class Preprocessing:
     deviation: tuple[float, ...]
     crop: float = 1.0
     interpolation: str = "bilinear"
+    transform: str = "ours"
 
     def __post_init__(self):
         for name in ("size", "mean", "deviation"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        check_transform(self.transform, self.interpolation)
 
     @property
     def channels(self):
@@ -46,8 +47,8 @@ class Preprocessing:
 def preprocess_input(images, card):
     """Returns images as the network of a card was evaluated on: resized, cropped, normalised.
 
-    The shorter side is resized to `size / crop`, with antialiasing, and the centre is cut out. Images that have the
-    network's size already are only normalised.
+    The shorter side is resized to `size / crop`, and the centre is cut out, to the pixel as the card's author does it:
+    see `cuts.TRANSFORMS`. Images that have the network's size already are only normalised.
 
     Args:
         images: (batch, height, width, channels) or a list of (height, width, channels), from 0 to 255, RGB or, for a
@@ -92,27 +93,9 @@ def _checked(image, how):
 
 
 def _prepared(image, how):
-    height, width = how.size
-    if image.shape[:2] != (height, width):
-        scale = max(height / how.crop / image.shape[0], width / how.crop / image.shape[1])
-        image = _resized(image, *(max(side, round(scale * old)) for side, old in zip(how.size, image.shape)), how)
-        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-        image = image[top : top + height, left : left + width]
+    if image.shape[:2] != how.size:
+        image = cut(image if image.dtype == np.uint8 else image.astype("float32"), how, how.size)
     return image.astype("float32")
-
-
-def _resized(image, height, width, how):
-    from PIL import Image
-
-    filter_ = Image.Resampling[how.interpolation.upper()]
-    planes = image if image.dtype == np.uint8 else image.astype("float32")
-    return np.stack(
-        [
-            np.asarray(Image.fromarray(np.ascontiguousarray(planes[..., channel])).resize((width, height), filter_))
-            for channel in range(image.shape[-1])
-        ],
-        axis=-1,
-    )
 
 
 def decode_predictions(probabilities, card, top=5):

@@ -1,0 +1,47 @@
+"""Image files of every kind that people send: what the SavedModel's signature `encoded` is tried on."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+
+def files(images):
+    """Returns image files (bytes) of uint8 images (images, height, width, 1 or 3), by the name of their kind.
+
+    Each kind shows one of the images, in turn.
+    """
+    kinds = {
+        "png": _saved,
+        "png, transparent": lambda image: _saved(image, mode="RGBA", alpha=True),
+        "png, palette": lambda image: _saved(image, mode="P"),
+        **{f"png, grey, {bits} bits": lambda image, bits=bits: grey_png(image, bits) for bits in (1, 2, 4, 8)},
+        **{f"jpeg, {mode}": lambda image, mode=mode: _saved(image, "jpeg", mode) for mode in ("RGB", "L", "CMYK")},
+    }
+    return {kind: write(images[number % len(images)]) for number, (kind, write) in enumerate(kinds.items())}
+
+
+def _saved(image, kind="png", mode=None, alpha=False):
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture = picture.convert(mode or picture.mode)
+    if alpha:
+        picture.putalpha(picture.convert("L"))
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return file.getvalue()
+
+
+def grey_png(image, bits):
+    """Returns an image as a grey PNG file of 1, 2, 4 or 8 bits a pixel, of which Pillow writes 1 and 8 only."""
+    grey = np.asarray(image).mean(axis=-1).astype("uint8") >> (8 - bits)
+    each = np.unpackbits(grey[..., None], axis=-1)[..., 8 - bits :]
+    rows = np.packbits(each.reshape(len(grey), -1), axis=-1)
+    rows = np.concatenate([np.zeros((len(rows), 1), "uint8"), rows], axis=1)  # each is filtered by nothing
+    header = struct.pack(">IIBBBBB", grey.shape[1], grey.shape[0], bits, 0, 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(rows.tobytes()), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
