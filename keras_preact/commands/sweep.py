@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Literal
 
+from keras_preact.names import safe_name
 from keras_preact.training.recipes import get_recipe
 from keras_preact.training.strategies import STRATEGIES
 
@@ -42,7 +43,7 @@ def sweep(
 
     fields = {"epochs": epochs, "validation_images": validation_images}
     chosen = get_recipe(recipe).replace(**{name: value for name, value in fields.items() if value is not None})
-    folder = output or pathlib.Path("runs") / f"sweep.{pathlib.Path(data).name}"
+    folder = output or pathlib.Path("runs") / f"sweep.{safe_name(pathlib.Path(data).name)}"
     grid.sweep(
         over,
         model=model,

@@ -13,11 +13,11 @@ from keras_preact.training.evaluation import evaluation_metrics, loaded, reestim
 from keras_preact.training.optimizers import make_optimizer
 from keras_preact.training.processes import Clock
 from keras_preact.training.recipe import Recipe
+from keras_preact.training.source import Source, find_source
 from keras_preact.training.trainer import Conduct, Experiment, Training, carry_out, named_recipe
 from keras_preact.training.training_model import Crossentropy
 from keras_preact.transfer.optimizer import StagewiseSGD
 from keras_preact.transfer.rule import recipe_for
-from keras_preact.training.source import Source, find_source
 from keras_preact.transfer.tuning import Tuning, freeze, parts_of_variables, thaw
 from keras_preact.zoo import build_network
 
