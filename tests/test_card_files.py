@@ -10,7 +10,6 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
-from keras_preact.transfer.source import find_source
 from weights_files import build, run_card, trained
 
 import keras_preact
@@ -19,6 +18,7 @@ from keras_preact.cli import main
 from keras_preact.data import from_arrays
 from keras_preact.training import keep, run
 from keras_preact.training.recipe import Recipe
+from keras_preact.training.source import find_source
 from keras_preact.weights.cards import TRAINED, read_card
 from keras_preact.weights.preprocessing import Preprocessing
 

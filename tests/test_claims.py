@@ -10,7 +10,6 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from keras_preact.transfer.source import find_source
 from weights_files import SPEC, arrays_of, build, card_of, trained, write_osmr
 
 import keras_preact
@@ -18,6 +17,7 @@ from keras_preact import bounds
 from keras_preact.files import hdf5_arrays
 from keras_preact.model import FINGERPRINT
 from keras_preact.training import run
+from keras_preact.training.source import find_source
 from keras_preact.weights.pretrained import load_pretrained
 
 
