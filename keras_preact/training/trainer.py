@@ -157,6 +157,7 @@ def carry_out(experiment, data, kind, conduct):
     recipe = experiment.recipe
     check_backend()
     check_precision(recipe.precision)
+    data = dataclasses.replace(data, class_names=tuple(check_lines("class_names", data.class_names)))
     _check_card(experiment, data)
     experiment = dataclasses.replace(experiment, identity=run.identity(data))
     validation = data
@@ -197,7 +198,6 @@ def check_backend():
 
 def _check_card(experiment, data):
     """Raises a `ValueError` if a reader would refuse the card that a run ends in, as far as it is known by now."""
-    check_lines("class_names", data.class_names)
     outputs.preprocessing_fields(data)
     schema.checked(schema.RunRecipe, experiment.plain()["recipe"], within="recipe")
 
@@ -407,7 +407,7 @@ class Training:
             **totals(processes),
             **chained(totals(processes), experiment.start),
             "network": self.model.network.construction(),
-            "classes": check_lines("class_names", data.class_names),
+            "classes": list(data.class_names),
             "preprocessing": outputs.preprocessing_fields(data),
             "devices": {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind},
             "versions": outputs.versions(),
