@@ -7,6 +7,7 @@ import sys
 import tyro
 
 from keras_preact.commands import explain, export, networks, reproduce, runs, sweep, transfer, weights
+from keras_preact.errors import printable
 from keras_preact.exporting import ParityError
 from keras_preact.training.signals import EndingSignals, status
 
@@ -43,5 +44,5 @@ def main(arguments=None):
         print("\nkeras-preact: SIGINT. It was ended by Ctrl-C.", file=sys.stderr)
         raise SystemExit(status(signal.SIGINT)) from None
     except (ValueError, FloatingPointError, OSError, ImportError, ParityError) as error:
-        print(f"keras-preact: {error}", file=sys.stderr)
+        print(f"keras-preact: {printable(error)}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, ValueError) else 1) from error

@@ -8,8 +8,13 @@ import numbers
 
 def argument_error(argument, expected, received, hint=""):
     """Returns the `ValueError` that names `argument`, what it must be, what was received, and a way out."""
-    hint = f" {hint}" if hint else ""
+    hint = f" {printable(hint)}" if hint else ""
     return ValueError(f"`{argument}` must be {expected}. Received: {argument}={received!r}.{hint}")
+
+
+def printable(text):
+    """Returns text with `\\x1b` and the like for what a terminal would obey instead of show; lines stay lines."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in str(text))
 
 
 def nearest(word, choices):

@@ -13,6 +13,8 @@ import time
 
 import numpy as np
 
+from keras_preact import bounds
+
 ALIVE = ".alive"  # in an aside: locked as long as its writer lives
 DOWNLOAD = "download"
 REPLACED = ".replaced."
@@ -21,7 +23,6 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 TRIES = 1000  # each fails only when another writer has just replaced the same folder
 
 HDF5_DIGEST = "keras_preact_sha256"
-HDF5_DEEPEST = 32  # groups within groups; a file whose groups hold themselves has no end
 
 
 @contextlib.contextmanager
@@ -152,17 +153,42 @@ def write_text(path, text):
         aside.write_text(text, encoding="utf-8")
 
 
-def hdf5_arrays(file):
+def file_digest(path):
+    """Returns the SHA-256 of a file as cards have it, `sha256:...`."""
+    with open(path, "rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def hdf5_arrays(file, size=None):
     """Yields (name, h5py dataset) of every array of an open HDF5 file, in the order of their names; reads none.
 
+    Args:
+        file: An open `h5py.File`.
+        size: The bytes it has; those of the file on disk if None.
+
     Raises:
-        ValueError: If the file holds what a weights file never does: links, data kept in another file, groups without
-            end, values that are no numbers, or an array that is larger than the file itself.
+        ValueError: If the file holds what a weights file never does: links, data kept in another file, a group or an
+            array under two names, values that are no numbers, or arrays that are larger than the file itself.
     """
-    yield from _hdf5_arrays(file, "", os.path.getsize(file.filename), HDF5_DEEPEST)
+    import h5py
+
+    size, claimed = os.path.getsize(file.filename) if size is None else size, 0
+    for name, item in _hdf5_items(file, "", bounds.HDF5_DEEPEST, {_address(file)}):
+        if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiub" or item.shape is None:
+            raise ValueError(f"{name} holds no numbers.")
+        if item.is_virtual or item.external:
+            raise ValueError(f"{name} is kept in another file.")
+        claimed += item.nbytes
+        if item.nbytes > size or claimed > bounds.UNPACKED * size:
+            raise ValueError(f"{name} is said to hold {item.nbytes:,} bytes, in a file of {size:,}.")
+        yield name, item
 
 
-def _hdf5_arrays(group, prefix, size, deepest):
+def _hdf5_items(group, prefix, deepest, seen):
+    """Yields (name, item) of all that is no group; `seen` has the addresses of the objects met so far.
+
+    An object is met once: groups under two names each, one within the other, make a path for every subset of them.
+    """
     import h5py
 
     for key in sorted(group):
@@ -170,18 +196,21 @@ def _hdf5_arrays(group, prefix, size, deepest):
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):
             raise ValueError(f"{name} is a link, which a weights file has no need of.")
         item = group[key]
-        if isinstance(item, h5py.Group):
-            if not deepest:
-                raise ValueError(f"{name} lies too deep.")
-            yield from _hdf5_arrays(item, f"{name}/", size, deepest - 1)
-            continue
-        if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiub" or item.shape is None:
-            raise ValueError(f"{name} holds no numbers.")
-        if item.is_virtual or item.external:
-            raise ValueError(f"{name} is kept in another file.")
-        if item.nbytes > size:
-            raise ValueError(f"{name} is said to hold {item.nbytes:,} bytes, in a file of {size:,}.")
-        yield name, item
+        if (address := _address(item)) in seen:
+            raise ValueError(f"{name} is there under another name, too, which a weights file has no need of.")
+        seen.add(address)
+        if not isinstance(item, h5py.Group):
+            yield name, item
+        elif not deepest:
+            raise ValueError(f"{name} lies too deep.")
+        else:
+            yield from _hdf5_items(item, f"{name}/", deepest - 1, seen)
+
+
+def _address(item):
+    import h5py
+
+    return h5py.h5o.get_info(item.id).addr
 
 
 def hdf5_digest(file, finite=False):

@@ -2,14 +2,17 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 import tempfile
+import textwrap
 import warnings
 
 import keras
 
 from keras_preact.checks import LAYOUTS, check_execution, check_replicated
+from keras_preact.claims import check_fingerprint
 from keras_preact.copying import (
     copy_optimizer,
     copy_trainable,
@@ -313,11 +316,13 @@ def read_fingerprint(path):
 
     try:
         with h5py.File(path, "r") as file:
-            theirs = json.loads(file.attrs.get(FINGERPRINT, "null"))
+            theirs = json.loads(_text_attribute(file, FINGERPRINT) or "null")
         if theirs is not None and not (isinstance(theirs, dict) and {"channels", "num_classes"} <= theirs.keys()):
-            raise ValueError(f"It says {theirs} of its network.")
+            raise ValueError(f"It says {textwrap.shorten(str(theirs), 300)} of its network.")
+        if theirs is not None:
+            check_fingerprint(theirs, os.path.getsize(path))
         return theirs
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise argument_error("filepath", "a whole .weights.h5 file", str(path), str(error)) from error
 
 
@@ -327,11 +332,20 @@ def check_whole(path):
 
     try:
         with h5py.File(path, "r") as file:
-            digest, written = hdf5_digest(file, finite=True), file.attrs.get(HDF5_DIGEST)
+            digest, written = hdf5_digest(file, finite=True), _text_attribute(file, HDF5_DIGEST)
     except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(str(error)) from error
     if written not in (None, digest):
         raise ValueError("Its arrays are not those that were written.")
+
+
+def _text_attribute(file, name):
+    """Returns an attribute of an open HDF5 file, None if there is none; a list, whose length may be any, is refused."""
+    if name not in file.attrs:
+        return None
+    if file.attrs.get_id(name).shape != ():
+        raise ValueError(f"Its {name} is no text.")
+    return file.attrs[name]
 
 
 def _weights_path(filepath):

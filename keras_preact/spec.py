@@ -9,6 +9,7 @@ import itertools
 import operator
 from dataclasses import dataclass, field
 
+from keras_preact import bounds
 from keras_preact.errors import (
     argument_error,
     check_choice,
@@ -133,6 +134,8 @@ class NetworkSpec:
     def __post_init__(self):
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         put("units", check_integers("units", self.units))
+        if sum(self.units) > bounds.UNITS:
+            raise argument_error("units", f"at most {bounds.UNITS:,} in all", sum(self.units))
         put("widths", check_integers("widths", self.widths))
         strides = (1,) + (2,) * (len(self.units) - 1) if self.strides is None else self.strides
         put("strides", check_integers("strides", strides))
@@ -141,12 +144,16 @@ class NetworkSpec:
                 expected = f"one number per stage, {len(self.units)} as in `units`"
                 raise argument_error(name, expected, getattr(self, name))
         put("stem", from_fields(StemSpec, self.stem) if isinstance(self.stem, dict) else self.stem)
+        if not isinstance(self.stem, StemSpec):
+            raise argument_error("stem", "a StemSpec or a dict of its fields", self.stem)
         put("shortcut", ShortcutSpec.of(self.shortcut))
         check_choice("unit", self.unit, UNIT_KINDS)
         check_choice("ordering", self.ordering, ORDERINGS)
         check_choice("widening", self.widening, ("projection", "zero_pad"))
         check_choice("stride_on", self.stride_on, ("1x1", "3x3"))
         check_choice("widening_reads", self.widening_reads, ("activated", "raw"))
+        if not isinstance(self.conv_bias, (tuple, list)):
+            raise argument_error("conv_bias", f"some of {', '.join(CONV_PLACES)}, in a tuple", self.conv_bias)
         put("conv_bias", tuple(check_choice("conv_bias", place, CONV_PLACES) for place in self.conv_bias))
         put("bn_momentum", check_number("bn_momentum", self.bn_momentum, 0.0, 1.0, below_high=True))
         put("bn_epsilon", check_number("bn_epsilon", self.bn_epsilon, 0.0, 1.0))
@@ -212,12 +219,14 @@ class NetworkSpec:
     def stages(self):
         """The `UnitSpec`s of the network: a tuple of stages, each a tuple of units."""
         stages, in_width, rates = [], self.stem.width, iter(self.drop_rates)
+        drops = any(self.drop_rates)
         drops_lead = self.stem.activates and not self.first_unit_activates
         for stage, (count, width, strides) in enumerate(zip(self.units, self.widths, self.strides), start=1):
             units, digits = [], max(2, len(str(count)))
             for number in range(1, count + 1):
                 unit = self._unit(f"stage{stage}_unit{number:0{digits}}", in_width, width, strides, number == 1)
-                units.append(dataclasses.replace(unit, drops_lead=drops_lead, drop_rate=next(rates)))
+                own = dict(drops_lead=drops_lead, drop_rate=next(rates), has_stochastic_depth=drops)
+                units.append(dataclasses.replace(unit, **own))
                 in_width, strides, drops_lead = unit.out_width, 1, False
             stages.append(tuple(units))
         return tuple(stages)
@@ -238,7 +247,7 @@ class NetworkSpec:
             shortcut_norm="B" in ORDERINGS[self.ordering].tail if self.shortcut_norm is None else self.shortcut_norm,
             drops_lead=False,
             conv_bias=self.conv_bias,
-            has_stochastic_depth=any(self.drop_rates),
+            has_stochastic_depth=False,
         )
         convolves = self.widening == "projection" or self.shortcut.name == "conv1x1"
         return dataclasses.replace(unit, projects=unit.projects or (unit.changes_shape and convolves))

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import keras
 import numpy as np
 import pytest
+from weights_files import run_card
 
 import keras_preact
 from keras_preact.analysis import plots, report, studies
@@ -209,11 +210,12 @@ def test_a_file_is_measured_in_its_size_on_the_classes_it_has(tmp_path):
 
 
 def test_a_run_is_measured_on_its_own_data(tmp_path):
-    keras_preact.ResNet(11, input_shape=(16, 16, 1)).save(tmp_path / "model.keras")
-    (tmp_path / "card.json").write_text(json.dumps({"data": "digits", "recipe": {}}))
+    model = keras_preact.ResNet(11, input_shape=(16, 16, 1))
+    model.save(tmp_path / "model.keras")
+    (tmp_path / "card.json").write_text(json.dumps(run_card(model)))
     network, data = find_network(tmp_path)
     assert (network.spec.depth, data.name) == (11, "digits")
-    (tmp_path / "card.json").write_text(json.dumps({"data": "letters", "recipe": {}}))
+    (tmp_path / "card.json").write_text(json.dumps(run_card(model, data="letters")))
     with pytest.raises(ValueError, match="letters"):
         find_network(tmp_path)
     assert find_network(tmp_path, "digits")[1].name == "digits"

@@ -53,7 +53,7 @@ def test_a_run_at_a_url_goes_on_and_ends_as_one_in_a_folder(store, tmp_path, cap
     assert not store.exists(f"{url}/{run.CARD}")
     store.rm_file(f"{url}/checkpoints/000000009/{checkpoints.SUMS}")  # as if killed while it copied
     card = train(url)
-    assert "going on after step 6 of 12" in capsys.readouterr().out
+    assert "resuming after step 6 of 12" in capsys.readouterr().out
     assert (card["folder"], card["error_percent"]) == (url, expected["error_percent"])
     store.get(url, str(tmp_path / "copy"), recursive=True)
     assert keras_preact.evaluate(tmp_path / "copy", DATA)["error_percent"] == card["error_percent"]

@@ -101,7 +101,106 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             assert self.headers.get("If-Range") == '"one"'
-            self.send(CONTENT[int(asked.removeprefix("bytes=").removesuffix("-")) :], 206, ETag='"one"')
+            self.part(self.asked())
+
+    def asked(self):
+        """The first byte that was asked for, None for the whole file."""
+        asked = self.headers.get("Range")
+        return asked and int(asked.removeprefix("bytes=").removesuffix("-"))
+
+    def part(self, start, given=None):
+        """Sends the file from `start` on, which is said to be from `given` on."""
+        span = f"bytes {start if given is None else given}-{len(CONTENT) - 1}/{len(CONTENT)}"
+        self.send(CONTENT[start:], 206, ETag='"one"', **{"Content-Range": span})
+
+    def half(self):
+        self.send(CONTENT[: len(CONTENT) // 2], length=len(CONTENT), ETag='"one"')
+        self.close_connection = True
+
+    def unsatisfied(self):
+        """Ends after half of the file once, and knows nothing of the rest: 416."""
+        if len(self.server.requests) == 1:
+            self.half()
+        elif self.asked() is not None:
+            self.send(b"", 416, **{"Content-Range": "bytes */10"})
+        else:
+            self.whole()
+
+    def elsewhere(self):
+        """Ends after half of the file once, and sends another part than was asked for."""
+        if len(self.server.requests) == 1:
+            self.half()
+        elif self.asked() is not None:
+            self.part(self.asked() - 1000)
+        else:
+            self.whole()
+
+    def unsaid(self):
+        """Ends after half of the file once, and does not say what part it sends."""
+        if len(self.server.requests) == 1:
+            self.half()
+        elif self.asked() is not None:
+            self.send(CONTENT[1000:], 206, ETag='"one"')
+        else:
+            self.whole()
+
+    def uninvited(self):
+        """Sends a part to who asked for the whole, once."""
+        if len(self.server.requests) == 1:
+            self.part(1000)
+        else:
+            self.whole()
+
+    def lengthless(self, body=CONTENT):
+        """Says nothing of the length, and ends after half of the file at the first request."""
+        first = len(self.server.requests) == 1
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if first else body)
+        self.close_connection = True
+
+    def lengthless_zip(self):
+        self.lengthless(zipped([MEMBER]))
+
+    def lengthless_page(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>Sign in</html>")
+        self.close_connection = True
+
+    def drips(self):
+        """A byte now and then, too often for a timeout."""
+        self.send(b"", length=len(CONTENT), ETag='"one"')
+        self.drip(CONTENT)
+
+    def drips_once(self):
+        """The same at the first request only."""
+        if len(self.server.requests) == 1:
+            self.drips()
+        else:
+            self.part(self.asked())
+
+    def drips_headers(self):
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        self.drip(b"x" * 10_000)
+
+    def drip(self, content):
+        self.close_connection = True
+        for start in range(len(content)):
+            if self.server.stop.wait(0.05):
+                return
+            try:
+                self.wfile.write(content[start : start + 1])
+            except OSError:
+                return
+
+    def broken(self):
+        self.wfile.write(b"\x1b]0;owned\x07\x1b[31mno status line\r\n\r\n")
+        self.close_connection = True
+
+    def coloured(self):
+        self.wfile.write(b"HTTP/1.1 404 \x1b[31mred\x1b]0;owned\x07\r\nContent-Length: 0\r\n\r\n")
+        self.close_connection = True
 
     def restarts(self):
         """Ends after half of the file once, and knows no ranges."""
@@ -144,7 +243,7 @@ def server():
 
 
 def fetch(server, name, path, digest=SHA1, limit=10**7, **options):
-    member = MEMBER if name in ("zip", "outside", "other") else None
+    member = MEMBER if name in ("zip", "outside", "other", "lengthless_zip") else None
     remote = store.Remote(f"{server.url}/{name}", digest, limit, member)
     return store.fetch(remote, path, **{"timeout": 5.0, "pause": 0.0, **options})
 
@@ -157,11 +256,49 @@ def test_what_arrives_is_the_file_to_the_byte_and_alone(name, server, tmp_path):
     assert ranges == ([f"bytes={len(CONTENT) // 2}-"] if name in ("resumes", "restarts") else [])
 
 
+@pytest.mark.parametrize("name", ["unsatisfied", "elsewhere", "unsaid", "uninvited", "lengthless", "lengthless_zip"])
+def test_what_is_no_rest_of_the_file_is_read_from_the_start(name, server, tmp_path):
+    assert fetch(server, name, tmp_path / "file.h5").read_bytes() == CONTENT
+    asked = [asked for _, asked in server.requests]
+    resumed = [None, f"bytes={len(CONTENT) // 2}-", None]
+    assert asked == (resumed if name in ("unsatisfied", "elsewhere", "unsaid") else [None, None])
+
+
+@pytest.mark.parametrize("name", ["drips", "drips_headers"])
+def test_a_server_that_is_too_slow_on_the_whole_is_left_though_no_wait_is_long(name, server, tmp_path):
+    start = time.perf_counter()
+    with pytest.raises(ConnectionError, match=r"2 tries: it brought less than 600,000 bytes a minute"):
+        fetch(server, name, tmp_path / "file.h5", timeout=0.5, tries=2)
+    assert time.perf_counter() - start < 4.0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_came_too_slowly_is_kept_and_gone_on_from(server, tmp_path):
+    assert fetch(server, "drips_once", tmp_path / "file.h5", timeout=0.5).read_bytes() == CONTENT
+    (_, first), (_, second) = server.requests
+    assert first is None
+    assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) < 100
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("broken", ConnectionError, r"\\x1b\]0;owned\\x07\\x1b\[31mno status line"),
+        ("coloured", ValueError, r"404 \\x1b\[31mred\\x1b\]0;owned\\x07"),
+    ],
+)
+def test_no_byte_of_a_server_is_obeyed_by_a_terminal(name, error, message, server, tmp_path):
+    with pytest.raises(error, match=message) as raised:
+        fetch(server, name, tmp_path / "file.h5")
+    assert str(raised.value).isprintable()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "error", "message"),
     [
         ("whole", {"digest": "sha256:" + "0" * 64}, ValueError, "file.*sha256 is 0000.*Received.*whole"),
         ("page", {}, ValueError, "file.*sha1 is.*It is a web page"),
+        ("lengthless_page", {}, ValueError, "file.*sha1 is.*It is a web page"),
         ("missing", {}, ValueError, "address that exists.*404"),
         ("truncated", {"tries": 2}, ConnectionError, "2 tries: the connection ended after .* of 1,024,000 bytes"),
         ("stalls", {"timeout": 0.3, "tries": 2}, ConnectionError, "2 tries.*timed out"),

@@ -30,6 +30,7 @@ ORDER = [
     "weights",
     "frozen",
     "model",
+    "claims",
     "copying",
     "checks",
     "networks",
@@ -42,10 +43,15 @@ ORDER = [
     "unit_spec",
     "files",
     "locks",
+    "names",
     "errors",
+    "bounds",
     "version",
 ]
-SPEC_LEVEL = ("units", "shortcuts", "families", "spec", "unit_spec", "files", "locks", "errors", "version")
+SPEC_LEVEL = (
+    *("units", "shortcuts", "families", "spec", "unit_spec"),
+    *("files", "locks", "names", "errors", "bounds", "version"),
+)
 
 
 def part(path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 
 import h5py
 import keras
@@ -102,6 +103,21 @@ def card_of(path, converter="osmr", **fields):
         digest=f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}",
         **fields,
     )
+
+
+def run_card(network, /, **fields):
+    """Returns what the card of a run must say, as JSON holds it, of a network that may be any."""
+    height, width, channels = network.input_shape[1:]
+    card = {
+        "model": "resnet11",
+        "data": "digits",
+        "recipe": {"name": "ours", "source": "a test", "seed": 3},
+        "error_percent": 12.5,
+        "network": network.get_config(),
+        "classes": [f"class {number}" for number in range(network.output_shape[-1])],
+        "preprocessing": {"size": [height, width], "mean": [1.0] * channels, "deviation": [4.0] * channels},
+    }
+    return json.loads(json.dumps({**card, **fields}))
 
 
 def with_card(folder):

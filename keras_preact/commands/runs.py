@@ -95,9 +95,10 @@ def print_result(card):
         run.HISTORY: "loss and error of every epoch",
         "curves.png": "the same as a picture",
     }
-    if card["images_per_second"]:
+    if card.get("images_per_second") and card.get("data_wait_percent") is not None:
         print(f"\n{card['images_per_second']:,.0f} images/s, {card['data_wait_percent']:.1f} % of it waiting for data")
-    print(f"test error {card['error_percent']:.2f} % after the last epoch; {card['seconds']:.0f} s in all\n\n{where}/")
+    seconds = f"; {card['seconds']:.0f} s in all" if card.get("seconds") is not None else ""
+    print(f"test error {card['error_percent']:.2f} % after the last epoch{seconds}\n\n{where}/")
     if mirror.is_remote(where):
         print("\nNext: copy it to a folder RUN, then\n  keras-preact predict RUN RUN/samples/*.png")
         return

@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Literal
 
+from keras_preact.names import safe_name
 from keras_preact.training.recipes import get_recipe
 from keras_preact.training.strategies import STRATEGIES
 
@@ -42,7 +43,7 @@ def sweep(
     from keras_preact.tuning import grid
 
     chosen = get_recipe(recipe).replace(**({} if epochs is None else {"epochs": epochs}))
-    folder = output or pathlib.Path("runs") / f"sweep.{pathlib.Path(data).name}"
+    folder = output or pathlib.Path("runs") / f"sweep.{safe_name(pathlib.Path(data).name)}"
     grid.sweep(
         over,
         model=model,

@@ -11,6 +11,7 @@ from keras_preact.errors import argument_error
 from keras_preact.exporting import parity
 from keras_preact.exporting.inference import checked, inference_weights, outputs, stacked
 from keras_preact.files import written_aside
+from keras_preact.names import check_lines
 
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"  # how the files begin
 PNG_BITS = 24  # the byte that says how many bits a value has
@@ -88,12 +89,9 @@ def check_class_names(model, names):
     classes = model.output_shape[-1]
     if names is None:
         raise argument_error("class_names", f"{classes} names, one for each output, where no card has them", None)
-    names = [str(name) for name in names]
     if len(names) != classes:
         raise argument_error("class_names", f"{classes} names, one for each output", f"{len(names)} names")
-    if any(len(name.splitlines()) != 1 for name in names):
-        raise argument_error("class_names", "names of one line", next(n for n in names if len(n.splitlines()) != 1))
-    return names
+    return check_lines("class_names", names)
 
 
 def _module(model, preprocessing):

@@ -1,18 +1,18 @@
 """A finished run as a folder of trained weights, `<model>.<data set>.<recipe>`, and its error measured again."""
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 import shutil
 
 import numpy as np
 
-from keras_preact.data import load
+from keras_preact.data import DATA_SETS, load
 from keras_preact.errors import argument_error
-from keras_preact.files import write_text, written_aside
+from keras_preact.files import file_digest, write_text, written_aside
+from keras_preact.names import dotted_name
 from keras_preact.training import evaluation, run
-from keras_preact.weights.cards import CARD, TRAINED, WEIGHTS, get_card, list_weights, read_card
+from keras_preact.weights.cards import CARD, TRAINED, WEIGHTS, check_file, get_card, list_weights, read_card
 from keras_preact.weights.preprocessing import preprocess_input
 from keras_preact.zoo import build_network, card_spec
 
@@ -31,12 +31,15 @@ def keep(folder, output=TRAINED):
         The path of the new folder.
 
     Raises:
-        ValueError: If `folder` holds no finished run.
+        ValueError: If `folder` holds no finished run, or `output` something else of that name.
     """
     folder, card = pathlib.Path(folder), run.read_card(folder)
     network = run.load_model(folder)
-    name = f"{card['model']}.{card['data']}.{card['recipe']['name']}"
+    # Of a folder of images the data set's name is the folder's.
+    name = dotted_name(card["model"], pathlib.PurePath(card["data"]).name, card["recipe"]["name"])
     path = pathlib.Path(output) / name
+    if path.exists() and not (path / WEIGHTS).is_file():
+        raise argument_error("output", f"a folder in which {name} is new, or trained weights", str(output))
     with written_aside(path) as aside:
         aside.mkdir()
         network.save_weights(aside / WEIGHTS)
@@ -60,10 +63,10 @@ def _card_fields(name, card, weights):
         "error_percent": card["error_percent"],
         "published": f"test error {card['error_percent']} % after the last epoch, one run",
         "preprocessing": card["preprocessing"],
-        "classes": card["classes"],
+        "classes": list(map(str, card["classes"])),
         "megabytes": round(weights.stat().st_size / 1e6, 1),
         "spec": card["network"]["spec"],
-        "digest": f"sha256:{hashlib.sha256(weights.read_bytes()).hexdigest()}",
+        "digest": file_digest(weights),
     }
 
 
@@ -89,7 +92,7 @@ def verify(what, data_dir=None):
 
     Args:
         what: The folder of a finished run, a folder that `keep` wrote, or a name of `list_weights()`.
-        data_dir: The folder in which to look for the data set.
+        data_dir: The folder in which to look for the data set; of weights trained on a folder of images, that folder.
 
     Returns:
         A `Verified`.
@@ -100,16 +103,17 @@ def verify(what, data_dir=None):
     path = pathlib.Path(what)
     if (path / run.MODEL).is_file():
         stated = run.read_card(path)
+        run.check_seal(path, stated)
         size = stated["recipe"].get("image_size")
         data = evaluation.loaded(stated["data"], data_dir or stated.get("data_dir"), size)
         measured = evaluation.evaluate(path, data)["error_percent"]
         return _verified(path.name, stated["error_percent"], measured, len(data.test))
     card = read_card(path) if path.is_dir() else get_card(str(what))
-    if card.path is not None:
-        digest = f"sha256:{hashlib.sha256(pathlib.Path(card.path).read_bytes()).hexdigest()}"
-        if digest != card.digest:
-            raise argument_error("file", f"one whose hash is {card.digest}, as {CARD} says", digest, f"Of {card.path}.")
-    data = load(card.dataset, data_dir=data_dir)
+    check_file(card)
+    if card.dataset in DATA_SETS or data_dir is None:
+        data = load(card.dataset, data_dir=data_dir)
+    else:
+        data = load(data_dir, image_size=card.preprocessing.size)
     return _verified(card.name, card.error_percent, _error_percent(card, data.test), len(data.test))
 
 

@@ -5,9 +5,12 @@ import hashlib
 import importlib
 import pathlib
 import tempfile
+import urllib.parse
+import urllib.request
 
 from keras_preact.errors import argument_error
 from keras_preact.files import is_aside
+from keras_preact.names import path_inside
 from keras_preact.training import checkpoints, run
 from keras_preact.weights.store import cache_folder
 
@@ -24,6 +27,12 @@ def lock_path(output):
     if not is_remote(output):
         return pathlib.Path(output)
     return cache_folder() / "runs" / hashlib.sha256(str(output).encode()).hexdigest()[:32]
+
+
+def without_scheme(output):
+    """Returns the path that a URL of a local file, `file:///folder`, stands for; anything else as it is."""
+    parts = urllib.parse.urlsplit(output)
+    return urllib.request.url2pathname(parts.path) if parts.scheme == "file" and not parts.netloc else output
 
 
 @contextlib.contextmanager
@@ -43,7 +52,8 @@ def local_copy(output):
         yield pathlib.Path(output), lambda: None
         return
     with tempfile.TemporaryDirectory(prefix="keras_preact.") as folder:
-        mirror = Mirror(str(output), pathlib.Path(folder, *str(output).split("://")))
+        copy = path_inside("output", pathlib.Path(folder), str(output).partition("://")[2].strip("/"))
+        mirror = Mirror(str(output), copy)
         mirror.pull()
         yield mirror.folder, mirror.push
 
@@ -67,14 +77,18 @@ class Mirror:
         self.kept = {}  # what the store has: by name, the state of the local file then, None if it was not read
 
     def pull(self):
-        """Copies what the store has into the folder, but for checkpoints that are not whole."""
+        """Copies what the store has into the folder, but for checkpoints that are not whole.
+
+        Raises:
+            ValueError: If a key in the store is no name of a file below the run's; nothing is copied then.
+        """
         found = self.store.find(self.root) if self.store.exists(self.root) else []
         self.kept = {path.removeprefix(f"{self.root}/"): None for path in found}
-        for name in self.kept:
+        targets = {name: path_inside("output", self.folder, name) for name in self.kept}
+        for name, target in targets.items():
             is_checkpoint = name.startswith(f"{run.CHECKPOINTS}/")
             if is_checkpoint and str(pathlib.PurePosixPath(name).with_name(checkpoints.SUMS)) not in self.kept:
                 continue
-            target = self.folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             self.store.get_file(f"{self.root}/{name}", str(target))
             self.kept[name] = _state(target)

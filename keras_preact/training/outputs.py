@@ -1,5 +1,6 @@
 """What a finished run leaves: the model, its SavedModel, some images to try it on; and the versions that made it."""
 
+import dataclasses
 import importlib.metadata
 import platform
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from keras_preact import exporting
 from keras_preact.files import written_aside
+from keras_preact.names import check_lines, dotted_name, safe_name
 from keras_preact.training import run
 from keras_preact.training.evaluation import measure
 from keras_preact.version import __version__
@@ -49,35 +51,42 @@ def _weights_card(network, data, experiment, error_percent, size):
     """Returns the `Card` by which a run's `model.keras` says what it was trained on, and how."""
     recipe = experiment.recipe
     return Card(
-        name=f"{experiment.key}.{data.name}.{experiment.recipe_name}",
+        name=dotted_name(experiment.key, data.name, experiment.recipe_name),
         network=experiment.key,
-        dataset=data.name,
+        dataset=safe_name(data.name),
         author="",
         licence="",
         recipe=f"{recipe.source}; seed {recipe.seed}",
         error_percent=error_percent,
         published=f"test error {error_percent} % after the last epoch, one run",
         preprocessing=Preprocessing(**preprocessing_fields(data)),
-        classes=tuple(data.class_names),
+        classes=tuple(check_lines("class_names", data.class_names)),
         megabytes=round(size / 1e6, 1),
         spec=network.spec.to_dict(),
     )
 
 
 def preprocessing_fields(data):
-    """Returns what a card says of how a data set's test images became the network's input."""
-    fields = {"size": data.image_shape[:2], "mean": data.mean, "deviation": data.deviation}
-    return {**fields, "crop": data.crop, "interpolation": data.interpolation}
+    """Returns what a card says of how a data set's test images became the network's input, as JSON holds it.
+
+    Raises:
+        ValueError: If a reader of the card would refuse it; called before the first step for that.
+    """
+    seen = Preprocessing(data.image_shape[:2], data.mean, data.deviation, data.crop, data.interpolation)
+    return dataclasses.asdict(seen)
 
 
 def _write_samples(data, folder):
-    """Writes the first test image of each of the first classes as PNG, to try predictions on."""
+    """Writes the first test image of each of the first classes as PNG, to try predictions on; grey or RGB ones."""
     from PIL import Image
 
     folder.mkdir(exist_ok=True)
-    labels = list(data.test.labels)
-    for label, name in list(enumerate(data.class_names))[:5]:
-        if label in labels:
+    labels, written = list(data.test.labels), set()
+    for label, class_name in list(enumerate(data.class_names))[:5]:
+        if label in labels and data.image_shape[-1] in (1, 3):
+            name = safe_name(class_name)
+            name = f"{name}_{label}" if name.lower() in written else name
+            written.add(name.lower())
             image = data.test.read(np.array([labels.index(label)]))[0]
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{name}.png")
 

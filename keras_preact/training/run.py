@@ -9,11 +9,13 @@ import textwrap
 import keras
 import numpy as np
 
+from keras_preact.claims import check_keras_file
 from keras_preact.data.identity import digest
 from keras_preact.errors import argument_error
-from keras_preact.files import is_aside, remove_asides, write_text
+from keras_preact.files import file_digest, is_aside, remove_asides, write_text
 from keras_preact.training import checkpoints
 from keras_preact.version import __version__
+from keras_preact.weights import schema
 
 CARD = "card.json"
 EXPERIMENT = "experiment.json"
@@ -71,7 +73,7 @@ def make_folder(path, experiment, overwrite):
 
 def _experiment(path):
     try:
-        return json.loads((path / EXPERIMENT).read_text(encoding="utf-8"))
+        return schema.read_fields(path / EXPERIMENT)
     except (OSError, ValueError):
         return None
 
@@ -126,35 +128,54 @@ def plain_options(options):
     return plain
 
 
-def read_card(path):
-    """Returns the card of a finished run as a dict; a `ValueError` says if `path` holds none."""
-    card = pathlib.Path(path) / CARD
+def read_card(path, name=CARD):
+    """Returns the card of a finished run as a dict.
+
+    Raises:
+        ValueError: If `path` holds none, or a field that `schema.RunCard` names is missing or wrong.
+    """
+    card = pathlib.Path(path) / name
     if not card.is_file():
-        raise argument_error("run", f"the folder of a finished run, with a {CARD} in it", str(path))
+        raise argument_error("run", f"the folder of a finished run, with a {name} in it", str(path))
     try:
-        fields = json.loads(card.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise argument_error("run", f"a folder whose {CARD} is whole", str(path), str(error)) from error
-    if "spec" in fields:  # a card of trained weights, as `keep` writes them
-        hint = "It holds trained weights: pass its .weights.h5 file as weights= to build their network."
-        raise argument_error("run", "the folder of a finished run", str(path), hint)
-    return fields
+        fields = schema.read_fields(card)
+        if "spec" not in fields:
+            schema.checked(schema.RunCard, fields)
+            return fields
+    except (OSError, ValueError) as error:
+        raise argument_error("run", f"a folder whose {name} is whole", str(path), str(error)) from error
+    # A card of trained weights, as `keep` writes them.
+    hint = "It holds trained weights: pass its .weights.h5 file as weights= to build their network."
+    raise argument_error("run", "the folder of a finished run", str(path), hint)
 
 
 def load_model(path):
-    """Returns the trained `keras.Model` of a run folder."""
-    read_card(path)
+    """Returns the trained `keras.Model` of a run folder; a `ValueError` says if it is not the one of its card."""
+    check_seal(path, read_card(path))
     return read_model(pathlib.Path(path) / MODEL, "run")
 
 
+def check_seal(path, card):
+    """Raises a `ValueError` if the `model.keras` in a run folder has another hash than its card says; old ones do not.
+
+    A file that is missing is left to `read_model`, whose message says so.
+    """
+    file, sealed = pathlib.Path(path) / MODEL, card.get("digest")
+    if sealed is not None and file.is_file() and (found := file_digest(file)) != sealed:
+        hint = f"Its {MODEL} is another, or damaged."
+        raise argument_error("run", f"a folder whose {MODEL} has the hash on its card, {sealed}", found, hint)
+
+
 def read_model(path, argument="model"):
-    """Returns the `keras.Model` in a `.keras` file, which `argument` named.
+    """Returns the `ResidualNetwork` in a `.keras` file, which `argument` named.
 
     Raises:
-        ValueError: If there is no such file, it is damaged, holds values that are not finite, or asks for code to be
-            run, which Keras' safe mode refuses.
+        ValueError: If there is no such file, it is damaged, holds a model of another class or values that are not
+            finite, claims more than it can hold (see `bounds`), or asks for code to be run, which Keras' safe mode
+            refuses.
     """
     try:
+        check_keras_file(path)
         model = keras.models.load_model(path, compile=False)
         for variable in model.variables:
             if not np.isfinite(keras.ops.convert_to_numpy(variable.value).astype("float64")).all():

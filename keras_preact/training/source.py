@@ -1,15 +1,14 @@
 """Where a trained trunk comes from: a network in memory, a run's folder, or a file."""
 
 import hashlib
-import json
 import pathlib
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
+from keras_preact.claims import check_keras_file
 from keras_preact.copying import named_weights
 from keras_preact.errors import argument_error, nearest
 from keras_preact.model import ResidualNetwork, check_whole, read_fingerprint
@@ -18,6 +17,7 @@ from keras_preact.training import run
 from keras_preact.weights.cards import get_card, kept_card, list_weights
 from keras_preact.zoo import build_network, card_spec
 
+RUN = "run.json"  # beside kept weights: the card of their run
 KINDS = (
     "a network of keras_preact, a name of list_weights(), the folder of a run or of kept weights, a .keras file or a "
     ".weights.h5 file"
@@ -80,7 +80,7 @@ def find_source(weights):
         if path.is_file() and path.name.endswith(ending):
             try:
                 return reader(path.resolve())
-            except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            except Exception as error:  # zipfile, h5py and damaged JSON have many kinds
                 expected = f"a whole {ending} file of a network of keras_preact"
                 raise argument_error("weights", expected, str(path), str(error)) from error
     raise argument_error("weights", KINDS, str(weights), "" if path.exists() else _nearest_names(str(weights)))
@@ -109,8 +109,8 @@ def _of_card(card):
         return build_network(spec, weights=card, name=card.network)
 
     digest, ran = card.digest or card.name, {}
-    if card.path is not None and (stated := pathlib.Path(card.path).parent / "run.json").is_file():
-        ran = json.loads(stated.read_text(encoding="utf-8"))
+    if card.path is not None and (kept := pathlib.Path(card.path).with_name(RUN)).is_file():
+        ran = run.read_card(kept.parent, RUN)
     known = seen.mean, seen.deviation, _chain(card.name, digest, ran)
     return Source(card.name, card.network, digest, spec, seen.channels, "stacked", load, *known)
 
@@ -125,6 +125,7 @@ def _of_run(folder):
     card, path = run.read_card(folder), folder.resolve() / run.MODEL
     if not path.is_file():
         raise argument_error("weights", f"the folder of a finished run, with {run.MODEL} in it", str(folder))
+    run.check_seal(folder, card)
     mean, deviation = (tuple(card["preprocessing"][name]) for name in ("mean", "deviation"))
     name, digest = str(folder.resolve()), _digest(path)
     known = mean, deviation, _chain(name, digest, card)
@@ -132,10 +133,7 @@ def _of_run(folder):
 
 
 def _of_model_file(path):
-    with zipfile.ZipFile(path) as archive:
-        saved = json.loads(archive.read("config.json"))
-    if saved["class_name"] != ResidualNetwork.__name__:
-        raise ValueError(f"It holds a {saved['class_name']}.")
+    saved = check_keras_file(path)
     return _source(str(path), saved["config"]["name"], _digest(path), saved["config"], _loader(path))
 
 

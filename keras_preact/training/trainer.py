@@ -15,8 +15,9 @@ from keras_preact.data.dataset import ArraySplit, held_out
 from keras_preact.data.preparation import Preparation
 from keras_preact.deepening import deepen
 from keras_preact.errors import argument_error, check_integer
-from keras_preact.files import remove_asides
+from keras_preact.files import file_digest, remove_asides
 from keras_preact.locks import held
+from keras_preact.names import check_lines, safe_name
 from keras_preact.training import callbacks as own
 from keras_preact.training import checkpoints, mirror, outputs, run
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, loaded, reestimate_statistics
@@ -30,6 +31,7 @@ from keras_preact.training.signals import EndingSignals
 from keras_preact.training.source import Source, find_source
 from keras_preact.training.strategies import make_devices, read
 from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel, loss_dtype
+from keras_preact.weights import schema
 from keras_preact.zoo import get_model, model_key
 
 RESUMES = "The same command resumes from the last checkpoint."
@@ -155,12 +157,14 @@ def carry_out(experiment, data, kind, conduct):
     recipe = experiment.recipe
     check_backend()
     check_precision(recipe.precision)
+    data = dataclasses.replace(data, class_names=tuple(check_lines("class_names", data.class_names)))
+    _check_card(experiment, data)
     experiment = dataclasses.replace(experiment, identity=run.identity(data))
     validation = data
     if recipe.validation_images:
         data, validation = held_out(data, recipe.validation_images, recipe.seed)
-    usual = pathlib.Path("runs") / f"{experiment.key}.{data.name}.{experiment.recipe_name}"
-    output = str(conduct.output or usual)
+    usual = pathlib.Path("runs") / f"{experiment.key}.{safe_name(data.name)}.{experiment.recipe_name}"
+    output = mirror.without_scheme(str(conduct.output or usual))
     with mirror.local_copy(output) as (folder, keep):
         folder = run.check_folder(folder, experiment.plain(), conduct.overwrite)
         if (finished := run.finished_card(folder, conduct.overwrite)) is not None:
@@ -190,6 +194,12 @@ def check_backend():
     if keras.backend.backend() not in ("tensorflow", "jax"):
         hint = "Set the environment variable KERAS_BACKEND; compile and fit the network itself on other backends."
         raise argument_error("backend", '"tensorflow" or "jax" for a run', keras.backend.backend(), hint)
+
+
+def _check_card(experiment, data):
+    """Raises a `ValueError` if a reader would refuse the card that a run ends in, as far as it is known by now."""
+    outputs.preprocessing_fields(data)
+    schema.checked(schema.RunRecipe, experiment.plain()["recipe"], within="recipe")
 
 
 def check_precision(precision):
@@ -398,6 +408,7 @@ class Training:
             **experiment.plain(),
             "data_dir": experiment.data_dir,
             "error_percent": error_percent,
+            "digest": file_digest(self.folder / run.MODEL),
             **totals(processes),
             **chained(totals(processes), experiment.start),
             "network": self.model.network.construction(),

@@ -10,6 +10,7 @@ import statistics
 from keras_preact.errors import argument_error, check_integer
 from keras_preact.files import is_aside, remove_asides, write_text, written_aside
 from keras_preact.locks import held
+from keras_preact.names import safe_name
 from keras_preact.spec import ShortcutSpec
 from keras_preact.training import run
 from keras_preact.training.evaluation import loaded
@@ -79,7 +80,7 @@ def sweep(
     if validation_images is not None:
         recipe = recipe.replace(validation_images=validation_images)
     recipes = [axes_and_points.recipe_of(point, recipe) for point in points]
-    folder = pathlib.Path(output or pathlib.Path("runs") / f"sweep.{data.name}")
+    folder = pathlib.Path(output or pathlib.Path("runs") / f"sweep.{safe_name(data.name)}")
     name = data.folder or data.name
     trials = [
         (point, Trial(_name(point, seed), key, name, point_recipe.replace(seed=seed), point_options))

@@ -2,15 +2,19 @@
 
 import dataclasses
 import functools
-import json
+import math
 import os
 import pathlib
 import tomllib
 from dataclasses import dataclass
 
-from keras_preact.errors import argument_error, check_choice, nearest
+from keras_preact.claims import check_parameters
+from keras_preact.errors import argument_error, check_choice, check_number, nearest
+from keras_preact.files import file_digest
+from keras_preact.names import check_lines, check_name
+from keras_preact.spec import NetworkSpec
 from keras_preact.weights.preprocessing import Preprocessing
-from keras_preact.weights.store import Remote
+from keras_preact.weights.store import Remote, check_digest
 
 FOLDER = pathlib.Path(__file__).parent
 TRAINED = FOLDER / "trained"
@@ -63,6 +67,16 @@ class Card:
     file: str | None = None
     digest: str | None = None
 
+    def __post_init__(self):
+        for name in ("name", "network", "dataset"):
+            check_name(name, getattr(self, name))
+        for name, high in (("error_percent", 100.0), ("megabytes", math.inf)):
+            check_number(name, getattr(self, name), 0.0, high)
+        if not check_lines("classes", self.classes):
+            raise argument_error("classes", "one name at least", self.classes)
+        if self.digest is not None:
+            check_digest(self.digest)
+
     def get_config(self):
         """Returns the fields as JSON holds them, without the path, which is another on another machine."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "path"}
@@ -90,11 +104,17 @@ class Card:
 
 def read_card(path):
     """Returns the `Card` in a folder that `training.keep.keep` wrote; a `ValueError` says if it holds none."""
+    from keras_preact.weights import schema
+
     path = pathlib.Path(path)
     try:
-        fields = json.loads((path / CARD).read_text(encoding="utf-8"))
-        return _card({**fields, "path": str(path / WEIGHTS)})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        fields = schema.read_fields(path / CARD)
+        card = schema.checked(Card, {**_with_defaults(fields), "path": str(path / WEIGHTS)})
+        spec = schema.checked(NetworkSpec, fields.get("spec"), within="spec")
+        if (path / WEIGHTS).is_file():
+            check_parameters(spec, card.preprocessing.channels, len(card.classes), (path / WEIGHTS).stat().st_size)
+        return card
+    except (OSError, ValueError) as error:
         raise argument_error("folder", f"one with a {CARD} of trained weights in it", str(path), str(error)) from error
 
 
@@ -103,12 +123,20 @@ def kept_card(path):
     return read_card(path) if (pathlib.Path(path) / WEIGHTS).is_file() else None
 
 
-def _card(fields):
-    network, dataset, _ = fields["name"].split(".")
+def check_file(card):
+    """Raises a `ValueError` if the file that came with a card has another hash than the card says."""
+    if card.path is not None and (found := file_digest(card.path)) != card.digest:
+        raise argument_error("file", f"one whose hash is {card.digest}, as {CARD} says", found, f"Of {card.path}.")
+
+
+def _with_defaults(fields):
+    """Returns the fields of a card with those that its name implies."""
+    name = fields.get("name")
+    if not isinstance(name, str) or check_name("name", name).count(".") != 2:
+        raise argument_error("name", "<network>.<data set>.<recipe>", name)
+    network, dataset, _ = name.split(".")
     fields = {"network": network, "dataset": dataset, **fields}
-    fields["preprocessing"] = Preprocessing(**fields["preprocessing"])
-    fields["classes"] = tuple(fields["classes"]) if "classes" in fields else _class_names(dataset)
-    return Card(**fields)
+    return fields if "classes" in fields else {**fields, "classes": _class_names(dataset)}
 
 
 @functools.cache
@@ -124,8 +152,8 @@ def _cards():
     table = tomllib.loads((FOLDER / "cards.toml").read_text(encoding="utf-8"))
     for row in table["card"]:
         row = {**table["shared"][row["shared"]], **row}
-        row["preprocessing"] = table["preprocessing"][row["preprocessing"]]
-        cards.append(_card({name: value for name, value in row.items() if name != "shared"}))
+        row["preprocessing"] = Preprocessing(**table["preprocessing"][row["preprocessing"]])
+        cards.append(Card(**_with_defaults({name: value for name, value in row.items() if name != "shared"})))
     return {card.name: card for card in cards}
 
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_preact.errors import argument_error, check_integer
+from keras_preact import bounds
+from keras_preact.errors import argument_error, check_integer, check_integers, check_number
 from keras_preact.weights.cuts import check_transform, cut
 
 
@@ -19,6 +20,9 @@ class Preprocessing:
         crop: Share of the resized image's shorter side that the crop from its centre keeps.
         interpolation: One of `cuts.INTERPOLATIONS`.
         transform: One of `cuts.TRANSFORMS`: whose code resizes and cuts.
+
+    Raises:
+        ValueError: If a number is missing, not finite, not in its range, or beyond `bounds.SIDE`.
     """
 
     size: tuple[int, int]
@@ -29,8 +33,21 @@ class Preprocessing:
     transform: str = "ours"
 
     def __post_init__(self):
-        for name in ("size", "mean", "deviation"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        size = check_integers("size", self.size)
+        if len(size) != 2:
+            raise argument_error("size", "(height, width)", self.size)
+        object.__setattr__(self, "size", size)
+        for name in ("mean", "deviation"):
+            object.__setattr__(self, name, tuple(check_number(name, value) for value in getattr(self, name)))
+        if not self.mean or len(self.mean) != len(self.deviation):
+            raise argument_error("deviation", f"one number per channel, as mean has ({len(self.mean)})", self.deviation)
+        if min(self.deviation) <= 0.0:
+            raise argument_error("deviation", "positive", self.deviation)
+        if not 0.0 < check_number("crop", self.crop) <= 1.0:
+            raise argument_error("crop", "above 0 and at most 1", self.crop)
+        if max(size) / self.crop > bounds.SIDE:
+            received = f"{max(size) / self.crop:g}"
+            raise argument_error("size / crop", f"at most {bounds.SIDE} pixels along a side", received)
         check_transform(self.transform, self.interpolation)
 
     @property

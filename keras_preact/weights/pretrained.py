@@ -19,7 +19,7 @@ from keras_preact.files import written_aside
 from keras_preact.locks import held
 from keras_preact.model import FREE_FIELDS, ResidualNetwork, check_whole, read_fingerprint
 from keras_preact.weights import store
-from keras_preact.weights.cards import Card
+from keras_preact.weights.cards import Card, check_file
 from keras_preact.weights.converters import convert
 
 HEAD = ("logits/kernel", "logits/bias")
@@ -103,7 +103,9 @@ def load_pretrained(model, source, place=None, digest=None):
 
 
 def _check_cached(card, path):
-    """Raises a `ValueError` that says how to go on if `path` is the file in the cache, and damaged."""
+    """Raises a `ValueError` if `path` is not the file of the card, or is the one in the cache, and damaged."""
+    if card.path == str(path):
+        check_file(card)
     if path == _cached(card):
         try:
             check_whole(path)

@@ -1,0 +1,56 @@
+"""Names from cards, data sets and object stores as names of files: made safe, or refused. No other file makes any."""
+
+import unicodedata
+
+from keras_preact import bounds
+from keras_preact.errors import argument_error
+
+ALLOWED = "-_.+=,() "  # beside letters and digits of any script
+NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines and paragraphs
+
+
+def safe_name(text, limit=bounds.NAME_BYTES):
+    """Returns `text` as a part of a file's name: no separator, no leading dot, at most `limit` bytes, never empty."""
+    plain = "".join(letter if letter.isalnum() or letter in ALLOWED else "_" for letter in str(text))
+    cut = plain.encode()[:limit].decode(errors="ignore").strip(" ")
+    return f"_{cut[1:]}" if cut.startswith(".") or not cut else cut
+
+
+def dotted_name(*parts):
+    """Returns names, made safe and without dots, with a dot between each two: `<network>.<data set>.<recipe>`."""
+    limit = bounds.NAME_BYTES // len(parts) - 1
+    return ".".join(safe_name(part, limit).replace(".", "_") for part in parts)
+
+
+def check_name(argument, name):
+    """Returns `name` if it can be a part of a file's name as it is, else raises a `ValueError`."""
+    if isinstance(name, str) and safe_name(name) == name:
+        return name
+    expected = f"a name of letters, digits and {ALLOWED.strip()} that begins with no dot"
+    raise argument_error(argument, f"{expected}, of {bounds.NAME_BYTES} bytes at most", name)
+
+
+def path_inside(argument, folder, key):
+    """Returns the path in `folder` that `key`, names with `/` between them, stands for; a `ValueError` if it is none.
+
+    Args:
+        argument: What is named if it is refused.
+        folder: A `pathlib.Path`.
+        key: A key of an object store, below the run's own.
+    """
+    parts = key.split("/")
+    if any(part in ("", ".", "..") or "\\" in part or not _is_line(part) for part in parts):
+        raise argument_error(argument, "a folder whose keys are names of files in it", key)
+    return folder.joinpath(*parts)
+
+
+def check_lines(argument, names):
+    """Returns names as a list of strings; a `ValueError` names the first that is not one line of text."""
+    names = [str(name) for name in names]
+    if wrong := [name for name in names if not name.strip() or not _is_line(name)]:
+        raise argument_error(argument, "names of one line, of text alone", wrong[0])
+    return names
+
+
+def _is_line(text):
+    return not any(unicodedata.category(letter) in NO_TEXT for letter in text)
