@@ -139,6 +139,14 @@ def test_a_card_of_weights_from_elsewhere_reads_back(tmp_path):
     assert reloaded(model, tmp_path).card == model.card
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_file_notes_nothing_of_layers_that_are_as_they_were_made(layout, tmp_path):
+    other = reloaded(compiled(build(layout)), tmp_path)
+    with zipfile.ZipFile(tmp_path / "model.keras") as file:
+        assert "layers" not in json.loads(file.read("config.json"))["config"]
+    assert other.get_config() == build(layout).get_config()
+
+
 def test_a_file_from_before_reads_as_it_did():
     config = build().get_config()
     assert not {"layers", "card", "loaded"} & config.keys()
