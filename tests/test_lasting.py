@@ -84,7 +84,7 @@ class StopAt(keras.callbacks.Callback):
 
 
 def early(restore_best_weights):
-    return keras.callbacks.EarlyStopping("loss", baseline=0.0, patience=1, restore_best_weights=restore_best_weights)
+    return keras.callbacks.EarlyStopping("loss", mode="max", patience=1, restore_best_weights=restore_best_weights)
 
 
 STOPS = {
