@@ -375,9 +375,10 @@ def relayout(model, layout, unroll=None, remat=None):
     other = converted(model, **changes)
     copy_trainable(model, other)
     if model.compiled:
-        compiled = {k: value for k, value in model.get_compile_config().items() if k != "optimized_weights"}
-        other.compile_from_config(compiled)
-        copy_optimizer(model, other)
+        config = model.get_compile_config()
+        config.pop("optimized_weights", None)  # places in the other layout
+        other.compile_from_config(config)
+        copy_optimizer(model, other, partial=True)
     return other
 
 

@@ -71,6 +71,21 @@ def test_a_file_knows_what_was_frozen_and_the_optimizer_goes_on(layout, when, tm
         np.testing.assert_allclose(one, two, atol=1e-6)
 
 
+@pytest.mark.parametrize("layouts", [LAYOUTS, LAYOUTS[::-1]], ids=str)
+def test_another_layout_takes_an_optimizer_made_before_what_is_frozen_or_thawed(layouts):
+    first, second = layouts
+    model = train(compiled(build(first)), 1)
+    freeze(model, "stem")
+    other = keras_preact.relayout(model, second)
+    assert len(other.trainable_variables) == len(build(second).trainable_variables) - 3
+    assert int(other.optimizer.iterations) == 1
+    model = build(first)
+    freeze(model, "stem")
+    train(compiled(model), 1)
+    model.trainable = True
+    assert int(keras_preact.relayout(model, second).optimizer.iterations) == 1
+
+
 def test_a_model_that_is_frozen_as_a_whole_stays_so(tmp_path):
     model = build()
     model.trainable = False
