@@ -158,7 +158,9 @@ class ResidualNetwork(keras.Model):
         """Returns what Keras saves, and of which weights the optimizer has state, if not of the trainable ones."""
         config = super().get_compile_config()
         built = getattr(inner_optimizer(optimizer_of(self)), "_trainable_variables", None)
-        if config and built and list(map(id, built)) != list(map(id, self.trainable_variables)):
+        if config and not built:
+            config["optimized_weights"] = []
+        elif config and list(map(id, built)) != list(map(id, self.trainable_variables)):
             places = {id(variable): index for index, variable in enumerate(self.weights)}
             config["optimized_weights"] = [places[id(variable)] for variable in built if id(variable) in places]
         return config
@@ -168,7 +170,7 @@ class ResidualNetwork(keras.Model):
         config = dict(config)
         places = config.pop("optimized_weights", None)
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.optimizer is not None:
+        if self.optimizer is not None and places != []:
             built = self.trainable_variables if places is None else [self.weights[index] for index in places]
             self.optimizer.build(built)
 
@@ -387,8 +389,10 @@ def relayout(model, layout, unroll=None, remat=None):
     other = converted(model, **changes)
     copy_trainable(model, other)
     if model.compiled:
-        other.compile_from_config(model.get_compile_config())
-        copy_optimizer(model, other)
+        config = model.get_compile_config()
+        config.pop("optimized_weights", None)  # places in the other layout
+        other.compile_from_config(config)
+        copy_optimizer(model, other, partial=True)
     return other
 
 

@@ -92,7 +92,7 @@ class LayerMaker:
 
     def __call__(self, kind, name, **arguments):
         layer = kind(name=name, **arguments)
-        self.made[name] = layer.get_config()
+        self.made[name] = _configuration(layer)
         changes = self.changes.get(name)
         return kind.from_config({**self.made[name], **changes}) if changes else layer
 
@@ -106,10 +106,21 @@ class LayerMaker:
         found = {}
         for layer in model.layers:
             made = {**self.made.get(layer.name, {}), "trainable": model.trainable}
-            changes = {name: value for name, value in layer.get_config().items() if made.get(name) != value}
+            changes = {name: value for name, value in _configuration(layer).items() if made.get(name) != value}
             if changes and layer.name in self.made:
                 found[layer.name] = changes
         return found
+
+
+def _configuration(layer):
+    """Returns a layer's configuration, without the numbers that Keras gives objects while it saves a file."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {name: plain(part) for name, part in value.items() if name != "shared_object_id"}
+        return [plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+    return plain(layer.get_config())
 
 
 class KerasLayers:

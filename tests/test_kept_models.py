@@ -71,6 +71,21 @@ def test_a_file_knows_what_was_frozen_and_the_optimizer_goes_on(layout, when, tm
         np.testing.assert_allclose(one, two, atol=1e-6)
 
 
+@pytest.mark.parametrize("layouts", [LAYOUTS, LAYOUTS[::-1]], ids=str)
+def test_another_layout_takes_an_optimizer_made_before_what_is_frozen_or_thawed(layouts):
+    first, second = layouts
+    model = train(compiled(build(first)), 1)
+    freeze(model, "stem")
+    other = keras_preact.relayout(model, second)
+    assert len(other.trainable_variables) == len(build(second).trainable_variables) - 3
+    assert int(other.optimizer.iterations) == 1
+    model = build(first)
+    freeze(model, "stem")
+    train(compiled(model), 1)
+    model.trainable = True
+    assert int(keras_preact.relayout(model, second).optimizer.iterations) == 1
+
+
 def test_a_model_that_is_frozen_as_a_whole_stays_so(tmp_path):
     model = build()
     model.trainable = False
@@ -137,6 +152,14 @@ def test_a_card_of_weights_from_elsewhere_reads_back(tmp_path):
         assert cards.Card.from_config(json.loads(json.dumps(card.get_config()))) == card
     model.card = keras_preact.get_card(keras_preact.list_weights()[-1])
     assert reloaded(model, tmp_path).card == model.card
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_file_notes_nothing_of_layers_that_are_as_they_were_made(layout, tmp_path):
+    other = reloaded(compiled(build(layout)), tmp_path)
+    with zipfile.ZipFile(tmp_path / "model.keras") as file:
+        assert "layers" not in json.loads(file.read("config.json"))["config"]
+    assert other.get_config() == build(layout).get_config()
 
 
 def test_a_file_from_before_reads_as_it_did():

@@ -9,6 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_preact
 from keras_preact import files
@@ -23,6 +24,18 @@ RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(256, size=(48, 8, 8, 1), dtype=np.uint8), np.arange(48) % 3
 DATA = from_arrays(IMAGES, LABELS, IMAGES[:9], LABELS[:9])
 RECIPE = Recipe(epochs=3, global_batch_size=16, learning_rate=0.01, warmup_steps=0)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Runs here compile nothing, and write no SavedModel: both take longer than all the rest of them."""
+    monkeypatch.setattr(outputs.exporting, "can_export", lambda: False)
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 class Kill(BaseException):
@@ -71,7 +84,7 @@ class StopAt(keras.callbacks.Callback):
 
 
 def early(restore_best_weights):
-    return keras.callbacks.EarlyStopping("loss", baseline=0.0, patience=1, restore_best_weights=restore_best_weights)
+    return keras.callbacks.EarlyStopping("loss", mode="max", patience=1, restore_best_weights=restore_best_weights)
 
 
 STOPS = {

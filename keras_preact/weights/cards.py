@@ -79,8 +79,8 @@ class Card:
 
     def get_config(self):
         """Returns the fields as JSON holds them, without the path, which is another on another machine."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "path"}
-        return {**fields, "preprocessing": dataclasses.asdict(self.preprocessing), "classes": list(self.classes)}
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if name != "path"}
+        return json.loads(json.dumps(fields))
 
     @classmethod
     def from_config(cls, config):
