@@ -9,11 +9,11 @@ if pathlib.Path(sys.argv[0]).name == "keras-preact":  # as a command, leave Tens
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from keras_preact.backbone import ResNetFeatures
-from keras_preact.costs import summary
-from keras_preact.deepening import deepen
-from keras_preact.families import IMPLEMENTATIONS, cifar_spec, imagenet_spec
-from keras_preact.model import ResidualNetwork, relayout
-from keras_preact.spec import (
+from keras_preact.network.costs import summary
+from keras_preact.network.deepening import deepen
+from keras_preact.network.families import IMPLEMENTATIONS, cifar_spec, imagenet_spec
+from keras_preact.network.model import ResidualNetwork, relayout
+from keras_preact.network.spec import (
     ORDERINGS,
     SHORTCUT_PARAMETERS,
     NetworkSpec,
@@ -46,10 +46,10 @@ _LAZY = {
     "Card": "keras_preact.weights.cards",
     "RECIPES": "keras_preact.training.recipes",
     "Recipe": "keras_preact.training.recipe",
-    "analyze": "keras_preact.analysis.measure",
+    "analyze": "keras_preact.laboratory.analysis.measure",
     "decode_predictions": "keras_preact.weights.preprocessing",
     "evaluate": "keras_preact.training.evaluation",
-    "explain": "keras_preact.analysis.report",
+    "explain": "keras_preact.laboratory.analysis.report",
     "export": "keras_preact.exporting",
     "finetune": "keras_preact.transfer.finetuning",
     "get_card": "keras_preact.weights.cards",
@@ -58,7 +58,7 @@ _LAZY = {
     "preprocess_input": "keras_preact.weights.preprocessing",
     "recipe_for": "keras_preact.transfer.rule",
     "train": "keras_preact.training.trainer",
-    "verify": "keras_preact.training.keep",
+    "verify": "keras_preact.training.publish",
 }
 
 

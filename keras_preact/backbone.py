@@ -1,8 +1,8 @@
 """Backbones: a network that puts out the signals of its stages."""
 
-from keras_preact.checks import check_features
 from keras_preact.errors import argument_error
-from keras_preact.model import ResidualNetwork
+from keras_preact.network.checks import check_features
+from keras_preact.network.model import ResidualNetwork
 from keras_preact.zoo import get_model
 
 

@@ -2,11 +2,11 @@
 
 import keras
 
-from keras_preact.checks import LAYOUTS, check_execution, check_features
 from keras_preact.errors import argument_error, check_choice, check_integer
-from keras_preact.families import FAMILIES, IMPLEMENTATIONS, changed, cifar_spec
-from keras_preact.model import ResidualNetwork, read_fingerprint
-from keras_preact.spec import NetworkSpec
+from keras_preact.network.checks import LAYOUTS, check_execution, check_features
+from keras_preact.network.families import FAMILIES, IMPLEMENTATIONS, changed, cifar_spec
+from keras_preact.network.model import ResidualNetwork, read_fingerprint
+from keras_preact.network.spec import NetworkSpec
 from keras_preact.weights.cards import Card, find_weights, get_card
 from keras_preact.weights.pretrained import check_spec, load_pretrained, weights_file
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_preact.copying import named_weights
+from keras_preact.network.named_weights import named_weights
 
 
 def change_weights(model, ending, change):

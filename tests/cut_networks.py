@@ -10,7 +10,7 @@ import tensorflow as tf
 from changed_weights import randomized
 
 import keras_preact
-from keras_preact.spec import NetworkSpec
+from keras_preact.network.spec import NetworkSpec
 
 # h and f are the identity in Fig. 4(c), (d) and (e); in (a) and (b) f is not.
 WITH_IDENTITY_F = ("relu_before_addition", "relu_only_preactivation", "preactivation")

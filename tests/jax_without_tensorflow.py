@@ -121,7 +121,7 @@ def gradients(model, images, target):
     values = dict(zip(map(id, model.trainable_variables), grads))
     values |= dict(zip(map(id, model.non_trainable_variables), moving))
     out = {"output": output}
-    for name, (variable, index) in keras_preact.copying.named_weights(model).items():
+    for name, (variable, index) in keras_preact.network.named_weights.named_weights(model).items():
         out[name] = values[id(variable)] if index is None else values[id(variable)][index]
     return out
 

@@ -16,9 +16,9 @@ import tensorflow as tf
 from changed_weights import change_weights, randomized, without_branches
 
 import keras_preact
-from keras_preact.analysis.measure import analyze
-from keras_preact.copying import named_weights
-from keras_preact.spec import NetworkSpec
+from keras_preact.laboratory.analysis.measure import analyze
+from keras_preact.network.named_weights import named_weights
+from keras_preact.network.spec import NetworkSpec
 
 float64 = pytest.mark.usefixtures("float64")
 
@@ -322,7 +322,7 @@ def test_half_precision_and_frozen_units_are_measured_as_the_network_computes():
     wide, half = (
         keras_preact.ResNet(11, input_shape=(8, 8, 3), num_classes=5, dtype=d) for d in ("float32", "mixed_bfloat16")
     )
-    keras_preact.copying.copy_weights(wide, half)
+    keras_preact.network.named_weights.copy_weights(wide, half)
     np.testing.assert_allclose(
         analyze(half, images, labels).gradient_norm, analyze(wide, images, labels).gradient_norm, rtol=1e-5
     )

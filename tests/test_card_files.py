@@ -16,7 +16,7 @@ import keras_preact
 from keras_preact import bounds, exporting
 from keras_preact.cli import main
 from keras_preact.data import from_arrays
-from keras_preact.training import keep, run
+from keras_preact.training import publish, run_folder
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.source import find_source
 from keras_preact.weights.cards import TRAINED, read_card
@@ -38,7 +38,7 @@ def kept(model, tmp_path_factory):
     model.save(folder / "model.keras")
     (folder / "history.csv").write_text("epoch\n1\n")
     (folder / "card.json").write_text(json.dumps(run_card(model)))
-    return keep.keep(folder, folder / "kept")
+    return publish.keep(folder, folder / "kept")
 
 
 def changes(fields, within=()):
@@ -77,7 +77,7 @@ def refusals(read, folder, fields, start):
 def test_any_field_of_a_runs_card_may_be_wrong_and_the_answer_is_a_sentence_that_names_it(model, tmp_path):
     fields = run_card(model, data_dir=None, digest=None)
     start = "`run` must be a folder whose card.json is whole. Received: run="
-    refused = refusals(run.read_card, tmp_path, fields, start)
+    refused = refusals(run_folder.read_card, tmp_path, fields, start)
     known = ["model", "data", "error_percent", "classes", "recipe", "network", "preprocessing"]
     assert all(refused[(name,)] >= 10 for name in known), refused
     assert refused[("preprocessing", "deviation")] == refused[("preprocessing", "mean")] == len(WRONG) + 1
@@ -107,7 +107,7 @@ TEXTS = {
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_card_that_is_no_card_is_one_sentence(text, tmp_path):
     (tmp_path / "card.json").write_bytes(TEXTS[text])
-    for read in (run.read_card, read_card):
+    for read in (run_folder.read_card, read_card):
         with pytest.raises(ValueError, match=r"`(run|folder)` must be .*card.json.*Received") as raised:
             read(tmp_path)
         assert len(str(raised.value)) < 600
@@ -149,7 +149,7 @@ def test_a_kept_card_of_a_network_that_its_weights_cannot_hold_builds_nothing(ke
         card["spec"][field] = value
         (tmp_path / "kept" / "card.json").write_text(json.dumps(card))
         with pytest.raises(ValueError, match=message):
-            keep.verify(tmp_path / "kept")
+            publish.verify(tmp_path / "kept")
 
 
 def test_old_cards_still_load():
@@ -181,12 +181,12 @@ def finished(tmp_path_factory):
 
 
 def test_the_card_of_a_run_is_read_again_whatever_its_class_names_and_numbers_were(finished, tmp_path):
-    card = run.read_card(finished)
+    card = run_folder.read_card(finished)
     assert card["classes"] == ["0", "1", "2", "3", "4"]
     assert card["preprocessing"]["mean"] == pytest.approx(DATA.mean)
     odd = {**card, "data": "/photos/caf\udce9", "classes": [0, 1, 2, 3, 4]}  # a path that is no UTF-8; an older card
     (tmp_path / "card.json").write_text(json.dumps(odd))
-    assert run.read_card(tmp_path) == odd
+    assert run_folder.read_card(tmp_path) == odd
 
 
 def swap_two_arrays(path):
@@ -214,7 +214,7 @@ def test_a_runs_model_is_sealed_by_its_card(finished, tmp_path, capsys):
     card = json.loads((folder / "card.json").read_text())
     assert card["digest"].startswith("sha256:")
     swap_two_arrays(folder / "model.keras")
-    readers = (run.load_model, keras_preact.evaluate, keep.keep, keep.verify, find_source)
+    readers = (run_folder.load_model, keras_preact.evaluate, publish.keep, publish.verify, find_source)
     for read in readers:
         with pytest.raises(ValueError, match=r"`run` must be a folder whose model.keras has the hash on its card"):
             read(folder)
@@ -224,7 +224,7 @@ def test_a_runs_model_is_sealed_by_its_card(finished, tmp_path, capsys):
         assert "the hash on its card" in capsys.readouterr().err
     del card["digest"]  # as cards were before
     (folder / "card.json").write_text(json.dumps(card))
-    assert run.load_model(folder).count_params() > 0
+    assert run_folder.load_model(folder).count_params() > 0
 
 
 def test_kept_weights_are_sealed_by_their_card(kept, tmp_path):
@@ -236,7 +236,7 @@ def test_kept_weights_are_sealed_by_their_card(kept, tmp_path):
     with pytest.raises(ValueError, match=r"file.*one whose hash is sha256:.*as card.json says"):
         build(read_card(folder))
     with pytest.raises(ValueError, match=r"file.*one whose hash is sha256:.*as card.json says"):
-        keep.verify(folder)
+        publish.verify(folder)
 
 
 def test_a_finished_run_with_a_foreign_card_is_told_of_in_a_sentence(finished, tmp_path):

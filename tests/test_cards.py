@@ -19,8 +19,8 @@ from weights_files import (
 
 import keras_preact
 from keras_preact.cli import main
-from keras_preact.costs import network_costs
-from keras_preact.training import keep
+from keras_preact.network.costs import network_costs
+from keras_preact.training import publish
 from keras_preact.weights import store
 from keras_preact.weights.cards import read_card
 from keras_preact.weights.converters import CONVERTERS
@@ -110,7 +110,7 @@ def test_a_run_is_kept_as_a_card_with_weights_and_history(tmp_path):
         "preprocessing": {"size": [8, 8], "mean": [1.0, 2.0, 3.0], "deviation": [4.0, 5.0, 6.0]},
     }
     (run / "card.json").write_text(json.dumps(fields))
-    folder = keep.keep(run, tmp_path / "kept")
+    folder = publish.keep(run, tmp_path / "kept")
     assert sorted(path.name for path in folder.iterdir()) == [
         "card.json",
         "history.csv",
@@ -128,7 +128,7 @@ def test_a_run_is_kept_as_a_card_with_weights_and_history(tmp_path):
 def test_verify_tells_weights_that_are_worse_or_others(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "copy"
     shutil.copytree(keras_preact.weights.cards.TRAINED / "resnet164.digits.digits", folder)
-    monkeypatch.setattr(keep, "_error_percent", lambda card, split: card.error_percent + 0.6)
+    monkeypatch.setattr(publish, "_error_percent", lambda card, split: card.error_percent + 0.6)
     with pytest.raises(SystemExit) as stopped:
         main(["verify", str(folder)])
     assert stopped.value.code == 1
@@ -136,7 +136,7 @@ def test_verify_tells_weights_that_are_worse_or_others(tmp_path, monkeypatch, ca
     with open(folder / "model.weights.h5", "ab") as file:
         file.write(b"more")
     with pytest.raises(ValueError, match=r"file.*hash is sha256:.*Received.*model.weights.h5"):
-        keep.verify(folder)
+        publish.verify(folder)
 
 
 def test_the_command_line_lists_and_shows(capsys):

@@ -15,8 +15,8 @@ from weights_files import SPEC, arrays_of, build, card_of, trained, write_osmr
 import keras_preact
 from keras_preact import bounds
 from keras_preact.files import hdf5_arrays
-from keras_preact.model import FINGERPRINT
-from keras_preact.training import run
+from keras_preact.network.model import FINGERPRINT
+from keras_preact.training import run_folder
 from keras_preact.training.source import find_source
 from keras_preact.weights.pretrained import load_pretrained
 
@@ -202,7 +202,7 @@ def test_a_keras_file_of_more_than_it_can_hold_builds_nothing(bomb, model, tmp_p
     change, message = BOMBS[bomb]
     rewritten(path, change)
     monkeypatch.setattr(keras.models, "load_model", None)
-    for read in (run.read_model, find_source):
+    for read in (run_folder.read_model, find_source):
         with pytest.raises(ValueError, match=rf"must be a.*whole.*\.keras.*{message}"):
             read(path)
 
@@ -219,7 +219,7 @@ def test_a_keras_file_that_unpacks_to_far_more_is_not_unpacked(times, model, tmp
 
     rewritten(path, padded, compression=zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 1e6
-    for read in (run.read_model, find_source):
+    for read in (run_folder.read_model, find_source):
         with pytest.raises(ValueError, match=r"is said to unpack to 104,\d+,\d+ bytes, being one of \d+,\d+"):
             read(path)
 
@@ -228,11 +228,11 @@ def test_whole_keras_files_load_whether_packed_or_of_stages_alone(model, tmp_pat
     path = tmp_path / "model.keras"
     model.save(path)
     rewritten(path, compression=zipfile.ZIP_DEFLATED)
-    assert all(map(np.array_equal, model.get_weights(), run.read_model(path).get_weights()))
+    assert all(map(np.array_equal, model.get_weights(), run_folder.read_model(path).get_weights()))
     part = keras_preact.build_network(SPEC, input_shape=(8, 8, 3), features=("stage1",))
     part.save(path)
     part.save_weights(tmp_path / "part.weights.h5")
-    assert run.read_model(path).features == {"stage1": "sum"}
+    assert run_folder.read_model(path).features == {"stage1": "sum"}
     part.load_weights(tmp_path / "part.weights.h5")
 
 

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 import keras_preact
-from keras_preact.copying import named_weights
-from keras_preact.deepening import deepen
-from keras_preact.spec import ORDERINGS, ShortcutSpec
+from keras_preact.network.deepening import deepen
+from keras_preact.network.named_weights import named_weights
+from keras_preact.network.spec import ORDERINGS, ShortcutSpec
 
 RNG = np.random.default_rng(0)
 SHORTCUTS = {

@@ -17,10 +17,10 @@ import pytest
 from weights_files import run_card
 
 import keras_preact
-from keras_preact.analysis import plots, report, studies
-from keras_preact.analysis.sources import batch_for, find_network
 from keras_preact.cli import main
 from keras_preact.data import load
+from keras_preact.laboratory.analysis import plots, report, studies
+from keras_preact.laboratory.analysis.sources import batch_for, find_network
 
 VOID = {"meta", "img", "br", "link", "input"}
 

@@ -28,7 +28,7 @@ from keras_preact.exporting.inference import inference_weights, outputs, stacked
 from keras_preact.exporting.litert import write_litert
 from keras_preact.exporting.onnx_graph import write_onnx
 from keras_preact.exporting.savedmodel import write_savedmodel
-from keras_preact.spec import NetworkSpec, StemSpec
+from keras_preact.network.spec import NetworkSpec, StemSpec
 from keras_preact.training.predictor import read_image
 from keras_preact.weights.cards import TRAINED
 from keras_preact.weights.preprocessing import Preprocessing as CardPreprocessing

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact.copying import copy_weights, named_weights
-from keras_preact.spec import ORDERINGS, NetworkSpec
+from keras_preact.network.named_weights import copy_weights, named_weights
+from keras_preact.network.spec import ORDERINGS, NetworkSpec
 
 pytestmark = pytest.mark.usefixtures("float64")
 

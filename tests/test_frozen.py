@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_preact
-from keras_preact.frozen import frozen_function
+from keras_preact.network.frozen import frozen_function
 
 
 def layered(**fields):

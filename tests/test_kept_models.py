@@ -165,7 +165,7 @@ def test_a_file_notes_nothing_of_layers_that_are_as_they_were_made(layout, tmp_p
 def test_a_file_from_before_reads_as_it_did():
     config = build().get_config()
     assert not {"layers", "card", "loaded"} & config.keys()
-    model = keras_preact.model.ResidualNetwork.from_config(config)
+    model = keras_preact.network.model.ResidualNetwork.from_config(config)
     assert model.card is None
     assert len(model.trainable_variables) == len(build().trainable_variables)
 

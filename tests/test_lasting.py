@@ -15,10 +15,10 @@ import keras_preact
 from keras_preact import files
 from keras_preact.cli import main
 from keras_preact.data import from_arrays
-from keras_preact.training import checkpoints, mirror, outputs, run, trainer
+from keras_preact.laboratory.sweep import sweep
+from keras_preact.training import checkpoints, finish, remote_folder, run_folder, trainer
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.signals import EndingSignals
-from keras_preact.tuning import sweep
 
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(256, size=(48, 8, 8, 1), dtype=np.uint8), np.arange(48) % 3
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Even though the .tf.config.exper
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Runs here compile nothing, and write no SavedModel: both take longer than all the rest of them."""
-    monkeypatch.setattr(outputs.exporting, "can_export", lambda: False)
+    monkeypatch.setattr(finish.exporting, "can_export", lambda: False)
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -54,18 +54,18 @@ def killed_in(function, monkeypatch, output, kill=Kill, **arguments):
         raise kill
 
     with monkeypatch.context() as patch:
-        patch.setattr(outputs, function, die)
+        patch.setattr(finish, function, die)
         with pytest.raises(kill):
             train(output, **arguments)
 
 
 def assert_same_run(ours, theirs):
-    assert (ours / run.HISTORY).read_text() == (theirs / run.HISTORY).read_text()
-    one, two = (checkpoints.newest(folder / run.CHECKPOINTS) for folder in (ours, theirs))
+    assert (ours / run_folder.HISTORY).read_text() == (theirs / run_folder.HISTORY).read_text()
+    one, two = (checkpoints.newest(folder / run_folder.CHECKPOINTS) for folder in (ours, theirs))
     assert (one.step, one.state) == (two.step, two.state)
     for name, array in two.arrays.items():
         np.testing.assert_array_equal(one.arrays[name], array, err_msg=name)
-    weights = [run.load_model(folder).get_weights() for folder in (ours, theirs)]
+    weights = [run_folder.load_model(folder).get_weights() for folder in (ours, theirs)]
     assert all(map(np.array_equal, *weights))
 
 
@@ -101,7 +101,7 @@ def test_a_run_that_was_stopped_early_stays_so_after_a_kill_before_its_card(how,
     killed_in("save", monkeypatch, tmp_path / "killed", **STOPS[how]())
     card = train(tmp_path / "killed", **STOPS[how]())
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
-    assert checkpoints.newest(tmp_path / "killed" / run.CHECKPOINTS).state["stopped"] is True
+    assert checkpoints.newest(tmp_path / "killed" / run_folder.CHECKPOINTS).state["stopped"] is True
     assert card["processes"][-1]["images"] == 0
 
 
@@ -138,7 +138,7 @@ def test_what_a_kill_left_in_a_finished_run_goes_at_the_next_start_and_into_no_b
         (aside / files.ALIVE).touch()
     (tmp_path / "run" / "notes").mkdir()
     (tmp_path / "run" / "notes" / "mine.txt").touch()
-    names = {path.relative_to(tmp_path / "run").as_posix() for path in mirror._files(tmp_path / "run")}
+    names = {path.relative_to(tmp_path / "run").as_posix() for path in remote_folder._files(tmp_path / "run")}
     assert "notes/mine.txt" in names
     assert not any("abcdefgh" in name for name in names)
     train(tmp_path / "run")
@@ -180,19 +180,19 @@ def test_other_images_and_other_classes_are_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("field", "value"), [("backend", "torch"), ("keras_preact_major", 7)])
 def test_another_backend_and_major_version_are_refused(field, value, tmp_path, monkeypatch):
     folder = stopped_run(tmp_path, monkeypatch)
-    experiment = json.loads((folder / run.EXPERIMENT).read_text())
+    experiment = json.loads((folder / run_folder.EXPERIMENT).read_text())
     experiment["identity"][field] = value
-    (folder / run.EXPERIMENT).write_text(json.dumps(experiment))
+    (folder / run_folder.EXPERIMENT).write_text(json.dumps(experiment))
     with pytest.raises(ValueError, match=rf"`output`.*identity\.{field} is {value!r} there"):
         train(folder)
 
 
 def test_a_run_of_before_that_knows_no_identity_is_resumed(tmp_path, monkeypatch):
     folder = stopped_run(tmp_path, monkeypatch)
-    experiment = json.loads((folder / run.EXPERIMENT).read_text())
+    experiment = json.loads((folder / run_folder.EXPERIMENT).read_text())
     del experiment["identity"]
-    (folder / run.EXPERIMENT).write_text(json.dumps(experiment))
-    for path in (folder / run.CHECKPOINTS).iterdir():
+    (folder / run_folder.EXPERIMENT).write_text(json.dumps(experiment))
+    for path in (folder / run_folder.CHECKPOINTS).iterdir():
         (path / checkpoints.PROCESSES).unlink()
         sums = path / checkpoints.SUMS
         sums.write_text("".join(line for line in sums.open() if checkpoints.PROCESSES not in line))
@@ -207,7 +207,7 @@ def test_the_card_lists_the_processes_in_order_and_adds_them_up(tmp_path, monkey
 
     with pytest.raises(Kill):
         train(tmp_path / "run", callbacks=[KillAt()])
-    monkeypatch.setattr(outputs, "versions", lambda: {"numpy": "another"})
+    monkeypatch.setattr(finish, "versions", lambda: {"numpy": "another"})
     killed_in("save", monkeypatch, tmp_path / "run", strategy="mirrored")
     card = train(tmp_path / "run")
     processes = card["processes"]
@@ -231,13 +231,13 @@ def test_the_card_lists_the_processes_in_order_and_adds_them_up(tmp_path, monkey
 
 def signalled_in(function, number, monkeypatch):
     """Makes a function of `outputs` get a signal before it does what it does."""
-    original = getattr(outputs, function)
+    original = getattr(finish, function)
 
     def call(*arguments):
         os.kill(os.getpid(), number)
         return original(*arguments)
 
-    monkeypatch.setattr(outputs, function, call)
+    monkeypatch.setattr(finish, function, call)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
@@ -249,7 +249,7 @@ def test_a_signal_outside_the_steps_ends_a_run_with_its_status(number, status, t
             train(tmp_path / "run")
     assert stop.value.code == status
     assert f"{number.name}. The same command resumes" in capsys.readouterr().err
-    assert not (tmp_path / "run" / run.CARD).exists()
+    assert not (tmp_path / "run" / run_folder.CARD).exists()
     assert signal.getsignal(number) is before
     assert train(tmp_path / "run")["processes"][-1]["first_step"] == 9
 
@@ -264,7 +264,7 @@ def test_a_signal_whose_exception_python_drops_still_ends_a_run(tmp_path, monkey
         Sent()
         return 0.0
 
-    monkeypatch.setattr(outputs, "save", dropped)
+    monkeypatch.setattr(finish, "save", dropped)
     with pytest.raises(SystemExit):
         train(tmp_path / "run")
 
@@ -286,7 +286,7 @@ class Signal(keras.callbacks.Callback):
 def test_a_signal_within_the_steps_saves_first(number, error, tmp_path, capsys):
     with pytest.raises(error):
         train(tmp_path / "run", callbacks=[Signal(number, 5)])
-    assert checkpoints.newest(tmp_path / "run" / run.CHECKPOINTS).step == 5
+    assert checkpoints.newest(tmp_path / "run" / run_folder.CHECKPOINTS).step == 5
     assert f"{number.name} after step 5. The same command resumes from there." in capsys.readouterr().out
     train(tmp_path / "whole", callbacks=[Signal(0, 99)])
     train(tmp_path / "run", callbacks=[Signal(0, 99)])

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact.copying import named_weights
-from keras_preact.layers import residual_units
-from keras_preact.spec import NetworkSpec
+from keras_preact.network.layers import residual_units
+from keras_preact.network.named_weights import named_weights
+from keras_preact.network.spec import NetworkSpec
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -11,7 +11,7 @@ import pytest
 import keras_preact
 from keras_preact.cli import main
 from keras_preact.data import from_arrays
-from keras_preact.training import checkpoints, mirror, run
+from keras_preact.training import checkpoints, remote_folder, run_folder
 from keras_preact.training.recipe import Recipe
 
 RNG = np.random.default_rng(0)
@@ -50,14 +50,14 @@ def test_a_run_at_a_url_goes_on_and_ends_as_one_in_a_folder(store, tmp_path, cap
         train(url, callbacks=[Stop()])
     assert whole(store, url) == ["000000006", "000000009"]
     assert store.exists(f"{url}/experiment.json")
-    assert not store.exists(f"{url}/{run.CARD}")
+    assert not store.exists(f"{url}/{run_folder.CARD}")
     store.rm_file(f"{url}/checkpoints/000000009/{checkpoints.SUMS}")  # as if killed while it copied
     card = train(url)
     assert "resuming after step 6 of 12" in capsys.readouterr().out
     assert (card["folder"], card["error_percent"]) == (url, expected["error_percent"])
     store.get(url, str(tmp_path / "copy"), recursive=True)
     assert keras_preact.evaluate(tmp_path / "copy", DATA)["error_percent"] == card["error_percent"]
-    assert (tmp_path / "copy" / run.HISTORY).read_text() == (tmp_path / "run" / run.HISTORY).read_text()
+    assert (tmp_path / "copy" / run_folder.HISTORY).read_text() == (tmp_path / "run" / run_folder.HISTORY).read_text()
     ours, theirs = (checkpoints.newest(tmp_path / name / "checkpoints") for name in ("run", "copy"))
     assert ours.arrays.keys() == theirs.arrays.keys()
     for name in ours.arrays:
@@ -84,7 +84,7 @@ def test_what_says_that_files_are_whole_is_copied_last_and_removed_first(store, 
         calls.clear()
         return done
 
-    with mirror.local_copy("memory://run") as (folder, keep):
+    with remote_folder.local_copy("memory://run") as (folder, keep):
         for name in ("arrays.npz", "SHA256SUMS", "state.json"):
             path = folder / "checkpoints" / "7" / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def test_what_says_that_files_are_whole_is_copied_last_and_removed_first(store, 
         assert (done[0], done[-1]) == ("remove checkpoints/7/SHA256SUMS", "put model.keras")
         assert len(done) == 4
     assert not folder.exists()
-    with mirror.local_copy("memory://run") as (folder, _):
+    with remote_folder.local_copy("memory://run") as (folder, _):
         assert sorted(os.listdir(folder)) == ["card.json", "model.keras"]
 
 

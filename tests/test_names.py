@@ -16,7 +16,7 @@ from keras_preact import bounds
 from keras_preact.cli import main
 from keras_preact.data import from_arrays
 from keras_preact.names import check_name, path_inside, safe_name
-from keras_preact.training import keep, mirror, outputs
+from keras_preact.training import finish, publish, remote_folder
 from keras_preact.training.recipe import Recipe
 
 HOSTILE = [
@@ -85,9 +85,9 @@ def test_names_that_are_no_names_of_files_are_kept_on_the_card_and_lead_nowhere(
 
 
 def test_urls_of_local_files_alone_become_paths():
-    assert mirror.without_scheme("gs://bucket/run") == "gs://bucket/run"
-    assert mirror.without_scheme("runs/a b") == "runs/a b"
-    assert mirror.without_scheme("file:///x/a%20b") == "/x/a b"
+    assert remote_folder.without_scheme("gs://bucket/run") == "gs://bucket/run"
+    assert remote_folder.without_scheme("runs/a b") == "runs/a b"
+    assert remote_folder.without_scheme("file:///x/a%20b") == "/x/a b"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_class_names_that_are_no_line_of_text_are_refused_before_the_first_step(
 
 
 def test_images_that_no_file_holds_leave_no_samples_and_no_error(tmp_path):
-    outputs._write_samples(data_of(None, np.repeat(IMAGES, 5, axis=-1)), tmp_path / "samples")
+    finish._write_samples(data_of(None, np.repeat(IMAGES, 5, axis=-1)), tmp_path / "samples")
     assert not list((tmp_path / "samples").iterdir())
 
 
@@ -160,12 +160,12 @@ def test_a_run_on_a_folder_of_images_is_kept_under_the_folders_name_and_verified
             (pets / split / label).mkdir(parents=True)
             Image.fromarray(RNG.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(pets / split / label / "1.png")
     run = finished_run(tmp_path / "run", data=str(pets))
-    folder = keep.keep(run, tmp_path / "kept")
+    folder = publish.keep(run, tmp_path / "kept")
     assert folder == tmp_path / "kept" / "resnet11.my_pets.ours"
-    found = keep.verify(folder, pets)
+    found = publish.verify(folder, pets)
     assert (found.name, found.published_percent) == ("resnet11.my_pets.ours", 12.5)
     assert found.error_percent in (0.0, 25.0, 50.0, 75.0, 100.0)
-    assert keep.keep(run, tmp_path / "kept") == folder
+    assert publish.keep(run, tmp_path / "kept") == folder
 
 
 def test_what_is_no_kept_folder_is_not_replaced(tmp_path):
@@ -174,7 +174,7 @@ def test_what_is_no_kept_folder_is_not_replaced(tmp_path):
     there.mkdir(parents=True)
     (there / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"`output` must be a folder in which resnet11.digits.ours is new"):
-        keep.keep(run, tmp_path / "kept")
+        publish.keep(run, tmp_path / "kept")
     assert os.listdir(there) == ["thesis.txt"]
 
 
@@ -187,7 +187,7 @@ def test_a_key_of_a_bucket_writes_nothing_outside_the_local_copy(tmp_path, monke
     monkeypatch.setattr(type(store), "get_file", lambda self, key, path: written.append(path))
     with (
         pytest.raises(ValueError, match=r"`output` must be a folder whose keys.*escaped.txt"),
-        mirror.local_copy("memory://bucket/run"),
+        remote_folder.local_copy("memory://bucket/run"),
     ):
         pass
     assert written == []

@@ -12,7 +12,7 @@ from changed_weights import randomized
 from cut_networks import WITH_IDENTITY_F, Cut, array, build, normal, one_stage, unit_names
 
 import keras_preact
-from keras_preact.copying import named_weights
+from keras_preact.network.named_weights import named_weights
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -8,7 +8,7 @@ from changed_weights import change_weights, randomized, without_branches
 from cut_networks import Cut, array, build, direct_terms, normal, one_stage, unit_names
 
 import keras_preact
-from keras_preact.copying import named_weights
+from keras_preact.network.named_weights import named_weights
 
 pytestmark = pytest.mark.usefixtures("float64")
 

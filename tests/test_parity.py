@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact.copying import assign, named_weights
+from keras_preact.network.named_weights import assign, named_weights
 from keras_preact.weights.converters import convert
 from keras_preact.zoo import card_spec
 

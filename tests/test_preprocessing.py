@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits as scikit_learns
 import keras_preact
 from keras_preact import exporting
 from keras_preact.data import from_arrays, load
-from keras_preact.training.outputs import preprocessing_fields
+from keras_preact.training.finish import preprocessing_fields
 from keras_preact.training.predictor import read_image
 from keras_preact.training.recipes import RECIPES
 from keras_preact.weights import cuts

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact.copying import assign, named_weights
 from keras_preact.exporting.inference import inference_weights, outputs, stacked
+from keras_preact.network.named_weights import assign, named_weights
 
 WIDTHS, UNITS, CLASSES = (16, 32, 64), 2, 10
 BN = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from keras_preact.training import checkpoints, run
+from keras_preact.training import checkpoints, run_folder
 
 KILLS = 7  # of each configuration
 CLI = [sys.executable, "-c", "from keras_preact.cli import main; main()"]
@@ -81,15 +81,15 @@ def end(process, log):
 
 
 def assert_same(ours, theirs):
-    assert (ours / run.HISTORY).read_text() == (theirs / run.HISTORY).read_text()
-    one, two = (checkpoints.newest(folder / run.CHECKPOINTS) for folder in (ours, theirs))
+    assert (ours / run_folder.HISTORY).read_text() == (theirs / run_folder.HISTORY).read_text()
+    one, two = (checkpoints.newest(folder / run_folder.CHECKPOINTS) for folder in (ours, theirs))
     assert (one.step, one.state) == (two.step, two.state)
     assert one.arrays.keys() == two.arrays.keys()
     for name, array in two.arrays.items():
         np.testing.assert_array_equal(one.arrays[name], array, err_msg=name)
-    cards = [run.read_card(folder) for folder in (ours, theirs)]
+    cards = [run_folder.read_card(folder) for folder in (ours, theirs)]
     assert cards[0]["error_percent"] == cards[1]["error_percent"]
-    weights = [run.load_model(folder).get_weights() for folder in (ours, theirs)]
+    weights = [run_folder.load_model(folder).get_weights() for folder in (ours, theirs)]
     assert all(map(np.array_equal, *weights))
     assert not [path for path in ours.rglob(".*") if path.is_dir()], "a half-written file was left"
 

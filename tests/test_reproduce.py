@@ -10,15 +10,15 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 import keras_preact
-from keras_preact import families
 from keras_preact.cli import main
 from keras_preact.data import load
 from keras_preact.data.dataset import ArraySplit
-from keras_preact.reproduce import experiments, report
-from keras_preact.reproduce.figures import FIGURES, reproduce_figure
-from keras_preact.reproduce.report import rank_correlation, reproduce_table
-from keras_preact.reproduce.tables import TABLES
-from keras_preact.tuning import points
+from keras_preact.laboratory.reproduce import experiments, report
+from keras_preact.laboratory.reproduce.figures import FIGURES, reproduce_figure
+from keras_preact.laboratory.reproduce.report import rank_correlation, reproduce_table
+from keras_preact.laboratory.reproduce.tables import TABLES
+from keras_preact.laboratory.sweep import axes
+from keras_preact.network import families
 
 # The columns of the paper's tables, top to bottom.
 PAPER = {
@@ -74,7 +74,7 @@ def test_every_row_of_tables_1_and_2_has_a_smoke():
     smoke = experiments.SCALES["smoke"]
     for row in (*TABLES["table1"], *TABLES["table2"]):
         trial = row.experiment.trial(smoke)
-        points.network_of({}, trial.model, trial.options)
+        axes.network_of({}, trial.model, trial.options)
         assert trial.data == "digits"
     names = {row.name: row.experiment for row in TABLES["table3"]}
     assert names["cifar100.164.original"].trial(smoke) is None

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from keras_preact.families import IMPLEMENTATIONS, cifar_spec, imagenet_spec
-from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS, NetworkSpec, Ordering, ShortcutSpec, StemSpec
+from keras_preact.network.families import IMPLEMENTATIONS, cifar_spec, imagenet_spec
+from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS, NetworkSpec, Ordering, ShortcutSpec, StemSpec
 
 
 @pytest.mark.parametrize("row", [("B", "R", "R"), ("", "", ""), ("BR", "BR", ""), ("X", "B", "R")])

@@ -11,51 +11,37 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "keras_preact"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# From the top down; a file may import what stands below it, and its own folder.
-ORDER = [
-    "__init__",
-    "cli",
-    "commands",
-    "reproduce",
-    "tuning",
-    "analysis",
-    "transfer",
-    "training",
-    "exporting",
-    "data",
-    "costs",
-    "deepening",
-    "backbone",
-    "zoo",
-    "weights",
-    "frozen",
-    "model",
-    "claims",
-    "copying",
-    "checks",
-    "networks",
-    "layers",
-    "shapes",
-    "units",
-    "shortcuts",
-    "families",
-    "spec",
-    "unit_spec",
-    "files",
-    "locks",
-    "names",
-    "errors",
-    "bounds",
-    "version",
-]
-SPEC_LEVEL = (
-    *("units", "shortcuts", "families", "spec", "unit_spec"),
-    *("files", "locks", "names", "errors", "bounds", "version"),
-)
+# From the top down; a file may import what stands below it, and its own folder. In a room it may import what stands
+# below it there, and what stands below the room.
+ORDER = {
+    "": [
+        *("__init__", "cli", "commands"),
+        "laboratory",
+        *("transfer", "training", "exporting", "data"),  # what makes it practical
+        *("backbone", "zoo", "weights", "network"),  # what people install
+        *("files", "locks", "names", "errors", "bounds", "version"),
+    ],
+    "laboratory": ["reproduce", "sweep", "analysis", "__init__"],
+    "network": [
+        *("deepening", "costs", "frozen", "model", "loaded", "claims", "named_weights", "checks", "build", "layers"),
+        *("shapes", "initializers", "units", "shortcuts", "families", "spec", "unit_spec", "__init__"),
+    ],
+}
+WITHOUT_KERAS = ("units", "shortcuts", "families", "spec", "unit_spec", "files", "locks", "names", "errors", "bounds")
 
 
-def part(path):
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def place(path):
+    """Returns (room, part) of a file: the room is "" at the top, the part the folder or file in it."""
+    parts = [part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts]
+    return (parts[0], parts[1]) if parts[0] in ORDER else ("", parts[0])
+
+
+def is_below(path, names):
+    """Returns whether what `keras_preact.<names>` is stands below a file."""
+    room, part = place(path)
+    if room and names[0] == room:
+        return len(names) > 1 and names[1] in ORDER[room][ORDER[room].index(part) :]
+    return names[0] in ORDER[""][ORDER[""].index(room or part) :]
 
 
 def imports(tree):
@@ -79,11 +65,10 @@ def test_imports_go_downwards_and_tensorflow_is_imported_where_it_is_needed(path
     for name, at_import in imports(ast.parse(path.read_text())):
         names = name.split(".")
         if names[0] == "keras_preact":
-            below = ORDER[ORDER.index(part(path)) :]
-            assert names[1] in below, f"{path.name} imports {name}"
+            assert is_below(path, names[1:]), f"{path.name} imports {name}"
         if at_import:
             assert names[0] not in ("tensorflow", "jax", "torch"), f"{path.name} imports {name} at its top"
-            if part(path) in SPEC_LEVEL:
+            if place(path)[1] in WITHOUT_KERAS:
                 assert names[0] != "keras", f"{path.name} imports {name}"
 
 

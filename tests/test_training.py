@@ -14,7 +14,7 @@ from keras_preact import exporting
 from keras_preact.data import Augmentation, from_arrays, load
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
-from keras_preact.spec import ShortcutSpec
+from keras_preact.network.spec import ShortcutSpec
 from keras_preact.training import recipes
 from keras_preact.training.evaluation import evaluation_metrics
 from keras_preact.training.optimizers import RecipeSGD, make_optimizer, make_schedule

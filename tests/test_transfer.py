@@ -9,17 +9,17 @@ from PIL import Image
 
 import keras_preact
 from keras_preact.cli import main
-from keras_preact.copying import named_weights
 from keras_preact.data import from_arrays
 from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import TrainingBatches
+from keras_preact.network.named_weights import named_weights
 from keras_preact.training import checkpoints
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.source import find_source
 from keras_preact.training.training_model import Crossentropy, TrainingModel
 from keras_preact.transfer.finetuning import new_head, repeated
 from keras_preact.transfer.optimizer import StagewiseSGD
-from keras_preact.transfer.tuning import Tuning, freeze, parts_of_variables
+from keras_preact.transfer.trunk import Tuning, freeze, parts_of_variables
 from keras_preact.weights.cards import TRAINED
 
 RNG = np.random.default_rng(0)

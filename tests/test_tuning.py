@@ -18,10 +18,10 @@ import pytest
 
 from keras_preact.cli import main
 from keras_preact.data import from_arrays
-from keras_preact.spec import ShortcutSpec
+from keras_preact.laboratory.sweep import PreActHyperModel, Range, axes, launch_search, sweep, trials
+from keras_preact.network.spec import ShortcutSpec
 from keras_preact.training.recipes import RECIPES
 from keras_preact.training.trainer import train
-from keras_preact.tuning import PreActHyperModel, Range, launch_search, points, sweep, trials
 
 TINY = RECIPES["digits"].replace(epochs=1, global_batch_size=16, warmup_steps=0)
 
@@ -59,19 +59,19 @@ def rows_of(folder):
 
 
 def test_a_grid_has_each_point_once_and_a_parameter_beside_its_shortcut_only():
-    found = points.grid(points.parse_axes("shortcut=identity:dropout:exclusive_gating,gate_bias=-6:0,rate=0.5"))
+    found = axes.grid(axes.parse_axes("shortcut=identity:dropout:exclusive_gating,gate_bias=-6:0,rate=0.5"))
     assert found == [
         {"shortcut": "identity"},
         {"shortcut": "dropout", "rate": 0.5},
         {"shortcut": "exclusive_gating", "gate_bias": -6},
         {"shortcut": "exclusive_gating", "gate_bias": 0},
     ]
-    assert len(points.grid(points.parse_axes("shortcut,ordering"))) == 7 * 5
+    assert len(axes.grid(axes.parse_axes("shortcut,ordering"))) == 7 * 5
 
 
 def test_a_point_is_a_network_and_a_recipe():
     point = {"shortcut": "constant_scaling", "scale": 0.9, "width": 8, "depth": 29, "learning_rate": 0.5}
-    model, options = points.network_of(point, options={"remat": True})
+    model, options = axes.network_of(point, options={"remat": True})
     assert (model, options["widths"], options["stem"], options["remat"]) == (
         "resnet29",
         [8, 16, 32],
@@ -79,7 +79,7 @@ def test_a_point_is_a_network_and_a_recipe():
         True,
     )
     assert options["shortcut"] == {"name": "constant_scaling", "scale": 0.9, "branch_scale": 0.5}
-    assert points.recipe_of(point, TINY) == TINY.replace(learning_rate=0.5)
+    assert axes.recipe_of(point, TINY) == TINY.replace(learning_rate=0.5)
 
 
 @pytest.mark.parametrize(
@@ -378,10 +378,10 @@ def test_a_recipe_that_a_search_cannot_follow_is_refused(data):
 
 
 def test_a_missing_keras_tuner_names_the_extra(monkeypatch):
-    monkeypatch.delitem(sys.modules, "keras_preact.tuning.hypermodel")
+    monkeypatch.delitem(sys.modules, "keras_preact.laboratory.sweep.hypermodel")
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(ImportError, match=r"keras_preact\[tune\]"):
-        importlib.import_module("keras_preact.tuning.hypermodel")
+        importlib.import_module("keras_preact.laboratory.sweep.hypermodel")
 
 
 CHIEF_AND_WORKERS = """

@@ -7,7 +7,7 @@ import keras
 import pytest
 
 import keras_preact
-from keras_preact.reproduce.parameters import ROWS, measure
+from keras_preact.laboratory.reproduce.parameters import ROWS, measure
 
 KERAS = [
     "include_top",

@@ -41,7 +41,7 @@ def trained(spec, folder, layout, strategy=None, **execution):
     reloaded = keras.models.load_model(folder / "model.keras").predict(IMAGES, batch_size=16, verbose=0)
     np.testing.assert_allclose(reloaded, predicted, rtol=0, atol=1e-6)
     weights = {}
-    for name, (variable, index) in keras_preact.copying.named_weights(model).items():
+    for name, (variable, index) in keras_preact.network.named_weights.named_weights(model).items():
         array = keras.ops.convert_to_numpy(variable.value)
         weights[name] = array if index is None else array[index]
     return {**weights, "loss": np.array(loss)}

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 
 import keras_preact
-from keras_preact.copying import named_weights
+from keras_preact.network.named_weights import named_weights
 from keras_preact.weights.cards import Card
 from keras_preact.weights.preprocessing import Preprocessing
 

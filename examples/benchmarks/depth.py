@@ -16,7 +16,7 @@ The network is the CIFAR pre-activation bottleneck ResNet, float32, batch 16, SG
     train       TensorFlow and torch: seconds from the process's start to the end of the first training step, and its
                 parts; steady steps in wall and CPU-seconds; the process's peak memory
     files       save_weights, load_weights, `model.export`, the size of saved_model.pb, `tf.saved_model.load`
-    predict     CPU-seconds of a `tf.function` of the model; ours also as `keras_preact.frozen.frozen_function`
+    predict     CPU-seconds of a `tf.function` of the model; ours also as `keras_preact.network.frozen.frozen_function`
     jax         `train` on JAX
     curve       one round of `train` and `files` at those of the depths 11, 56, 164, 326, 1001 not in `--depths`
 
@@ -266,7 +266,7 @@ def measure_predict(task):
     assert math.isfinite(float(tf.reduce_sum(expected)))
     seconds = {"predict_cpu_s": steady(lambda: function(images).numpy(), task)[1]}
     if task["contestant"] in OURS:
-        from keras_preact.frozen import frozen_function
+        from keras_preact.network.frozen import frozen_function
 
         frozen = frozen_function(network)
         difference = float(tf.reduce_max(tf.abs(frozen(images) - expected)))

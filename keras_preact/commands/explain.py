@@ -31,7 +31,7 @@ def explain(
         images: Images to measure with.
         seed: Decides weights, order and masks.
     """
-    from keras_preact.analysis.report import explain as write_report
+    from keras_preact.laboratory.analysis.report import explain as write_report
 
     options = dict(depths=depths, steps=steps, images=images, seed=seed)
     path = write_report(model, output, data=data, data_dir=data_dir, quick=quick, **options, tell=_tell)

@@ -11,7 +11,7 @@ from keras_preact.errors import argument_error
 from keras_preact.exporting.formats import FORMATS, check_folder, images_of
 from keras_preact.exporting.formats import export as export_model
 from keras_preact.exporting.preprocessing import Preprocessing
-from keras_preact.training import run
+from keras_preact.training import run_folder
 from keras_preact.training.evaluation import loaded
 from keras_preact.weights.cards import get_card, kept_card, list_weights
 from keras_preact.weights.preprocessing import Preprocessing as CardPreprocessing
@@ -60,7 +60,7 @@ def export(
     else:
         _check_left_out(mean=mean, deviation=deviation, class_names=class_names)
         target = output or path / "export"
-        card = run.read_card(path)
+        card = run_folder.read_card(path)
         check_folder(target, overwrite)
         network, given = _of_run(path, card, images)
     export_model(network, target, formats, overwrite=overwrite, **given)
@@ -84,7 +84,7 @@ def _of_card(card, folder):
 
 def _of_run(path, card, folder):
     files, how = _files(folder), CardPreprocessing(**card["preprocessing"])
-    network = run.load_model(path)
+    network = run_folder.load_model(path)
     return network, {
         "preprocessing": Preprocessing.of(how),
         "class_names": card["classes"],
@@ -112,7 +112,7 @@ def _of_file(path, folder, mean, deviation, class_names):
     files = _files(folder)
     if not files:
         raise argument_error("images", IMAGES, None)
-    network = run.read_model(path)
+    network = run_folder.read_model(path)
     shape = network.input_shape[1:]
     if None in shape:
         raise argument_error("model", "of a fixed input size", shape)

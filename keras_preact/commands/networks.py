@@ -4,9 +4,10 @@ import pathlib
 
 from tyro.conf import Positional
 
-from keras_preact import costs, zoo
-from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS
-from keras_preact.training import run
+from keras_preact import zoo
+from keras_preact.network import costs
+from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS
+from keras_preact.training import run_folder
 from keras_preact.training.recipes import RECIPES
 
 
@@ -43,9 +44,9 @@ def inspect(model: Positional[str], /, *, batch_size: int = 1) -> None:
     """
     path = pathlib.Path(model)
     if path.is_dir():
-        network = run.load_model(path)
+        network = run_folder.load_model(path)
     elif path.suffix == ".keras" and path.is_file():
-        network = run.read_model(path)
+        network = run_folder.read_model(path)
     else:
         network = zoo.get_model(model)
     costs.summary(network, batch_size)

@@ -40,15 +40,15 @@ def reproduce(
         raise argument_error("row", f"left out for {what}", row)
     keywords = dict(scale=scale, seeds=seeds, output=output, data_dir=data_dir, strategy=strategy, run=run)
     if what == "parameters":
-        from keras_preact.reproduce.parameters import parameter_table
+        from keras_preact.laboratory.reproduce.parameters import parameter_table
 
         if not parameter_table():
             raise SystemExit(1)
     elif what.startswith("table"):
-        from keras_preact.reproduce.report import reproduce_table
+        from keras_preact.laboratory.reproduce.report import reproduce_table
 
         reproduce_table(what, row, **keywords)
     else:
-        from keras_preact.reproduce.figures import reproduce_figure
+        from keras_preact.laboratory.reproduce.figures import reproduce_figure
 
         print(reproduce_figure(what, **keywords))

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from keras_preact.checks import LAYOUTS
 from keras_preact.errors import argument_error
-from keras_preact.spec import ORDERINGS, SHORTCUT_PARAMETERS
-from keras_preact.training import evaluation, launcher, mirror, predictor, run, trainer
+from keras_preact.network.checks import LAYOUTS
+from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS
+from keras_preact.training import evaluation, launcher, predictor, remote_folder, run_folder, trainer
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 from keras_preact.training.strategies import STRATEGIES
@@ -89,17 +89,17 @@ def print_result(card):
     """Prints what a run's card says of the result, what is in its folder, and what to do next."""
     where, folder = card["folder"], pathlib.Path(card["folder"])
     about = {
-        run.MODEL: "the Keras model",
-        run.SAVED_MODEL: "the SavedModel: takes uint8 images, needs no Keras",
-        "card.md": f"what ran, and how it went ({run.CARD} for programs)",
-        run.HISTORY: "loss and error of every epoch",
+        run_folder.MODEL: "the Keras model",
+        run_folder.SAVED_MODEL: "the SavedModel: takes uint8 images, needs no Keras",
+        "card.md": f"what ran, and how it went ({run_folder.CARD} for programs)",
+        run_folder.HISTORY: "loss and error of every epoch",
         "curves.png": "the same as a picture",
     }
     if card.get("images_per_second") and card.get("data_wait_percent") is not None:
         print(f"\n{card['images_per_second']:,.0f} images/s, {card['data_wait_percent']:.1f} % of it waiting for data")
     seconds = f"; {card['seconds']:.0f} s in all" if card.get("seconds") is not None else ""
     print(f"test error {card['error_percent']:.2f} % after the last epoch{seconds}\n\n{where}/")
-    if mirror.is_remote(where):
+    if remote_folder.is_remote(where):
         print("\nNext: copy it to a folder RUN, then\n  keras-preact predict RUN RUN/samples/*.png")
         return
     for name, meaning in about.items():

@@ -40,7 +40,7 @@ def sweep(
         output: The folder; runs/sweep.<data> if left out.
         strategy: Devices to compute on.
     """
-    from keras_preact.tuning import grid
+    from keras_preact.laboratory.sweep import grid
 
     chosen = get_recipe(recipe).replace(**({} if epochs is None else {"epochs": epochs}))
     folder = output or pathlib.Path("runs") / f"sweep.{safe_name(pathlib.Path(data).name)}"

@@ -6,7 +6,7 @@ from tyro.conf import arg
 
 from keras_preact.commands.runs import RunFlags, print_result
 from keras_preact.transfer import finetuning
-from keras_preact.transfer.tuning import Tuning
+from keras_preact.transfer.trunk import Tuning
 
 
 def finetune(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Union
 
 from tyro.conf import Positional, arg, subcommand
 
-from keras_preact.costs import table
+from keras_preact.network.costs import table
 from keras_preact.weights.cards import TRAINED, get_card, list_weights
 
 
@@ -71,9 +71,9 @@ def keep(run: Positional[pathlib.Path], /, *, output: pathlib.Path = TRAINED) ->
         run: The folder of a finished run.
         output: Where to make the folder; among the weights of this package if left out.
     """
-    from keras_preact.training import keep
+    from keras_preact.training import publish
 
-    print(keep.keep(run, output))
+    print(publish.keep(run, output))
 
 
 VERBS = {"list": list_cards, "show": show, "fetch": fetch, "keep": keep}
@@ -92,9 +92,9 @@ def verify(what: Positional[tuple[str, ...]] = (), /, *, data_dir: pathlib.Path 
             this package.
         data_dir: The folder in which to look for the data sets.
     """
-    from keras_preact.training import keep
+    from keras_preact.training import publish
 
-    found = [keep.verify(each, data_dir) for each in what or keep.own_weights()]
+    found = [publish.verify(each, data_dir) for each in what or publish.own_weights()]
     for one in found:
         verdict = "agrees" if one.agrees else "DIFFERS"
         print(f"{one.name}: error {one.error_percent:.2f} %, stated {one.published_percent:.2f} %: {verdict}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_preact.data.dataset import ArraySplit, DataSet, check_images
 from keras_preact.data.download import download
-from keras_preact.data.prepared import find_prepared, read_whole, tfds_folder
+from keras_preact.data.tfds import find_prepared, read_whole, tfds_folder
 from keras_preact.errors import argument_error
 
 HOME = "https://www.cs.toronto.edu/~kriz/"

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_preact.data.dataset import ArraySplit, DataSet, measure
 from keras_preact.data.files import FileSplit, corrupt_files, look
-from keras_preact.data.prepared import Records, find_prepared, tfds_folder
+from keras_preact.data.tfds import Records, find_prepared, tfds_folder
 from keras_preact.errors import argument_error, check_integer, check_integers
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")

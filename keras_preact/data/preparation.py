@@ -83,7 +83,7 @@ class Preparation(keras.layers.Layer):
         if kind.crop_padding:
             images = transforms.crop(images, drawn["corner"], kind.crop_padding, kind.pad_value, self.mean)
         if kind.flip:
-            images = transforms.mirror(images, drawn["mirror"])
+            images = transforms.flip(images, drawn["mirror"])
         if kind.colour:
             images = transforms.jitter(images, drawn["factors"])
         if kind.lighting:

@@ -40,7 +40,7 @@ def crop(images, corner, padding, pad_value, mean):
     return ops.where(inside[..., None], cropped, ops.convert_to_tensor(outside, "float32"))
 
 
-def mirror(images, mirrored):
+def flip(images, mirrored):
     """Returns the images, of which those with 1 in `mirrored`, uint8 (batch,), have left and right exchanged."""
     return ops.where(ops.cast(mirrored, "bool")[:, None, None, None], ops.flip(images, axis=2), images)
 

@@ -2,13 +2,13 @@
 
 from keras import ops
 
-from keras_preact.checks import check_not_quantized
 from keras_preact.errors import argument_error
-from keras_preact.layers.batch_norm import batch_norm, folded
-from keras_preact.layers.conv import convolve
-from keras_preact.layers.residual_units import ResidualUnits
-from keras_preact.model import ResidualNetwork, converted
-from keras_preact.networks import residual_network, run_name
+from keras_preact.network.build import residual_network, run_name
+from keras_preact.network.checks import check_not_quantized
+from keras_preact.network.layers.batch_norm import batch_norm, folded
+from keras_preact.network.layers.conv import convolve
+from keras_preact.network.layers.residual_units import ResidualUnits
+from keras_preact.network.model import ResidualNetwork, converted
 
 
 def checked(model):

@@ -11,8 +11,8 @@ from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import EvaluationBatches
 from keras_preact.data.dataset import DataSet
 from keras_preact.data.preparation import Preparation
-from keras_preact.training import run
-from keras_preact.training.feed import Feed
+from keras_preact.training import run_folder
+from keras_preact.training.prefetch import Feed
 from keras_preact.training.training_model import Crossentropy, ErrorPercent, TrainingModel
 
 EVALUATION_BATCH = 256
@@ -33,7 +33,7 @@ def evaluate(folder, data=None, data_dir=None):
     Raises:
         ValueError: If `folder` holds no finished run, or the data set is not to be had.
     """
-    card, network = run.read_card(folder), run.load_model(folder)
+    card, network = run_folder.read_card(folder), run_folder.load_model(folder)
     data_dir = data_dir or (card.get("data_dir") if data is None else None)
     data = loaded(card["data"] if data is None else data, data_dir, card["recipe"].get("image_size"))
     seen = card["preprocessing"]  # another data set's images are normalised as the run's were

@@ -3,11 +3,11 @@
 import itertools
 from dataclasses import dataclass
 
-from keras_preact.copying import copy_weights
-from keras_preact.deepening import deepen
 from keras_preact.errors import argument_error
-from keras_preact.families import units_of_depth
-from keras_preact.model import ResidualNetwork
+from keras_preact.network.deepening import deepen
+from keras_preact.network.families import units_of_depth
+from keras_preact.network.model import ResidualNetwork
+from keras_preact.network.named_weights import copy_weights
 
 
 @dataclass(frozen=True)

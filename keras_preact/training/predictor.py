@@ -9,7 +9,7 @@ from keras_preact.data import geometry
 from keras_preact.data.dataset import normalize
 from keras_preact.data.files import open_image
 from keras_preact.errors import argument_error, check_integer
-from keras_preact.training import run
+from keras_preact.training import run_folder
 from keras_preact.weights.cuts import cut
 from keras_preact.weights.preprocessing import Preprocessing
 
@@ -37,12 +37,12 @@ def predict(folder, image_paths, top=3):
     Raises:
         ValueError: If the folder holds no finished run, or a file is no image; it is named.
     """
-    card = run.read_card(folder)
+    card = run_folder.read_card(folder)
     top = min(check_integer("top", top), len(card["classes"]))
     how = Preprocessing(**card["preprocessing"])
     images = np.stack([read_image(path, how) for path in image_paths])
     images = normalize(images, how.mean, how.deviation)
-    probabilities = run.load_model(folder).predict(images, verbose=0)
+    probabilities = run_folder.load_model(folder).predict(images, verbose=0)
     return [
         Prediction(str(path), tuple((card["classes"][k], float(row[k])) for k in np.argsort(-row, kind="stable")[:top]))
         for path, row in zip(image_paths, probabilities)

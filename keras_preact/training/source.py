@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from keras_preact.claims import check_keras_file
-from keras_preact.copying import named_weights
 from keras_preact.errors import argument_error, nearest
-from keras_preact.model import ResidualNetwork, check_whole, read_fingerprint
-from keras_preact.spec import NetworkSpec
-from keras_preact.training import run
+from keras_preact.network.claims import check_keras_file
+from keras_preact.network.model import ResidualNetwork, check_whole, read_fingerprint
+from keras_preact.network.named_weights import named_weights
+from keras_preact.network.spec import NetworkSpec
+from keras_preact.training import run_folder
 from keras_preact.weights.cards import get_card, kept_card, list_weights
 from keras_preact.zoo import build_network, card_spec
 
@@ -110,7 +110,7 @@ def _of_card(card):
 
     digest, ran = card.digest or card.name, {}
     if card.path is not None and (kept := pathlib.Path(card.path).with_name(RUN)).is_file():
-        ran = run.read_card(kept.parent, RUN)
+        ran = run_folder.read_card(kept.parent, RUN)
     known = seen.mean, seen.deviation, _chain(card.name, digest, ran)
     return Source(card.name, card.network, digest, spec, seen.channels, "stacked", load, *known)
 
@@ -122,10 +122,10 @@ def _chain(name, digest, card):
 
 
 def _of_run(folder):
-    card, path = run.read_card(folder), folder.resolve() / run.MODEL
+    card, path = run_folder.read_card(folder), folder.resolve() / run_folder.MODEL
     if not path.is_file():
-        raise argument_error("weights", f"the folder of a finished run, with {run.MODEL} in it", str(folder))
-    run.check_seal(folder, card)
+        raise argument_error("weights", f"the folder of a finished run, with {run_folder.MODEL} in it", str(folder))
+    run_folder.check_seal(folder, card)
     mean, deviation = (tuple(card["preprocessing"][name]) for name in ("mean", "deviation"))
     name, digest = str(folder.resolve()), _digest(path)
     known = mean, deviation, _chain(name, digest, card)
@@ -159,7 +159,7 @@ def _source(name, model, digest, config, load, *known):
 
 
 def _loader(path):
-    return lambda: run.read_model(path, "weights")
+    return lambda: run_folder.read_model(path, "weights")
 
 
 def _digest(path):

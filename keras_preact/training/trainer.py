@@ -13,17 +13,17 @@ import numpy as np
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import ArraySplit, held_out
 from keras_preact.data.preparation import Preparation
-from keras_preact.deepening import deepen
 from keras_preact.errors import argument_error, check_integer
 from keras_preact.files import file_digest, remove_asides
 from keras_preact.locks import held
 from keras_preact.names import check_lines, safe_name
+from keras_preact.network.deepening import deepen
 from keras_preact.training import callbacks as own
-from keras_preact.training import checkpoints, mirror, outputs, run
+from keras_preact.training import checkpoints, finish, remote_folder, run_folder
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, loaded, reestimate_statistics
-from keras_preact.training.feed import Feed
 from keras_preact.training.levels import begin_with, check_levels, level_at, levels_of, of_depth
 from keras_preact.training.optimizers import make_optimizer, make_schedule
+from keras_preact.training.prefetch import Feed
 from keras_preact.training.processes import Clock, Processes, chained, totals
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe, named
@@ -49,7 +49,7 @@ class Experiment:
     recipe: Recipe
     options: dict
     identity: dict | None = dataclasses.field(default=None, kw_only=True)
-    """Of the images and the software, as `run.identity` returns it; None if it is not known yet."""
+    """Of the images and the software, as `run_folder.identity` returns it; None if it is not known yet."""
     start: Source | None = dataclasses.field(default=None, kw_only=True)
     """The weights that the training begins with, if not with random ones."""
 
@@ -63,7 +63,7 @@ class Experiment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Conduct:
+class RunOptions:
     """Holds how a run goes about it, which does not change its result; `train` says what each field is."""
 
     output: str | None
@@ -108,7 +108,7 @@ def train(
             card holds their digest, and the seconds that both took.
         output: The run folder: `model.keras`, a SavedModel, `card.json` and its readable twin `card.md`,
             `history.csv`, `curves.png`, `checkpoints/`, a few test images. `runs/<model>.<data>.<recipe>` if None. At
-            a URL (`gs://bucket/run`) it is kept equal to a local copy: see `mirror.local_copy`.
+            a URL (`gs://bucket/run`) it is kept equal to a local copy: see `remote_folder.local_copy`.
         overwrite: Whether a run folder of something else may be overwritten.
         strategy: A name of `strategies.STRATEGIES`.
         checkpoint_steps: Steps between checkpoints within an epoch, beside those at epoch ends; 0 for none.
@@ -128,12 +128,12 @@ def train(
     clock = Clock()
     key = model_key(model)
     name, recipe = named_recipe(recipe)
-    options = run.plain_options(model_options)
+    options = run_folder.plain_options(model_options)
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
     where, begin = str(data_dir) if data_dir else None, None if start is None else find_source(start)
     experiment = Experiment(key, data.folder or data.name, where, name, recipe, options, start=begin)
-    conduct = Conduct(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
-    return carry_out(experiment, data, Training, conduct)
+    run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
+    return carry_out(experiment, data, Training, run_options)
 
 
 def named_recipe(recipe, **changes):
@@ -145,41 +145,43 @@ def named_recipe(recipe, **changes):
     return named(recipe.replace(**changes))
 
 
-def carry_out(experiment, data, kind, conduct):
+def carry_out(experiment, data, kind, run_options):
     """Runs an experiment as `train` describes, and returns its card.
 
     Args:
         experiment: An `Experiment`.
         data: A `DataSet`.
         kind: The class `Training`, or one made of it.
-        conduct: A `Conduct`.
+        run_options: A `RunOptions`.
     """
     recipe = experiment.recipe
     check_backend()
     check_precision(recipe.precision)
     data = dataclasses.replace(data, class_names=tuple(check_lines("class_names", data.class_names)))
     _check_card(experiment, data)
-    experiment = dataclasses.replace(experiment, identity=run.identity(data))
+    experiment = dataclasses.replace(experiment, identity=run_folder.identity(data))
     validation = data
     if recipe.validation_images:
         data, validation = held_out(data, recipe.validation_images, recipe.seed)
     usual = pathlib.Path("runs") / f"{experiment.key}.{safe_name(data.name)}.{experiment.recipe_name}"
-    output = mirror.without_scheme(str(conduct.output or usual))
-    with mirror.local_copy(output) as (folder, keep):
-        folder = run.check_folder(folder, experiment.plain(), conduct.overwrite)
-        if (finished := run.finished_card(folder, conduct.overwrite)) is not None:
+    output = remote_folder.without_scheme(str(run_options.output or usual))
+    with remote_folder.local_copy(output) as (folder, keep):
+        folder = run_folder.check_folder(folder, experiment.plain(), run_options.overwrite)
+        if (finished := run_folder.finished_card(folder, run_options.overwrite)) is not None:
             remove_asides(folder)
             print(f"{output} holds this run, finished: {finished['error_percent']:.2f} % test error.")
             return {**finished, "folder": output}
         with EndingSignals(RESUMES) as signals:
-            devices = make_devices(conduct.strategy)
+            devices = make_devices(run_options.strategy)
             signals.install()
             signals.at_once = devices.workers > 1
             check_batch(recipe, devices)
             with _alone(output, devices), _told_what_is_left(folder, output):
-                run.check_folder(folder, experiment.plain(), conduct.overwrite)  # another may have been there
+                run_folder.check_folder(
+                    folder, experiment.plain(), run_options.overwrite
+                )  # another may have been there
                 with devices.scope():
-                    training = kind(experiment, data, validation, devices, folder, keep, conduct)
+                    training = kind(experiment, data, validation, devices, folder, keep, run_options)
                     with signals.deferred():
                         training.fit(signals)
                     training.finish()
@@ -198,7 +200,7 @@ def check_backend():
 
 def _check_card(experiment, data):
     """Raises a `ValueError` if a reader would refuse the card that a run ends in, as far as it is known by now."""
-    outputs.preprocessing_fields(data)
+    finish.preprocessing_fields(data)
     schema.checked(schema.RunRecipe, experiment.plain()["recipe"], within="recipe")
 
 
@@ -227,10 +229,10 @@ class Training:
 
     fixed_statistics = False
 
-    def __init__(self, experiment, data, validation, devices, folder, keep, conduct):
+    def __init__(self, experiment, data, validation, devices, folder, keep, run_options):
         recipe, augmentation = experiment.recipe, experiment.recipe.augmentation()
         self.experiment, self.recipe, self.data, self.validation = experiment, recipe, data, validation
-        self.devices, self.folder, self.keep, self.conduct = devices, folder, keep, conduct
+        self.devices, self.folder, self.keep, self.run_options = devices, folder, keep, run_options
         keras.utils.set_random_seed(recipe.seed)
         share = (devices.worker, devices.workers)
         self.resident = _can_reside(data, augmentation) and devices.kind != "CPU"
@@ -244,10 +246,10 @@ class Training:
         check_levels(self.levels, network.spec, min(data.image_shape[:2]))
         self.model = self._begun(network)
         if devices.is_chief:
-            run.make_folder(folder, experiment.plain(), conduct.overwrite)
+            run_folder.make_folder(folder, experiment.plain(), run_options.overwrite)
             keep()
         devices.barrier()
-        self.start = checkpoints.newest(folder / run.CHECKPOINTS)
+        self.start = checkpoints.newest(folder / run_folder.CHECKPOINTS)
         step = self.start.step if self.start else 0
         devices.agree("the checkpoint that each worker found", step)
         if self.start:
@@ -255,7 +257,7 @@ class Training:
             if self.level:
                 self.model = self._trained(of_depth(network, self.levels[self.level].depth))
             own.restore(self.model, self.start)
-        self.processes = Processes(conduct.clock, devices, self.start, recipe.global_batch_size)
+        self.processes = Processes(run_options.clock, devices, self.start, recipe.global_batch_size)
         self._announce(step)
 
     def make_network(self):
@@ -333,27 +335,27 @@ class Training:
 
     def fit(self, signals):
         """Trains from the restored step to the last, or to what ends the training; `signals` may end it before."""
-        recipe, devices, start, conduct = self.recipe, self.devices, self.start, self.conduct
+        recipe, devices, start, run_options = self.recipe, self.devices, self.start, self.run_options
         files = own.RunFiles(self.folder, start.state["history"] if start else (), devices.is_chief)
         schedule = make_schedule(recipe, self.steps_per_epoch)
         step = start.step if start else 0
         guard = own.StopOnNonFiniteLoss(schedule, step, period=1 if devices.kind == "CPU" else 50)
         stoppers = _stoppers(recipe)
-        counted = [*stoppers, *conduct.callbacks]
+        counted = [*stoppers, *run_options.callbacks]
         keeping = own.Checkpointing(
-            self.folder / run.CHECKPOINTS,
+            self.folder / run_folder.CHECKPOINTS,
             devices,
             files,
             counted,
             self.steps_per_epoch,
-            conduct.checkpoint_steps,
+            run_options.checkpoint_steps,
             start,
             self.keep,
             self.processes,
             signals,
         )
         logs = _tensorboard(self.folder) if devices.is_chief else []
-        verbose = (1 if sys.stdout.isatty() else 2) if conduct.verbose == "auto" else conduct.verbose
+        verbose = (1 if sys.stdout.isatty() else 2) if run_options.verbose == "auto" else run_options.verbose
         validation, validation_steps = evaluation_data(self.validation, devices)
         if start and start.state.get("stopped"):
             return
@@ -402,24 +404,24 @@ class Training:
     def card(self):
         """Writes the model's files and the card, and returns it."""
         experiment, data, devices = self.experiment, self.data, self.devices
-        error_percent = outputs.save(self.model.network, data, self.folder, experiment)
+        error_percent = finish.save(self.model.network, data, self.folder, experiment)
         processes = self.processes.plain()
         card = {
             **experiment.plain(),
             "data_dir": experiment.data_dir,
             "error_percent": error_percent,
-            "digest": file_digest(self.folder / run.MODEL),
+            "digest": file_digest(self.folder / run_folder.MODEL),
             **totals(processes),
             **chained(totals(processes), experiment.start),
             "network": self.model.network.construction(),
             "classes": list(data.class_names),
-            "preprocessing": outputs.preprocessing_fields(data),
+            "preprocessing": finish.preprocessing_fields(data),
             "devices": {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind},
-            "versions": outputs.versions(),
+            "versions": finish.versions(),
             "processes": processes,
             "command": " ".join(sys.argv),
         }
-        run.write_card(self.folder, card)
+        run_folder.write_card(self.folder, card)
         self.keep()
         return card
 
@@ -466,8 +468,12 @@ def _told_what_is_left(folder, output):
     try:
         yield
     except (FloatingPointError, OSError) as error:
-        last = max((path.name for path in (folder / run.CHECKPOINTS).glob("[0-9]*")), default=None)
-        left = f"The last good checkpoint is {output}/{run.CHECKPOINTS}/{last}." if last else "There is no checkpoint."
+        last = max((path.name for path in (folder / run_folder.CHECKPOINTS).glob("[0-9]*")), default=None)
+        left = (
+            f"The last good checkpoint is {output}/{run_folder.CHECKPOINTS}/{last}."
+            if last
+            else "There is no checkpoint."
+        )
         kind = OSError if isinstance(error, OSError) else FloatingPointError
         raise kind(f"{str(error).removesuffix('.')}. {left}") from error
 
@@ -476,4 +482,4 @@ def _alone(output, devices):
     """Returns the context in which no other process trains in `output`; the first of several workers speaks for all."""
     if not devices.is_chief:
         return contextlib.nullcontext()
-    return held(mirror.lock_path(output), "output")
+    return held(remote_folder.lock_path(output), "output")

@@ -8,17 +8,17 @@ import numpy as np
 
 from keras_preact.data.dataset import Subset
 from keras_preact.errors import argument_error, check_choice, check_integer
-from keras_preact.spec import NetworkSpec
+from keras_preact.network.spec import NetworkSpec
 from keras_preact.training.evaluation import evaluation_metrics, loaded, reestimate_statistics
 from keras_preact.training.optimizers import make_optimizer
 from keras_preact.training.processes import Clock
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.source import Source, find_source
-from keras_preact.training.trainer import Conduct, Experiment, Training, carry_out, named_recipe
+from keras_preact.training.trainer import Experiment, RunOptions, Training, carry_out, named_recipe
 from keras_preact.training.training_model import Crossentropy, loss_dtype
 from keras_preact.transfer.optimizer import StagewiseSGD
 from keras_preact.transfer.rule import recipe_for
-from keras_preact.transfer.tuning import Tuning, freeze, parts_of_variables, thaw
+from keras_preact.transfer.trunk import Tuning, freeze, parts_of_variables, thaw
 from keras_preact.zoo import build_network
 
 RULE = "finetune"  # the name of the recipe that the number of images chooses; it counts in steps
@@ -96,8 +96,8 @@ def finetune(
         data = dataclasses.replace(data, mean=source.mean, deviation=source.deviation)
     where = str(data_dir) if data_dir else None
     experiment = FineTuned(source.model, data.folder or data.name, where, name, recipe, {}, source, tuning)
-    conduct = Conduct(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
-    return carry_out(experiment, data, FineTuning, conduct)
+    run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
+    return carry_out(experiment, data, FineTuning, run_options)
 
 
 def _sorted(fields):

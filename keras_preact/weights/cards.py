@@ -9,11 +9,11 @@ import pathlib
 import tomllib
 from dataclasses import dataclass
 
-from keras_preact.claims import check_parameters
 from keras_preact.errors import argument_error, check_choice, check_number, nearest
 from keras_preact.files import file_digest
 from keras_preact.names import check_lines, check_name
-from keras_preact.spec import NetworkSpec
+from keras_preact.network.claims import check_parameters
+from keras_preact.network.spec import NetworkSpec
 from keras_preact.weights.preprocessing import Preprocessing
 from keras_preact.weights.store import Remote, check_digest
 

@@ -1,23 +1,21 @@
 """Trained weights into a network: found or fetched, converted once, and fitted to another head or other channels."""
 
 import contextlib
-import dataclasses
-import json
 import pathlib
 import shutil
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from keras_preact.copying import assign, named_weights
-from keras_preact.errors import argument_error, from_fields
+from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
 from keras_preact.locks import held
-from keras_preact.model import FREE_FIELDS, ResidualNetwork, check_whole, read_fingerprint
+from keras_preact.network.loaded import Loaded
+from keras_preact.network.model import FREE_FIELDS, ResidualNetwork, check_whole, read_fingerprint
+from keras_preact.network.named_weights import assign, named_weights
 from keras_preact.weights import store
 from keras_preact.weights.cards import Card, check_file
 from keras_preact.weights.converters import convert
@@ -28,43 +26,7 @@ ENDING = ".weights.h5"
 FETCHING = ".fetch."
 ABANDONED = 3600.0  # seconds: a download that goes on changes its files far more often
 
-
-@dataclass(frozen=True)
-class Loaded:
-    """Reports what a network took over from trained weights.
-
-    Attributes:
-        source: The card's name, or the file.
-        arrays: How many arrays were taken over as they are.
-        new: Names of arrays that keep their fresh initial values.
-        unused: Names of arrays of the source that the network has no place for.
-        adapted: What was changed to fit, in a sentence each.
-    """
-
-    source: str
-    arrays: int
-    new: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
-    adapted: tuple[str, ...] = ()
-
-    def get_config(self):
-        """Returns the fields as JSON holds them."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-    @classmethod
-    def from_config(cls, config):
-        """Returns the report of `get_config`."""
-        return from_fields(cls, config)
-
-    def __str__(self):
-        parts = [f"{self.source}: {self.arrays} arrays loaded"]
-        for names, what in ((self.new, "new"), (self.unused, "not used")):
-            parts += [f"{name} {what}" for name in names] if len(names) <= 4 else [f"{len(names)} arrays {what}"]
-        return ", ".join(parts) + "".join(f". {sentence}" for sentence in self.adapted)
-
-
-for kind in (Card, Loaded):  # so that a .keras file holds them
-    keras.saving.register_keras_serializable(package="keras_preact")(kind)
+keras.saving.register_keras_serializable(package="keras_preact")(Card)  # so that a .keras file holds one
 
 
 def check_spec(card, theirs, ours):

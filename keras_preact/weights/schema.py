@@ -13,7 +13,7 @@ import pydantic
 from keras_preact import bounds
 from keras_preact.errors import argument_error, check_number
 from keras_preact.names import check_lines, check_name
-from keras_preact.spec import NetworkSpec
+from keras_preact.network.spec import NetworkSpec
 from keras_preact.weights.preprocessing import Preprocessing
 from keras_preact.weights.store import check_digest
 

@@ -1,0 +1,72 @@
+"""Where `explain` gets its network and its images from."""
+
+import pathlib
+
+import numpy as np
+from keras import ops
+
+from keras_preact.errors import argument_error
+from keras_preact.network.model import ResidualNetwork
+from keras_preact.training import run_folder
+from keras_preact.training.evaluation import loaded
+from keras_preact.zoo import get_model, model_key
+
+
+def find_network(model, data=None, data_dir=None):
+    """Returns the `ResidualNetwork` that `model` means, and the `DataSet` to measure it on.
+
+    Args:
+        model: A network's name, which is built untrained for the data; a run folder; a `.keras` file; or a network.
+        data: The name of a data set, or a `DataSet`. If None, a run's own, else the digits.
+        data_dir: The folder in which to look for it; likewise.
+
+    Raises:
+        ValueError: If `model` is none of these, or holds no network of this package.
+    """
+    if isinstance(model, ResidualNetwork):
+        return model, _data(data, data_dir)
+    path = pathlib.Path(str(model))
+    if path.is_dir():
+        card = run_folder.read_card(path)
+        network = _checked(run_folder.load_model(path), model)
+        data_dir = data_dir or (card.get("data_dir") if data is None else None)
+        return network, loaded(card["data"] if data is None else data, data_dir, card["recipe"].get("image_size"))
+    if path.suffix == ".keras":
+        return _checked(run_folder.read_model(path), model), _data(data, data_dir)
+    key, data = model_key(model), _data(data, data_dir)
+    shape = (None, None, data.image_shape[-1])  # the images decide the size
+    return get_model(key, input_shape=shape, num_classes=len(data.class_names)), data
+
+
+def _data(data, data_dir):
+    return loaded("digits" if data is None else data, data_dir, None)
+
+
+def _checked(network, model):
+    if not isinstance(network, ResidualNetwork):
+        raise argument_error("model", "a network that keras_preact built (a ResidualNetwork)", str(model))
+    return network
+
+
+def batch_for(network, data, count):
+    """Returns the first `count` normalised test images that the network has a class for, in its size, and their labels.
+
+    A network without a classifier gets None for labels.
+
+    Raises:
+        ValueError: If the images have other channels than the network reads, unless they have one, which is repeated.
+    """
+    chosen = np.arange(len(data.test))
+    if network.has_top:
+        chosen = chosen[data.test.labels < network.output_shape[-1]]
+    chosen = chosen[:count]
+    images = data.normalized(data.test.read(chosen))
+    *sides, channels = network.input_shape[1:]
+    if images.shape[-1] not in (1, channels):
+        expected = f"a data set whose images have {channels} channels, as the network reads them"
+        raise argument_error("data", expected, data.name)
+    size = tuple(side or max(own, network.spec.minimum_size) for side, own in zip(sides, images.shape[1:3]))
+    if size != images.shape[1:3]:
+        images = ops.convert_to_numpy(ops.image.resize(images, size, data_format="channels_last"))
+    images = np.repeat(images, channels, axis=-1) if images.shape[-1] != channels else images
+    return images, data.test.labels[chosen] if network.has_top else None

@@ -1,0 +1,158 @@
+"""Networks built, and some trained for a little, so that the paper's argument can be looked at."""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from keras_preact.data.augment import Augmentation
+from keras_preact.data.batches import TrainingBatches
+from keras_preact.errors import check_integer, check_integers
+from keras_preact.laboratory.analysis.measure import analyze
+from keras_preact.laboratory.analysis.result import Propagation
+from keras_preact.network.spec import ShortcutSpec
+from keras_preact.training.optimizers import make_optimizer
+from keras_preact.training.recipes import get_recipe
+from keras_preact.zoo import ResNet, cifar_spec
+
+KINDS = {
+    "plain": {"ordering": "original", "shortcut": "none"},
+    "original": {"ordering": "original"},
+    "preactivation": {"ordering": "preactivation"},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of Table 1: its shortcut, and the paper's test error on CIFAR-10 in percent; None for "fail"."""
+
+    label: str
+    shortcut: ShortcutSpec
+    paper_error_percent: float | None
+
+
+def _row(label, error, name, **parameters):
+    return Row(label, ShortcutSpec(name, **parameters), error)
+
+
+TABLE_1 = (
+    _row("identity", 6.61, "identity"),
+    _row("scaling 0, F x 1", None, "constant_scaling", scale=0.0, branch_scale=1.0),
+    _row("scaling 0.5, F x 1", None, "constant_scaling", scale=0.5, branch_scale=1.0),
+    _row("scaling 0.5, F x 0.5", 12.35, "constant_scaling", scale=0.5, branch_scale=0.5),
+    _row("exclusive gate, b = 0", None, "exclusive_gating", gate_bias=0.0),
+    _row("exclusive gate, b = -6", 8.70, "exclusive_gating", gate_bias=-6.0),
+    _row("exclusive gate, b = -7", 9.81, "exclusive_gating", gate_bias=-7.0),
+    _row("shortcut gate, b = 0", 12.86, "shortcut_only_gating", gate_bias=0.0),
+    _row("shortcut gate, b = -6", 6.91, "shortcut_only_gating", gate_bias=-6.0),
+    _row("1x1 convolution", 12.22, "conv1x1"),
+    _row("dropout 0.5", None, "dropout", rate=0.5),
+)
+
+
+@dataclass(frozen=True)
+class DepthRun:
+    """One network of a study of depths.
+
+    Attributes:
+        kind: A key of `KINDS`.
+        depth: Weight layers.
+        start: Its `Propagation` before training.
+        after: The same after it, or None if the loss stopped being finite.
+        losses: E of each training step, in nats.
+    """
+
+    kind: str
+    depth: int
+    start: Propagation
+    after: Propagation | None
+    losses: np.ndarray
+
+    @property
+    def training_loss(self):
+        """The mean of E over the last tenth of the steps, in nats."""
+        return float(np.mean(self.losses[-max(1, len(self.losses) // 10) :]))
+
+
+def study_depths(data, depths, steps, kinds=tuple(KINDS), images=16, global_batch_size=32, seed=0, tell=print):
+    """Measures networks of bottleneck units of growing depth, before and after a little training.
+
+    Args:
+        data: A `DataSet`.
+        depths: Weight layers, 9n + 2 each.
+        steps: Training steps; the recipe is `digits`, with its learning rate over these steps.
+        kinds: Keys of `KINDS`.
+        images: Test images to measure with.
+        global_batch_size: Images a training step.
+        seed: Decides weights and order.
+        tell: Is called with a line of progress after each network.
+
+    Returns:
+        A list of `DepthRun`s, one a depth and kind.
+
+    Raises:
+        ValueError: If there is no such network.
+    """
+    depths, steps = check_integers("depths", depths), check_integer("steps", steps)
+    for depth in depths:
+        cifar_spec(depth, unit="bottleneck")
+    batch = _first_images(data, images)
+    runs = []
+    for depth in depths:
+        for kind in kinds:
+            network = _network(data, seed, depth, unit="bottleneck", **KINDS[kind])
+            start = analyze(network, *batch)
+            losses = _train(network, data, steps, global_batch_size, seed)
+            after = analyze(network, *batch) if np.all(np.isfinite(losses)) else None
+            runs.append(DepthRun(kind, depth, start, after, losses))
+            tell(f"{kind:13} {depth:5} layers: training loss {runs[-1].training_loss:.3f} after {steps} steps")
+    return runs
+
+
+def study_shortcuts(data, depth=110, images=16, seed=0, tell=print):
+    """Measures an untrained network of original basic units with each shortcut of Table 1.
+
+    Args:
+        data: A `DataSet`.
+        depth: Weight layers, 6n + 2.
+        images: Test images to measure with.
+        seed: Decides the weights.
+        tell: Is called with a line of progress after each network.
+
+    Returns:
+        A list of (`Row`, `Propagation`).
+    """
+    batch = _first_images(data, images)
+    found = []
+    for row in TABLE_1:
+        network = _network(data, seed, depth, unit="basic", ordering="original", shortcut=row.shortcut)
+        found.append((row, analyze(network, *batch, seed=seed)))
+        tell(f"{row.label:24} product of the shortcut factors {found[-1][1].network_product[0]:.2g}")
+    return found
+
+
+def _first_images(data, count):
+    """Returns the first test images, normalised, and their labels."""
+    chosen = np.arange(min(count, len(data.test)))
+    return data.normalized(data.test.read(chosen)), data.test.labels[chosen]
+
+
+def _network(data, seed, depth, **options):
+    keras.utils.set_random_seed(seed)
+    return ResNet(depth, input_shape=data.image_shape, num_classes=len(data.class_names), **options)
+
+
+def _train(network, data, steps, global_batch_size, seed):
+    """Takes training steps by the recipe `digits`; returns the loss of each, in nats, up to the first not finite."""
+    recipe = get_recipe("digits").replace(epochs=1, global_batch_size=global_batch_size)
+    network.compile(make_optimizer(recipe, steps), "sparse_categorical_crossentropy")
+    batches = TrainingBatches(data, global_batch_size, seed, Augmentation(crop_padding=recipe.crop_padding)).prepared()
+    losses = []
+    for step in range(steps):
+        if step and step % len(batches) == 0:
+            batches.on_epoch_end()
+        network.reset_metrics()  # Keras returns the mean since the last reset
+        losses.append(float(network.train_on_batch(*batches[step % len(batches)])))
+        if not np.isfinite(losses[-1]):
+            break
+    return np.array(losses)

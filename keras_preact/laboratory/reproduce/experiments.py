@@ -1,0 +1,93 @@
+"""The paper's experiments on CIFAR as frozen data, and the scales that they are run at."""
+
+from dataclasses import dataclass, replace
+
+from keras_preact.laboratory.sweep.trials import Trial
+from keras_preact.network.spec import ShortcutSpec
+from keras_preact.training.recipe import Recipe
+from keras_preact.training.recipes import get_recipe
+
+IDENTITY = ShortcutSpec()
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Describes a network of the paper, the data set and the recipe.
+
+    Attributes:
+        depth: Weight layers.
+        ordering: A key of `ORDERINGS` (Fig. 4).
+        shortcut: A `ShortcutSpec` (Fig. 2).
+        unit: `"single"` for one layer per shortcut; the depth's usual kind if None.
+        data: `"cifar10"` or `"cifar100"`.
+        recipe: A name of `RECIPES`.
+    """
+
+    depth: int
+    ordering: str = "original"
+    shortcut: ShortcutSpec = IDENTITY
+    unit: str | None = None
+    data: str = "cifar10"
+    recipe: str = "paper_cifar"
+
+    def trial(self, scale, seed=0):
+        """Returns the `Trial` of this experiment at a `Scale` with a seed, or None if the scale leaves it out."""
+        if scale.data is not None and (self.data, self.recipe) != ("cifar10", "paper_cifar"):
+            return None  # one small data set cannot stand for two, nor one short recipe for two
+        depth = scale.depths.get(self.depth) if scale.depths is not None else self.depth
+        if depth is None:
+            return None
+        recipe, data = replace(scale.recipes[self.recipe], seed=seed), scale.data or self.data
+        fields = {name: value for name, value in vars(self.shortcut).items() if value is not None}
+        options = {"ordering": self.ordering, "shortcut": fields}
+        if self.unit:
+            options["unit"] = self.unit
+        words = [f"{name}={value:g}" for name, value in fields.items() if name != "name"]
+        parts = [data, f"resnet{depth}", self.unit, self.ordering, "_".join([self.shortcut.name, *words])]
+        parts += [self.recipe] if self.recipe != "paper_cifar" else []
+        name = ".".join(filter(None, [*parts, f"seed{seed}"]))
+        return Trial(name, f"resnet{depth}", data, recipe, options)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Describes how much of an experiment is run.
+
+    Attributes:
+        about: What a reader of the figures must know.
+        recipes: The `Recipe` in place of each of the paper's.
+        data: The data set in place of the paper's; None for the paper's.
+        depths: {the paper's depth: ours}; None for the paper's.
+    """
+
+    about: str
+    recipes: dict[str, Recipe]
+    data: str | None = None
+    depths: dict[int, int] | None = None
+
+
+_PAPER, _FAIR = get_recipe("paper_cifar"), get_recipe("fair_cifar")
+SCALES = {
+    "full": Scale("the paper's networks, data and recipe", {"paper_cifar": _PAPER, "fair_cifar": _FAIR}),
+    "short": Scale(
+        "the paper's networks and data, a sixteenth of its training: only the order of the rows compares",
+        {
+            "paper_cifar": _PAPER.replace(
+                source="ours: paper_cifar in a sixteenth of its steps", steps=4_000, drops=(2_000, 3_000)
+            ),
+            "fair_cifar": _FAIR.replace(
+                source="ours: fair_cifar in a sixteenth of its epochs", epochs=12, drops=(5, 8)
+            ),
+        },
+    ),
+    "smoke": Scale(
+        "scikit-learn's digits, shallower networks, four epochs: shows that every row runs, and no figure of the paper",
+        {
+            "paper_cifar": get_recipe("digits").replace(
+                source="ours: digits in four epochs, in which what is hard to train fails", epochs=4
+            )
+        },
+        data="digits",
+        depths={110: 32, 164: 47, 1001: 83},
+    ),
+}

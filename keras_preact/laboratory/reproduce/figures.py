@@ -1,0 +1,85 @@
+"""Figures 1 and 6 of the paper: training loss and test error against iterations."""
+
+import pathlib
+
+from keras_preact.errors import argument_error, check_choice, check_integer
+from keras_preact.files import written_aside
+from keras_preact.laboratory.reproduce.experiments import SCALES, Experiment
+from keras_preact.laboratory.reproduce.report import run_trials
+from keras_preact.laboratory.sweep.trials import read_result
+
+# {panel: {line: experiment}}, all on CIFAR-10.
+FIGURES = {
+    "figure1": {
+        "ResNet-1001": {"original": Experiment(1001), "pre-activation": Experiment(1001, "preactivation")},
+    },
+    "figure6": {
+        "ResNet-110": {"original": Experiment(110), "BN after addition": Experiment(110, "bn_after_addition")},
+        "ResNet-164": {"original": Experiment(164), "pre-activation": Experiment(164, "preactivation")},
+    },
+}
+COLOURS = ("tab:red", "tab:blue")
+
+
+def reproduce_figure(name, scale="smoke", seeds=1, output=None, data_dir=None, strategy="auto", run=True):
+    """Draws a figure of the paper from runs as they are stored, after running what has no result.
+
+    Args:
+        name: A key of `FIGURES`: 1 is original against pre-activation with 1001 layers; 6 is Fig. 4(b) on ResNet-110
+            and Fig. 4(e) on ResNet-164, each against the original.
+        scale: As in `reproduce_table`, with which it shares results, as all that follow.
+        seeds: Runs of each line.
+        output: The folder of the results; the figure is `<name>.png` in it.
+        data_dir: Where CIFAR's files are.
+        strategy: As in `train`.
+        run: Whether to run what has no result.
+
+    Returns:
+        The path of the picture.
+
+    Raises:
+        ValueError: If there is no such figure or scale, or no result with `run=False`.
+    """
+    panels, seeds = FIGURES[check_choice("figure", name, FIGURES)], check_integer("seeds", seeds)
+    kind = SCALES[check_choice("scale", scale, SCALES)]
+    folder = pathlib.Path(output or pathlib.Path("runs") / "reproduce" / scale)
+    trials = {
+        (panel, line): [experiment.trial(kind, seed) for seed in range(seeds)]
+        for panel, lines in panels.items()
+        for line, experiment in lines.items()
+    }
+    if run:
+        run_trials([trial for found in trials.values() for trial in found], folder, data_dir, strategy)
+    results = {place: [read_result(trial, folder) for trial in found] for place, found in trials.items()}
+    results = {place: [result for result in found if result] for place, found in results.items()}
+    if not any(results.values()):
+        raise argument_error("output", f"a folder with results of {name}", str(folder), "Leave --no-run out.")
+    return draw(name, panels, results, kind, folder / f"{name}.png")
+
+
+def draw(name, panels, results, kind, path):
+    """Draws test errors, solid, and training losses, dashed, of {(panel, line): results}; returns the path."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
+    for axes, (panel, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        losses = axes.twinx()
+        for colour, line in zip(COLOURS, lines):
+            for number, result in enumerate(results[panel, line]):
+                steps = [epoch["iteration"] for epoch in result["curve"]]
+                label = line if number == 0 else None
+                axes.plot(steps, [row["val_error_percent"] for row in result["curve"]], color=colour, label=label)
+                losses.plot(steps, [row["loss"] for row in result["curve"]], "--", color=colour, alpha=0.7)
+        models = {result["model"] for line in lines for result in results[panel, line]}
+        axes.set(title=_title(panel, models), xlabel="iterations", ylabel="test error, % (solid)", ylim=(0, None))
+        losses.set(ylabel="training loss (dashed)", yscale="log")
+        axes.legend()
+    figure.suptitle(f"Figure {name.removeprefix('figure')}: {kind.about}", fontsize="small", wrap=True)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=120)
+    return path
+
+
+def _title(panel, models):
+    ours = ", ".join(sorted(models))
+    return panel if ours in ("", panel.lower().replace("-", "")) else f"{panel}, here {ours}"

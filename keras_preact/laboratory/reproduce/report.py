@@ -1,0 +1,118 @@
+"""Runs the rows of a table, and prints paper, ours and the difference side by side."""
+
+import math
+import pathlib
+
+from keras_preact.data import load
+from keras_preact.errors import argument_error, check_choice, check_integer
+from keras_preact.laboratory.reproduce.experiments import SCALES
+from keras_preact.laboratory.reproduce.tables import FAIL, TABLES
+from keras_preact.laboratory.sweep.trials import check_trials, median_error, read_result, run_all, shown
+from keras_preact.network.costs import table
+
+
+def reproduce_table(
+    name, row=None, scale="smoke", seeds=1, output=None, data_dir=None, strategy="auto", run=True, print_fn=print
+):
+    """Runs a table of the paper and prints it: the paper's error, ours (median of the seeds), the difference.
+
+    What has a result is not run again, and what was killed goes on. Several processes may share the work.
+
+    Args:
+        name: A key of `TABLES`.
+        row: The name of one row; all that the scale has if None.
+        scale: A key of `SCALES`.
+        seeds: Runs of a row, with seeds 0, 1, ...
+        output: The folder of the results, one JSON a run; `runs/reproduce/<scale>` if None.
+        data_dir: Where CIFAR's files are, if not where its loader looks.
+        strategy: As in `train`.
+        run: Whether to run what has no result; otherwise it stays blank.
+        print_fn: What takes each line.
+
+    Returns:
+        {row: [results]}, each a dict as `run_trial` returns it.
+
+    Raises:
+        ValueError: If there is no such table, row or scale, or the data are not to be had.
+    """
+    rows = TABLES[check_choice("table", name, TABLES)]
+    kind, seeds = SCALES[check_choice("scale", scale, SCALES)], check_integer("seeds", seeds)
+    experiments = {entry.name: entry.experiment for entry in rows}
+    if row is not None:
+        check_choice("row", row, experiments)
+        _check_runnable(row, experiments[row], kind, scale)
+    trials = {
+        entry: [trial for seed in range(seeds) if experiment and (trial := experiment.trial(kind, seed))]
+        for entry, experiment in experiments.items()
+    }
+    folder = pathlib.Path(output or pathlib.Path("runs") / "reproduce" / scale)
+    if run:
+        wanted = [trial for entry, found in trials.items() if row in (None, entry) for trial in found]
+        run_trials(wanted, folder, data_dir, strategy)
+    results = {entry: _results(found, folder) for entry, found in trials.items()}
+    _print(name, kind, rows, results, print_fn)
+    return results
+
+
+def run_trials(trials, folder, data_dir=None, strategy="auto"):
+    """Runs trials that have no result in `folder` yet; data sets are loaded once, and only for those."""
+    left = [trial for trial in trials if read_result(trial, folder) is None]
+    data = {name: load(name, data_dir) for name in dict.fromkeys(trial.data for trial in left)}
+    check_trials(left, strategy)
+    return run_all(left, data, folder, strategy=strategy)
+
+
+def _check_runnable(row, experiment, kind, scale):
+    if experiment is None:
+        raise argument_error("row", "one of our networks", row, "The paper quotes this figure of another network.")
+    if experiment.trial(kind) is None:
+        raise argument_error("row", f"one that the scale {scale} has", row, "Take the scale short or full.")
+
+
+def _results(trials, folder):
+    found = [read_result(trial, folder) for trial in trials]
+    return [result for result in found if result is not None]
+
+
+def _print(name, kind, rows, results, print_fn):
+    print_fn(f"{name}, test error in %: {kind.about}")
+    lines, pairs = [("row", "paper", "ours", "difference", "lowest", "highest", "seeds")], []
+    for row in rows:
+        median, low, high = median_error(results[row.name])
+        paper = row.paper if row.paper == FAIL else f"{row.paper:.2f}"
+        both = FAIL not in (row.paper, shown(median)) and not math.isnan(median)
+        difference = f"{median - row.paper:+.2f}" if both else ""
+        count = len(results[row.name])
+        spread = [_number(low), _number(high)] if count else ["", ""]
+        lines.append((row.name, paper, shown(median), difference, *spread, str(count or "")))
+        if count:
+            pairs.append((math.inf if row.paper == FAIL else row.paper, median))
+    for line in table(lines):
+        print_fn(line)
+    correlation = rank_correlation(pairs)
+    if correlation is not None:
+        print_fn(f"rank correlation of {len(pairs)} rows with the paper's (Spearman): {correlation:+.2f}")
+    for line in _provenance([result for found in results.values() for result in found]):
+        print_fn(line)
+
+
+def rank_correlation(pairs):
+    """Returns Spearman's correlation of (paper, ours), infinite for a fail; None for under three, or no order."""
+    from scipy.stats import rankdata, spearmanr
+
+    if len(pairs) < 3 or any(len(set(side)) < 2 for side in zip(*pairs)):
+        return None
+    return float(spearmanr(*(rankdata(side) for side in zip(*pairs))).statistic)
+
+
+def _number(error):
+    return "diverged" if math.isinf(error) else f"{error:.2f}"
+
+
+def _provenance(results):
+    """Yields a line for each device and set of versions that the results are of."""
+    seen = {}
+    for result in results:
+        versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+        seen.setdefault(f"{result['device']}; {versions}; commit {result['commit']}, {result['date']}", result)
+    yield from seen

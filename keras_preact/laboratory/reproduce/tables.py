@@ -1,0 +1,91 @@
+"""Tables 1 to 4 of the paper: every row, its figure, and the experiment that stands for it."""
+
+from dataclasses import dataclass
+
+from keras_preact.laboratory.analysis.studies import TABLE_1
+from keras_preact.laboratory.reproduce.experiments import Experiment
+from keras_preact.network.spec import ORDERINGS
+
+FAIL = "fail"  # a test error above 20 %
+
+
+@dataclass(frozen=True)
+class Row:
+    """Describes a row, or one figure of it.
+
+    Attributes:
+        name: Its name in commands.
+        paper: Test error in %, median of 5 runs, or `FAIL`.
+        experiment: The `Experiment`; None for a figure that the paper quotes of others' networks.
+    """
+
+    name: str
+    paper: float | str
+    experiment: Experiment | None = None
+
+
+def _pair(label, original, preactivation, depth, **fields):
+    """Returns the two figures of a line of Table 3."""
+    return (
+        Row(f"{label}.original", original, Experiment(depth, **fields)),
+        Row(f"{label}.preactivation", preactivation, Experiment(depth, "preactivation", **fields)),
+    )
+
+
+def _orderings(depth, *errors):
+    return (Row(f"{depth}.{name}", paper, Experiment(depth, name)) for name, paper in zip(ORDERINGS, errors))
+
+
+_QUOTED_10 = {"NIN": 8.81, "DSN": 8.22, "FitNet": 8.39, "Highway": 7.72, "All-CNN": 7.25, "ELU": 6.55}
+_QUOTED_10["FitResNet_LSUV"] = 5.84
+_QUOTED_100 = {"NIN": 35.68, "DSN": 34.57, "FitNet": 35.04, "Highway": 32.39, "All-CNN": 33.71, "ELU": 24.28}
+_QUOTED_100["FitNet_LSUV"] = 27.66
+_CIFAR100 = {"data": "cifar100"}
+
+_SHORTCUTS = (
+    "original",
+    "constant_scaling_0_1",
+    "constant_scaling_0.5_1",
+    "constant_scaling_0.5_0.5",
+    "exclusive_gating_0",
+    "exclusive_gating_-6",
+    "exclusive_gating_-7",
+    "shortcut_only_gating_0",
+    "shortcut_only_gating_-6",
+    "conv1x1",
+    "dropout_0.5",
+)
+
+TABLES = {
+    # ResNet-110, CIFAR-10, f = ReLU. The failing exclusive gates are of b_g = 0 ... -5; 0 is run.
+    "table1": tuple(
+        Row(name, row.paper_error_percent or FAIL, Experiment(110, shortcut=row.shortcut))
+        for name, row in zip(_SHORTCUTS, TABLE_1, strict=True)
+    ),
+    "table2": (
+        *_orderings(110, 6.61, 8.17, 7.84, 6.71, 6.37),
+        *_orderings(164, 5.93, 6.50, 6.14, 5.91, 5.46),
+    ),
+    "table3": (
+        *_pair("cifar10.110_single", 9.90, 8.91, 110, unit="single"),
+        *_pair("cifar10.110", 6.61, 6.37, 110),
+        *_pair("cifar10.164", 5.93, 5.46, 164),
+        *_pair("cifar10.1001", 7.61, 4.92, 1001),
+        *_pair("cifar100.164", 25.16, 24.33, 164, **_CIFAR100),
+        *_pair("cifar100.1001", 27.82, 22.71, 1001, **_CIFAR100),
+    ),
+    # The last line of CIFAR-10 was trained with the authors' Torch code, the others with Caffe.
+    "table4": (
+        *(Row(f"cifar10.{name}", paper) for name, paper in _QUOTED_10.items()),
+        Row("cifar10.110.original", 6.61, Experiment(110)),
+        Row("cifar10.1202.original", 7.93, Experiment(1202)),
+        Row("cifar10.164.preactivation", 5.46, Experiment(164, "preactivation")),
+        Row("cifar10.1001.preactivation", 4.92, Experiment(1001, "preactivation")),
+        Row("cifar10.1001.preactivation_64", 4.62, Experiment(1001, "preactivation", recipe="fair_cifar")),
+        *(Row(f"cifar100.{name}", paper) for name, paper in _QUOTED_100.items()),
+        Row("cifar100.164.original", 25.16, Experiment(164, **_CIFAR100)),
+        Row("cifar100.1001.original", 27.82, Experiment(1001, **_CIFAR100)),
+        Row("cifar100.164.preactivation", 24.33, Experiment(164, "preactivation", **_CIFAR100)),
+        Row("cifar100.1001.preactivation", 22.71, Experiment(1001, "preactivation", **_CIFAR100)),
+    ),
+}

@@ -1,0 +1,170 @@
+"""What is varied: axes of the network (Figs. 2 and 4, depth, width) and fields of the recipe."""
+
+import dataclasses
+import inspect
+import itertools
+import json
+
+from keras_preact.errors import argument_error, check_choice, check_integer
+from keras_preact.network.families import IMAGENET_UNITS, cifar_spec, imagenet_spec
+from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS, UNIT_KINDS, NetworkSpec, ShortcutSpec
+from keras_preact.training.recipe import MOMENTUM_RULES, PRECISIONS, SCHEDULES, WEIGHT_DECAYS, Recipe
+from keras_preact.zoo import build_network, list_models, model_key
+
+# Axes with values that are known; the others need theirs.
+CHOICES = {
+    "ordering": tuple(ORDERINGS),
+    "shortcut": tuple(SHORTCUT_PARAMETERS),
+    "unit": tuple(UNIT_KINDS),
+    "widening": ("projection", "zero_pad"),
+    "stride_on": ("1x1", "3x3"),
+    "schedule": SCHEDULES,
+    "weight_decay_kind": WEIGHT_DECAYS,
+    "momentum_rule": MOMENTUM_RULES,
+    "precision": PRECISIONS,
+}
+PARAMETERS = tuple(dict.fromkeys(name for takes in SHORTCUT_PARAMETERS.values() for name in takes))
+NETWORK_AXES = ("depth", "width", "ordering", "shortcut", *PARAMETERS, "unit", "widening", "stride_on")
+# `seed` is what repeats a point; all points share images of one size; the text and tuples of a recipe are no axes.
+RECIPE_AXES = tuple(
+    field.name
+    for field in dataclasses.fields(Recipe)
+    if field.name not in ("source", "seed", "image_size") and not isinstance(field.default, tuple)
+)
+
+SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(NetworkSpec))
+OPTIONS = (*SPEC_FIELDS, *(name for name in inspect.signature(build_network).parameters if name != "spec"))
+
+
+def takers(parameter):
+    """Returns the shortcuts that take a parameter."""
+    return tuple(name for name, takes in SHORTCUT_PARAMETERS.items() if parameter in takes)
+
+
+def parse_axes(over):
+    """Returns {axis: values} of what a person writes.
+
+    Args:
+        over: A dict of sequences, a sequence of axes, or a string: axes with commas between them, each a name (all its
+            values) or `name=value:value:...`, e.g. `"shortcut,depth=20:32"`.
+
+    Raises:
+        ValueError: If there is no such axis, or its values are missing or none of its own.
+    """
+    if isinstance(over, str):
+        over = [part.strip() for part in over.split(",") if part.strip()]
+    if not isinstance(over, dict):
+        parts = [str(part).partition("=") for part in over]
+        over = {
+            name: [_value(word) for word in values.split(":")] if equals else None for name, equals, values in parts
+        }
+    if not over:
+        raise argument_error("over", "one axis at least", over, f"There are: {', '.join(NETWORK_AXES + RECIPE_AXES)}.")
+    return {name: _check_axis(name, values) for name, values in over.items()}
+
+
+def _value(word):
+    try:
+        return json.loads(word)
+    except ValueError:
+        return {"True": True, "False": False}.get(word, word)
+
+
+def _check_axis(name, values):
+    check_choice("over", name, NETWORK_AXES + RECIPE_AXES)
+    if values is None:
+        if name not in CHOICES:
+            raise argument_error("over", f"with values for {name}", name, f"For example {name}={_example(name)}.")
+        return CHOICES[name]
+    values = tuple(values) if isinstance(values, (list, tuple)) else (values,)
+    if not values or len(set(values)) < len(values):
+        raise argument_error(name, "values, none of them twice", values)
+    for value in values:
+        if name in CHOICES:
+            check_choice(name, value, CHOICES[name])
+        elif name in RECIPE_AXES:
+            Recipe().replace(**{name: value})
+        elif name in PARAMETERS:
+            ShortcutSpec(takers(name)[0], **{name: value})
+        else:
+            check_integer(name, value)
+    return values
+
+
+def _example(name):
+    examples = {"depth": "20:32", "width": "16:32", "gate_bias": "-6:-3:0", "rate": "0.1:0.5"}
+    default = getattr(Recipe(), name, 0.5)
+    return examples.get(name, f"{default}" if isinstance(default, bool) else f"{default or 1}")
+
+
+def grid(axes, shortcut="identity"):
+    """Returns every point of the grid once, as dicts; a parameter stands only beside a shortcut that takes it.
+
+    Args:
+        axes: {axis: values}, of `parse_axes`.
+        shortcut: That of the points, if it is no axis.
+
+    Raises:
+        ValueError: If no shortcut takes a parameter that is an axis.
+    """
+    points = []
+    for values in itertools.product(*axes.values()):
+        point = dict(zip(axes, values))
+        takes = SHORTCUT_PARAMETERS[point.get("shortcut", shortcut)]
+        point = {name: value for name, value in point.items() if name not in PARAMETERS or name in takes}
+        if point not in points:
+            points.append(point)
+    for name in axes:
+        if not any(name in point for point in points):
+            raise argument_error("over", f"with a shortcut that takes {name}: {', '.join(takers(name))}", name)
+    return points
+
+
+def describe(point):
+    """Returns a point as a name: `shortcut=dropout,rate=0.5`."""
+    return ",".join(f"{name}={value}" for name, value in point.items())
+
+
+def network_of(point, model="resnet20", options=None):
+    """Returns (model, options) of a point, as `train` takes them, once the network is known to exist.
+
+    Args:
+        point: {axis: value}.
+        model: The network whose depth and family are used, if the depth is no axis.
+        options: Keywords for the network's function, in which the point's values are put.
+
+    Raises:
+        ValueError: If there is no such network.
+    """
+    options = dict(options or {})
+    for name in options:
+        check_choice("model_options", name, OPTIONS)
+    shortcut = ShortcutSpec.of(options.get("shortcut", "identity"))
+    if "shortcut" in point and point["shortcut"] != shortcut.name:
+        shortcut = ShortcutSpec(point["shortcut"])
+    given = {name: point[name] for name in PARAMETERS if name in point}
+    fields = {name: value for name, value in vars(shortcut).items() if value is not None}
+    options["shortcut"] = vars(ShortcutSpec.of({**fields, **given}))
+    options["shortcut"] = {name: value for name, value in options["shortcut"].items() if value is not None}
+    for name in ("ordering", "unit", "widening", "stride_on"):
+        if name in point:
+            options[name] = point[name]
+    key = model_key(f"resnet{point['depth']}" if "depth" in point else model)
+    if "width" in point:
+        stages = len(_spec(key, {}).widths)
+        options["widths"] = [point["width"] * 2**stage for stage in range(stages)]
+        options["stem"] = {"width": point["width"]}
+    _spec(key, options)
+    return key, options
+
+
+def _spec(key, options):
+    depth = int(key.removeprefix("resnet"))
+    is_imagenet = key in list_models() and depth in IMAGENET_UNITS
+    fields = {name: value for name, value in options.items() if name in SPEC_FIELDS}
+    return (imagenet_spec if is_imagenet else cifar_spec)(depth, **fields)
+
+
+def recipe_of(point, recipe):
+    """Returns the `Recipe` with a point's fields."""
+    return recipe.replace(**{name: value for name, value in point.items() if name in RECIPE_AXES})

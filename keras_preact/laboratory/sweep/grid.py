@@ -1,0 +1,241 @@
+"""A sweep: every point of a grid with several seeds, one row each, which goes on after a kill."""
+
+import csv
+import io
+import json
+import math
+import pathlib
+import statistics
+
+from keras_preact.errors import argument_error, check_integer
+from keras_preact.files import is_aside, remove_asides, write_text, written_aside
+from keras_preact.laboratory.sweep import axes as axes_and_points
+from keras_preact.laboratory.sweep.trials import RUNS, Trial, check_trials, median_error, read_json, run_all, shown
+from keras_preact.locks import held
+from keras_preact.names import safe_name
+from keras_preact.network.spec import ShortcutSpec
+from keras_preact.training import run_folder
+from keras_preact.training.evaluation import loaded
+from keras_preact.training.recipe import Recipe
+from keras_preact.training.recipes import get_recipe
+from keras_preact.zoo import model_key
+
+SWEEP, BEST = "sweep.json", "best.json"
+CSV, MARKDOWN, PLOT = "sweep.csv", "sweep.md", "sweep.png"
+
+
+def sweep(
+    over,
+    *,
+    model="resnet20",
+    data="digits",
+    data_dir=None,
+    recipe="digits",
+    seeds=3,
+    validation_images=None,
+    output=None,
+    strategy="auto",
+    model_options=None,
+    verbose=0,
+):
+    """Trains every point of a grid with several seeds; the same call goes on where one before it was killed.
+
+    Each trial is a run of `train` in `runs/` of the folder, and its result a file; what has a result is not run again,
+    and what was half done goes on from its checkpoint. Several processes may run the same sweep: they share the trials.
+    A trial that diverges or cannot be trained is a "fail" with its reason, as is a test error above 20 % (Table 1).
+
+    Args:
+        over: What is varied, as `points.parse_axes` takes it: `"shortcut,ordering,depth=20:32"`, or a dict.
+        model: The network, where the depth is not varied.
+        data: As in `train`.
+        data_dir: As in `train`.
+        recipe: A name of `RECIPES`, or a `Recipe`.
+        seeds: Runs of each point, with seeds that follow the recipe's. More may be asked for later.
+        validation_images: Training images held out, whose error chooses the best point; the recipe's, or a tenth where
+            it has none, if None. With 0 all are trained on, and the test images choose, which flatters the best.
+        output: The folder: a row per seed in `sweep.csv`, medians in `sweep.md` and `sweep.png`, the best run in
+            `best.json`. `runs/sweep.<data>` if None.
+        strategy: As in `train`.
+        model_options: Keywords for the network's function, common to all points.
+        verbose: As in `train`.
+
+    Returns:
+        The rows, dicts: the point, `seed`, `error_percent`, `result`, `reason`, `run`, ...
+
+    Raises:
+        ValueError: If an argument is not allowed, or `output` holds another sweep, whose differences are named; nothing
+            is written then.
+        OSError: If a file cannot be written (disk full, no permission).
+    """
+    axes, seeds = axes_and_points.parse_axes(over), check_integer("seeds", seeds)
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    if not isinstance(recipe, Recipe):
+        raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
+    options = run_folder.plain_options(model_options)
+    points = axes_and_points.grid(axes, ShortcutSpec.of(options.get("shortcut", "identity")).name)
+    networks = [axes_and_points.network_of(point, model, options) for point in points]
+    data = loaded(data, data_dir, recipe.image_size)
+    if validation_images is None and "validation_images" not in axes:
+        validation_images = recipe.validation_images or max(1, len(data.train) // 10)
+    if validation_images is not None:
+        recipe = recipe.replace(validation_images=validation_images)
+    recipes = [axes_and_points.recipe_of(point, recipe) for point in points]
+    folder = pathlib.Path(output or pathlib.Path("runs") / f"sweep.{safe_name(data.name)}")
+    name = data.folder or data.name
+    trials = [
+        (point, Trial(_name(point, seed), key, name, point_recipe.replace(seed=seed), point_options))
+        for point, (key, point_options), point_recipe in zip(points, networks, recipes)
+        for seed in range(recipe.seed, recipe.seed + seeds)
+    ]
+    check_trials([trial for _, trial in trials], strategy)
+    about = {"over": axes, "model": model_key(model), "data": name, "recipe": vars(recipe), "options": options}
+    _check_folder(folder, {**about, "identity": run_folder.identity(data)})
+    report = _Report(folder, tuple(axes), trials)
+    results = run_all(
+        [trial for _, trial in trials], {name: data}, folder, report.write, strategy=strategy, verbose=verbose
+    )
+    rows = report.write(results)
+    report.draw(rows)
+    return rows
+
+
+def _name(point, seed):
+    return f"{axes_and_points.describe(point)},seed={seed}"
+
+
+def _check_folder(folder, configuration):
+    """Writes what the sweep is of, or raises a `ValueError` naming the differences to the one in `folder`."""
+    now = json.loads(json.dumps(configuration))
+    path = folder / SWEEP
+    remove_asides(folder)
+    if path.is_file():
+        differ = list(run_folder.differences(*run_folder.comparable(read_json(path, "Take another folder."), now)))
+        if differ:
+            hint = f"It holds another sweep: {'; '.join(differ)}. Take another folder."
+            raise argument_error("output", "a new folder, or one of the same sweep, which goes on", str(folder), hint)
+    elif folder.exists() and not (folder.is_dir() and all(map(_is_nothing, folder.iterdir()))):
+        raise argument_error("output", "a new or empty folder, or a sweep's", str(folder))
+    else:
+        with held(path, wait=True) as waited:
+            if not waited:
+                write_text(path, json.dumps(now, indent=1) + "\n")
+        if waited:
+            _check_folder(folder, configuration)
+
+
+def _is_nothing(path):
+    """Returns whether a file of a folder is one of those that another process is making a sweep's of just now."""
+    return path.name == f".{SWEEP}.lock" or is_aside(path)
+
+
+class _Report:
+    """Writes a sweep's tables and picture of the results so far.
+
+    Args:
+        folder: The sweep's.
+        axes: Their names.
+        trials: (point, `Trial`) of every row.
+    """
+
+    def __init__(self, folder, axes, trials):
+        self.folder, self.axes, self.trials = folder, axes, trials
+
+    def write(self, results):
+        """Writes the tables of {name: result}, and names the best; returns the rows."""
+        rows = [self._row(point, trial, results[trial.name]) for point, trial in self.trials if trial.name in results]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0].keys() if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(self.folder / CSV, text.getvalue())
+        groups = self._groups(rows)
+        write_text(self.folder / MARKDOWN, self._markdown(groups))
+        self._write_best(groups)
+        return rows
+
+    def draw(self, rows):
+        """Draws the picture of the rows, if there are any."""
+        if rows:
+            draw(self._groups(rows), self.folder / PLOT)
+
+    def _row(self, point, trial, result):
+        return {
+            **{name: point.get(name, "") for name in self.axes},
+            "seed": trial.recipe.seed,
+            "result": "fail" if result["failed"] else f"{result['error_percent']:.2f}",
+            "error_percent": result["error_percent"],
+            "validation_percent": result["validation_percent"],
+            "seconds": result["seconds"],
+            "reason": result["failed"] or "",
+            "run": f"{RUNS}/{trial.name}",
+        }
+
+    def _groups(self, rows):
+        """Returns {point's name: its rows}, in order."""
+        groups = {}
+        for row in rows:
+            point = {name: row[name] for name in self.axes if row[name] != ""}
+            groups.setdefault(axes_and_points.describe(point), []).append(row)
+        return groups
+
+    def _markdown(self, groups):
+        header = [*self.axes, "median error, %", "lowest", "highest", "seeds", "failed"]
+        lines = [header, ["---"] * len(header)]
+        for rows in groups.values():
+            median, low, high = median_error(rows)
+            cells = [rows[0][name] for name in self.axes]
+            spread = ["" if math.isinf(error) else f"{error:.2f}" for error in (low, high)]
+            failed = sum(bool(row["reason"]) for row in rows)
+            lines.append([*cells, shown(median), *spread, len(rows), failed or ""])
+        return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)
+
+    def _write_best(self, groups):
+        """Names the run with the lowest median error of its point: on held-out images, if there are."""
+        held_out = any(row["validation_percent"] is not None for rows in groups.values() for row in rows)
+        judge = "validation_percent" if held_out else "error_percent"
+        ranked = []
+        for name, rows in groups.items():
+            good = [row for row in rows if not row["reason"]]
+            if 2 * len(good) > len(rows):
+                median = statistics.median(row[judge] for row in good)
+                ranked.append((median, name, min(good, key=lambda row: row[judge])))
+        if not ranked:
+            (self.folder / BEST).unlink(missing_ok=True)
+            return
+        median, name, row = min(ranked, key=lambda entry: entry[0])
+        best = {"point": name, "chosen_by": f"median {judge}", "median": median, **row}
+        write_text(self.folder / BEST, json.dumps(best, indent=1) + "\n")
+
+
+def draw(groups, path):
+    """Draws each point's test errors, a dot a seed, the spread and the median; what failed stands at the right edge."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.2 + 0.32 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    errors = [row["error_percent"] for rows in groups.values() for row in rows if not row["reason"]]
+    edge = 1.15 * max(errors, default=20.0)
+    for height, rows in enumerate(groups.values()):
+        found = [row["error_percent"] for row in rows if not row["reason"]]
+        failed = len(rows) - len(found)
+        if found:
+            axes.plot(
+                [min(found), max(found)],
+                [height, height],
+                color="tab:blue",
+                alpha=0.4,
+                linewidth=5,
+                solid_capstyle="round",
+            )
+            axes.plot(found, [height] * len(found), "o", color="tab:blue", markersize=4)
+        if 2 * failed < len(rows):
+            axes.plot([median_error(rows)[0]], [height], "|", color="black", markersize=14)
+        if failed:
+            axes.plot([edge], [height], "x", color="tab:red")
+            axes.annotate(f"{failed} fail", (edge, height), (6, -4), textcoords="offset points", color="tab:red")
+    axes.set_yticks(range(len(groups)), list(groups))
+    axes.invert_yaxis()
+    axes.set(xlabel="test error, %: runs, spread, median", xlim=(0, 1.12 * edge))
+    axes.grid(axis="x", alpha=0.3)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=120)

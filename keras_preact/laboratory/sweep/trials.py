@@ -1,0 +1,215 @@
+"""One trial of many: a run through `train` whose result, an error or why there is none, is a file."""
+
+import contextlib
+import csv
+import dataclasses
+import json
+import math
+import pathlib
+import statistics
+from dataclasses import dataclass
+
+import keras
+
+from keras_preact import locks
+from keras_preact.errors import argument_error
+from keras_preact.files import write_text
+from keras_preact.laboratory.sweep.provenance import provenance
+from keras_preact.training import run_folder, trainer
+from keras_preact.training.recipe import Recipe
+from keras_preact.training.strategies import make_devices
+
+FAIL_PERCENT = 20.0  # Table 1 writes "fail" for a test error above it
+RUNS = "runs"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Describes one run of a sweep or a table.
+
+    Attributes:
+        name: The name of its files.
+        model: As `train` takes it.
+        data: The name of the data set.
+        recipe: A `Recipe`, with the trial's seed.
+        options: Keywords for the network's function, as JSON holds them.
+    """
+
+    name: str
+    model: str
+    data: str
+    recipe: Recipe
+    options: dict
+
+    def plain(self):
+        """Returns what decides the result, as JSON holds it."""
+        fields = {"model": self.model, "data": self.data, "options": self.options}
+        return json.loads(json.dumps({**fields, "recipe": dataclasses.asdict(self.recipe)}))
+
+
+def run_trial(trial, data, folder, strategy="auto", verbose=0):
+    """Runs a trial, or goes on with it where a killed process stopped; one that has a result is not run again.
+
+    Args:
+        trial: A `Trial`.
+        data: Its `DataSet`.
+        folder: `<name>.json` is written into it, and `runs/<name>/`, the run folder.
+        strategy: As in `train`.
+        verbose: As in `train`.
+
+    Returns:
+        The result, a dict: the trial, `error_percent` (None if there is none), `failed` (why it is a "fail", or None),
+        `curve` (a dict per epoch), command, device, versions, date. None if another process is on this trial.
+
+    Raises:
+        ValueError: If `folder` holds a result or a run of another trial of this name; the differences are named.
+        OSError: If a file cannot be written (disk full, no permission).
+    """
+    folder = pathlib.Path(folder)
+    if (found := read_result(trial, folder)) is not None:
+        return found
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locks.held(folder / trial.name))
+        except locks.HeldError:
+            return None
+        if (found := read_result(trial, folder)) is not None:
+            return found
+        outcome = _outcome(trial, data, folder / RUNS / trial.name, strategy, verbose)
+        result = {**trial.plain(), **outcome, **provenance()}
+        write_text(folder / f"{trial.name}.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def read_result(trial, folder):
+    """Returns the result of a trial that is in `folder`, or None; a `ValueError` if it is of another trial."""
+    path = pathlib.Path(folder) / f"{trial.name}.json"
+    if not path.is_file():
+        return None
+    result = read_json(path, "Remove that file, and its trial goes on.")
+    now = trial.plain()
+    differ = list(run_folder.differences({name: result.get(name) for name in now}, now))
+    if differ:
+        hint = f"{path.name} is of another trial: {'; '.join(differ)}. Take another folder, or remove that file."
+        raise argument_error("output", "a new folder, or one with results of the same trials", str(folder), hint)
+    return result
+
+
+def read_json(path, hint):
+    """Returns what a JSON file of an output folder holds; a `ValueError` names the file if it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise argument_error("output", f"a folder whose {path.name} is whole", str(path), f"{error}. {hint}") from error
+
+
+def check_trials(trials, strategy):
+    """Raises a `ValueError` if the devices of `strategy` are not there, or a trial's batch is none for them."""
+    devices = make_devices(strategy)
+    for trial in trials:
+        trainer.check_batch(trial.recipe, devices)
+
+
+def run_all(trials, data, folder, after=None, **keywords):
+    """Runs all trials, one after the other; returns {name: result} of those that have one.
+
+    Several processes may do this on one folder at once: each takes trials that no other is on. If one dies, another
+    goes on with its trial, from its last checkpoint.
+
+    Args:
+        trials: `Trial`s.
+        data: {name: `DataSet`} of their data sets.
+        folder: As in `run_trial`.
+        after: A function of the results so far, called after each trial.
+        **keywords: Those of `run_trial`.
+    """
+    for number, trial in enumerate(trials, start=1):
+        result = run_trial(trial, data[trial.data], folder, **keywords)
+        if result is None:
+            print(f"[{number}/{len(trials)}] {trial.name}: {locks.holder(pathlib.Path(folder) / trial.name)} is on it")
+            continue
+        print(f"[{number}/{len(trials)}] {trial.name}: {_told(result)}", flush=True)
+        if after is not None:
+            after(_results(trials, folder))
+    return _results(trials, folder)
+
+
+def _results(trials, folder):
+    """Returns {name: result} of all that is in `folder` by now, whichever process wrote it."""
+    found = {trial.name: read_result(trial, folder) for trial in trials}
+    return {name: result for name, result in found.items() if result is not None}
+
+
+def median_error(results):
+    """Returns (median, lowest, highest) of the test errors in %, infinite where a run diverged; NaN without results."""
+    errors = [math.inf if result["error_percent"] is None else result["error_percent"] for result in results]
+    if not errors:
+        return math.nan, math.nan, math.nan
+    return statistics.median(errors), min(errors), max(errors)
+
+
+def shown(error_percent):
+    """Returns an error in % as the paper's tables write it: "fail" above 20 %, "" where there is none."""
+    if error_percent is None or math.isnan(error_percent):
+        return ""
+    return "fail" if error_percent > FAIL_PERCENT else f"{error_percent:.2f}"
+
+
+def _told(result):
+    if result["failed"]:
+        return f"fail ({result['failed']})"
+    return f"{result['error_percent']:.2f} % test error, {result['seconds']:.0f} s"
+
+
+def _outcome(trial, data, folder, strategy, verbose):
+    """Trains, and returns what came of it; only a file that cannot be written, or a signal, ends the whole."""
+    name, recipe = trainer.named_recipe(trial.recipe)
+    known = run_folder.identity(data)
+    there = trainer.Experiment(trial.model, trial.data, None, name, recipe, trial.options, identity=known)
+    run_folder.check_folder(folder, there.plain())  # a run of something else is no failure of this one
+    keras.utils.clear_session()
+    card, failed = {}, None
+    try:
+        card = trainer.train(
+            trial.model,
+            data=data,
+            recipe=trial.recipe,
+            output=folder,
+            strategy=strategy,
+            model_options=trial.options,
+            verbose=verbose,
+        )
+        if card["error_percent"] > FAIL_PERCENT:
+            failed = f"test error {card['error_percent']:.2f} %, above {FAIL_PERCENT:g} %"
+    except (OSError, locks.HeldError):
+        raise
+    except FloatingPointError as error:
+        failed = f"diverged: {_first_line(error)}"
+    except Exception as error:
+        failed = f"{type(error).__name__}: {_first_line(error)}"
+    curve, held_out = _curve(folder / run_folder.HISTORY, trial.recipe, data), trial.recipe.validation_images
+    return {
+        "error_percent": card.get("error_percent"),
+        "failed": failed,
+        "seconds": card.get("seconds"),
+        "curve": curve,
+        "validation_percent": curve[-1]["val_error_percent"] if held_out and curve and card else None,
+    }
+
+
+def _first_line(error):
+    return (str(error).splitlines() or [""])[0][:300]
+
+
+def _curve(path, recipe, data):
+    """Returns the run's `history.csv` as dicts, with the training steps done at the end of each epoch."""
+    if not path.is_file():
+        return []
+    per_epoch = (len(data.train) - recipe.validation_images) // recipe.global_batch_size
+    total = recipe.total_steps(per_epoch)
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return [
+        {"iteration": min(int(row.pop("epoch")) * per_epoch, total), **{name: round(row[name], 5) for name in row}}
+        for row in rows
+    ]

@@ -1,0 +1,262 @@
+"""Stem, stages and head: a `NetworkSpec` becomes a graph of Keras layers."""
+
+import itertools
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_preact.network.initializers import torch_uniform
+from keras_preact.network.layers.batch_norm import BatchNormalization
+from keras_preact.network.layers.padding import StemPool, ZeroPadShortcut
+from keras_preact.network.layers.residual_units import ResidualUnits
+from keras_preact.network.shapes import Weight
+from keras_preact.network.spec import ORDERINGS, ConvSpec
+from keras_preact.network.units import activate, residual_unit
+
+
+def residual_network(env, x, spec):
+    """Applies stem and stages to x, of shape (batch, height, width, channels), up to the last activation."""
+    x = stem(env.within("stem"), x, spec)
+    for stage in spec.stages:
+        for _, run in itertools.groupby(stage):
+            x = env.units(x, tuple(run))
+    return last_activation(env, x, spec)
+
+
+def last_activation(env, x, spec):
+    """Applies, behind the last sum, what leads a unit of this ordering."""
+    return activate(env.within("final"), x, ORDERINGS[spec.ordering].lead, "")
+
+
+TAPS = ("sum", "activated")
+
+
+def feature_maps(env, x, spec, taps):
+    """Applies a network as far as `taps` need it, and returns a dict of the stages' signals.
+
+    Args:
+        env: A `KerasLayers` or `StackedLayers`.
+        x: The images (batch, height, width, channels).
+        spec: A `NetworkSpec`.
+        taps: A dict from `stage<number>` to one of `TAPS`. `"sum"` is x_{l+1} of the stage's last unit: what the next
+            shortcut carries. `"activated"` is what the next unit's first convolution reads: in pre-activation orderings
+            (Fig. 4(d), (e)) that unit's own leading ReLU or BN-ReLU of the sum, or the network's last; in the others,
+            which put nothing between the two, the sum itself.
+    """
+    found, lead = {}, ORDERINGS[spec.ordering].lead
+    taps = {name: tap if lead else "sum" for name, tap in taps.items()}
+    x = stem(env.within("stem"), x, spec)
+    for number, stage in enumerate(spec.stages, start=1):
+        before = f"stage{number - 1}"
+        if len(found) == len(taps):
+            break
+        for _, run in itertools.groupby(stage):
+            run = tuple(run)
+            reads = taps.get(before) == "activated" and before not in found
+            x, signal = env.units(x, run, return_lead=True) if reads else (env.units(x, run), None)
+            if reads:
+                found[before] = signal
+        if taps.get(f"stage{number}") == "sum":
+            found[f"stage{number}"] = x
+    if len(found) < len(taps):
+        found[f"stage{len(spec.stages)}"] = last_activation(env, x, spec)
+    return {name: found[name] for name in taps}
+
+
+def stem(env, x, spec):
+    """Applies what stands before the first unit: conv1 and, as the spec says, BN of the input, BN-ReLU, max-pooling."""
+    parts = spec.stem
+    if parts.input_norm != "none":
+        x = env.batch_norm(x, "input_bn", center=parts.input_norm == "center", scale=False)
+    bias = 0.0 if "stem" in spec.conv_bias else None
+    x = env.conv(x, "conv", ConvSpec(parts.width, parts.kernel, parts.strides, bias))
+    x = activate(env, x, "BR" if parts.activates else "", "")
+    return x if parts.pool == "none" else env.max_pool(x, "pool", parts.pool)
+
+
+class LayerMaker:
+    """Makes a network's layers, with what was changed of each since; knows what each was like before.
+
+    Args:
+        changes: The entries of layers' configurations that differ from what this package makes, by layer and name, as
+            `changes_of` returns them.
+    """
+
+    def __init__(self, changes=None):
+        self.changes, self.made = dict(changes or {}), {}
+
+    def __call__(self, kind, name, **arguments):
+        layer = kind(name=name, **arguments)
+        self.made[name] = _configuration(layer)
+        changes = self.changes.get(name)
+        return kind.from_config({**self.made[name], **changes}) if changes else layer
+
+    def freeze(self, model):
+        """Makes those layers of a model trainable that were, which Keras' constructor makes all alike."""
+        for layer in model.layers:
+            layer.trainable = self.changes.get(layer.name, {}).get("trainable", model.trainable)
+
+    def changes_of(self, model):
+        """Returns by layer what of its configuration was changed: its freezing, a regularizer, quantization, ..."""
+        found = {}
+        for layer in model.layers:
+            made = {**self.made.get(layer.name, {}), "trainable": model.trainable}
+            changes = {name: value for name, value in _configuration(layer).items() if made.get(name) != value}
+            if changes and layer.name in self.made:
+                found[layer.name] = changes
+        return found
+
+
+def _configuration(layer):
+    """Returns a layer's configuration, without the numbers that Keras gives objects while it saves a file."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {name: plain(part) for name, part in value.items() if name != "shared_object_id"}
+        return [plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+    return plain(layer.get_config())
+
+
+class KerasLayers:
+    """An environment (see `units`) that makes a named Keras layer of every operation; its signals are Keras tensors."""
+
+    def __init__(self, spec, dtype, prefix="", make=None):
+        self.spec, self.dtype, self.prefix = spec, dtype, prefix
+        self.make = make or LayerMaker()
+        self.first_relu = None
+
+    def within(self, name):
+        """Returns this environment with `name` before every layer's name."""
+        return KerasLayers(self.spec, self.dtype, f"{self.prefix}{name}_", self.make)
+
+    @property
+    def bn_synchronized(self):
+        """Whether to ask for it: only TensorFlow has statistics per replica, and JAX refuses the word."""
+        return self.spec.bn_synchronized and keras.backend.backend() == "tensorflow"
+
+    def units(self, x, run, return_lead=False):
+        """Applies a run of units that are equal but for their names and drop rates.
+
+        With `return_lead` it returns the first unit's signal behind its leading activation, too.
+        """
+        lead = None
+        for unit in run:
+            env = self.within(unit.name)
+            x = residual_unit(env, x, unit)
+            lead = env.first_relu if lead is None else lead
+        return (x, lead) if return_lead else x
+
+    def conv(self, x, name, conv):
+        padding = "same"
+        if conv.strides > 1 and conv.kernel > 1:  # "same" would pad even sizes only below and to the right
+            x = self._layer(layers.ZeroPadding2D, f"{name}_pad", padding=conv.kernel // 2)(x)
+            padding = "valid"
+        return self._layer(
+            layers.Conv2D,
+            name,
+            filters=conv.filters,
+            kernel_size=conv.kernel,
+            strides=conv.strides,
+            padding=padding,
+            use_bias=conv.bias is not None,
+            bias_initializer=keras.initializers.Constant(conv.bias or 0.0),
+            kernel_initializer=Weight((conv.kernel, conv.kernel, x.shape[-1], conv.filters), "he").initializer(),
+        )(x)
+
+    def batch_norm(self, x, name, center=True, scale=True):
+        return self._layer(
+            BatchNormalization,
+            name,
+            momentum=self.spec.bn_momentum,
+            epsilon=self.spec.bn_epsilon,
+            center=center,
+            scale=scale,
+            synchronized=self.bn_synchronized,
+        )(x)
+
+    def relu(self, x, name):
+        x = self._layer(layers.Activation, name, activation="relu")(x)
+        self.first_relu = x if self.first_relu is None else self.first_relu
+        return x
+
+    def sigmoid(self, x, name):
+        return self._layer(layers.Activation, name, activation="sigmoid")(x)
+
+    def add(self, a, b, name):
+        return self._layer(layers.Add, name)([a, b])
+
+    def multiply(self, a, b, name):
+        return self._layer(layers.Multiply, name)([a, b])
+
+    def affine(self, x, name, scale, offset):
+        # Rescaling makes float32 of a Python number, whatever its dtype.
+        return self._layer(layers.Rescaling, name, scale=np.float64(scale), offset=np.float64(offset))(x)
+
+    def dropout(self, x, name, rate):
+        return self._layer(layers.Dropout, name, rate=rate)(x)
+
+    def stochastic_depth(self, x, name, rate):
+        return self._layer(layers.Dropout, name, rate=rate, noise_shape=(None, 1, 1, 1))(x)
+
+    def zero_pad(self, x, name, filters, strides):
+        return self._layer(ZeroPadShortcut, name, filters=filters, strides=strides)(x)
+
+    def max_pool(self, x, name, padding):
+        return self._layer(StemPool, name, padding=padding)(x)
+
+    def _layer(self, kind, name, **arguments):
+        return self.make(kind, self.prefix + name, dtype=self.dtype, **arguments)
+
+
+class StackedLayers(KerasLayers):
+    """An environment that makes one `ResidualUnits` layer of every run of equal units, and Keras layers of the rest."""
+
+    def __init__(self, spec, dtype, prefix="", make=None, unroll="auto", remat=0):
+        super().__init__(spec, dtype, prefix, make)
+        self.unroll, self.remat = unroll, remat
+
+    def units(self, x, run, return_lead=False):
+        return self._layer(
+            ResidualUnits,
+            run_name(run),
+            units=run,
+            bn_momentum=self.spec.bn_momentum,
+            bn_epsilon=self.spec.bn_epsilon,
+            bn_synchronized=self.bn_synchronized,
+            unroll=self.unroll,
+            remat=remat_block(run) if self.remat is True else int(self.remat),
+        )(x, **({"return_lead": True} if return_lead else {}))
+
+
+def remat_block(run):
+    """Returns the units in a block of `remat=True`: two in the first stage, whose signals are largest, else one.
+
+    A block of one costs least, as its last convolution need not be computed again; pairs keep half the signals.
+    """
+    return 2 if run[0].name.startswith("stage1_") else 1
+
+
+def run_name(run):
+    """Returns the name of a run's stacked layer: `stage1_unit01` for one unit, `stage1_units02_18` for many."""
+    if len(run) == 1:
+        return run[0].name
+    stage, first = run[0].name.split("_unit")
+    return f"{stage}_units{first}_{run[-1].name.split('_unit')[1]}"
+
+
+def head(x, make, dtype, include_top, pooling, num_classes, classifier_activation):
+    """Applies global pooling and the classifier, whose logits and probabilities are float32 at least.
+
+    Returns (batch, num_classes) with the top; without it (batch, channels) for a `pooling`, else x as it is.
+    """
+    if include_top or pooling == "avg":
+        x = make(layers.GlobalAveragePooling2D, "pool", dtype=dtype)(x)
+    elif pooling == "max":
+        x = make(layers.GlobalMaxPooling2D, "pool", dtype=dtype)(x)
+    if not include_top:
+        return x
+    dtype = dtype.variable_dtype  # float32 under mixed precision: a softmax of many classes needs it
+    x = make(layers.Dense, "logits", units=num_classes, dtype=dtype, kernel_initializer=torch_uniform())(x)
+    return make(layers.Activation, "predictions", activation=classifier_activation, dtype=dtype)(x)

@@ -1,0 +1,52 @@
+"""What a network is asked to do, checked before anything is built or computed."""
+
+from keras_preact.errors import argument_error, check_choice, check_integer
+from keras_preact.network.build import TAPS
+
+LAYOUTS = ("stacked", "layers")
+UNROLLS = ("auto", "all")
+
+
+def check_not_quantized(model):
+    """Raises a `ValueError` for a network of which Keras' `quantize` made other weights, which only Keras computes."""
+    for layer in model.layers:
+        if getattr(layer, "quantization_mode", None):
+            hint = 'Export the one before; the format "litert_int8" quantizes all of it.'
+            raise argument_error("model", "without quantized layers", f"{layer.name}: {layer.quantization_mode}", hint)
+
+
+def check_replicated(replicas, optimizer, steps_per_execution):
+    """Raises a `ValueError` if what is asked for fails in Keras with several replicas of a `tf.distribute` strategy."""
+    with_replicas = f"with {replicas} replicas, where Keras does not offer it"
+    if steps_per_execution != 1:
+        raise argument_error("steps_per_execution", f"1 {with_replicas}", steps_per_execution)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # that of a LossScaleOptimizer
+    for option in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
+        value = getattr(optimizer, option, None)
+        if value is not None:
+            raise argument_error(option, f"left out of the optimizer {with_replicas}", value)
+
+
+def check_execution(unroll, remat):
+    """Returns `unroll` (a whole number, `"auto"` or `"all"`) and `remat` (True or a whole number), once checked."""
+    if unroll not in UNROLLS:
+        if isinstance(unroll, str):
+            raise argument_error("unroll", 'a whole number, "auto" or "all"', unroll)
+        unroll = check_integer("unroll", unroll)
+    return unroll, remat or 0 if isinstance(remat, bool) else check_integer("remat", remat, minimum=0)
+
+
+def check_features(spec, features, tap, pooling=None):
+    """Returns a dict from the name of a stage to its tap, or None without `features`."""
+    if features is None:
+        return None
+    if pooling is not None:
+        raise argument_error("pooling", "None with `features`", pooling)
+    names = list(features) if isinstance(features, (list, tuple)) else [features]
+    stages = [f"stage{number}" for number in range(1, len(spec.units) + 1)]
+    if not names or len(set(map(str, names))) < len(names):
+        raise argument_error("features", f"different stages, one at least, of {', '.join(stages)}", features)
+    taps = list(tap) if isinstance(tap, (list, tuple)) else [tap] * len(names)
+    if len(taps) != len(names):
+        raise argument_error("tap", f"one for all features, or {len(names)}, one for each", tap)
+    return {check_choice("features", name, stages): check_choice("tap", one, TAPS) for name, one in zip(names, taps)}

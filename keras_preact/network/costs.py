@@ -1,0 +1,137 @@
+"""What a network costs, stage by stage: parameters, multiply-adds, memory for its signals."""
+
+from dataclasses import dataclass
+
+import keras
+
+from keras_preact.errors import argument_error, check_integer
+from keras_preact.network.build import residual_network
+from keras_preact.network.model import ResidualNetwork
+from keras_preact.network.shapes import Operation, Shapes, Weight
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one part of a network costs for one image.
+
+    Attributes:
+        name: `stem`, `stage1`, ..., or `head`.
+        shape: (height, width, channels) of what it puts out.
+        units: Residual Units in it.
+        trainable: Trainable parameters.
+        moving: Moving statistics of its batch normalisations.
+        multiply_adds: Those of convolutions and classifier; additions, BN and ReLU are not counted.
+        elements: Elements of all signals that its operations put out.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    units: int
+    trainable: int
+    moving: int
+    multiply_adds: int
+    elements: int
+
+
+def network_costs(spec, input_shape, num_classes=None):
+    """Returns the `StageCost`s of a `NetworkSpec`, without building it.
+
+    Args:
+        spec: A `NetworkSpec`.
+        input_shape: (height, width, channels), all known.
+        num_classes: Outputs of the classifier; None for a network without the top.
+    """
+    env = Shapes()
+    shape = residual_network(env, tuple(input_shape), spec)
+    groups = {"stem": [], **{f"stage{number}": [] for number in range(1, len(spec.units) + 1)}, "head": []}
+    for operation in env.operations:
+        part = operation.name.split("_")[0]
+        groups["head" if part == "final" else part].append(operation)
+    if num_classes is not None:
+        weights = {"kernel": Weight((spec.out_width, num_classes), "he"), "bias": Weight((num_classes,), 0.0)}
+        groups["head"].append(Operation("pool", shape=(spec.out_width,)))
+        groups["head"].append(Operation("logits", weights, weights["kernel"].size, (num_classes,)))
+    units = {f"stage{number}": count for number, count in enumerate(spec.units, start=1)}
+    costs, before = [], shape
+    for name, operations in groups.items():
+        before = operations[-1].shape if operations else before
+        sizes = [(weight.trainable, weight.size) for op in operations for weight in op.weights.values()]
+        costs.append(
+            StageCost(
+                name=name,
+                shape=before,
+                units=units.get(name, 0),
+                trainable=sum(size for trainable, size in sizes if trainable),
+                moving=sum(size for trainable, size in sizes if not trainable),
+                multiply_adds=sum(op.multiply_adds for op in operations),
+                elements=sum(op.elements for op in operations),
+            )
+        )
+    return costs
+
+
+def model_costs(model, size=None):
+    """Returns the `StageCost`s of a built network, for images of its own size or of `size` (height, width)."""
+    if not isinstance(model, ResidualNetwork):
+        raise argument_error("model", "a network that keras_preact built", type(model).__name__)
+    config = model.get_config()
+    height, width, channels = config["input_shape"]
+    height, width = size or (height, width)
+    if height is None or width is None:
+        raise argument_error("size", "(height, width) for a network of undefined size", size)
+    return network_costs(model.spec, (height, width, channels), config["num_classes"] if model.has_top else None)
+
+
+def summary(model, batch_size=1, size=None, print_fn=print):
+    """Prints, per stage, units, output shape, parameters, multiply-adds and the memory of the signals.
+
+    Args:
+        model: A network that this package built.
+        batch_size: Images whose signals are counted. Their memory is that of every operation's output, an upper bound
+            of what a training step keeps; the backward pass needs what BN, ReLU and convolutions read.
+        size: (height, width) of the images, if the network leaves it open.
+        print_fn: Called with each line.
+
+    Raises:
+        ValueError: If `model` is not of this package, or its image size is unknown.
+    """
+    batch_size = check_integer("batch_size", batch_size)
+    costs = model_costs(model, size)
+    bytes_each = {"float64": 8, "float32": 4}.get(
+        keras.dtype_policies.get(model.get_config()["dtype"]).compute_dtype, 2
+    )
+    header = ("part", "units", "output", "parameters", "multiply-adds", f"signals of {batch_size}, MB")
+    rows = [
+        (
+            cost.name,
+            str(cost.units or ""),
+            " x ".join(map(str, cost.shape)),
+            f"{cost.trainable:,}",
+            f"{cost.multiply_adds:,}",
+            f"{cost.elements * bytes_each * batch_size / 1e6:,.1f}",
+        )
+        for cost in costs
+    ]
+    total = lambda name: sum(getattr(cost, name) for cost in costs)  # noqa: E731
+    last = (
+        "all",
+        str(total("units")),
+        "",
+        f"{total('trainable'):,}",
+        f"{total('multiply_adds'):,}",
+        f"{total('elements') * bytes_each * batch_size / 1e6:,.1f}",
+    )
+    print_fn(f"{model.name}: {model.spec.depth} layers, {model.spec.ordering}, shortcut {model.spec.shortcut.name}")
+    for line in table([header, *rows, last]):
+        print_fn(line)
+    print_fn(f"parameters are trainable ones; {total('moving'):,} moving statistics besides")
+
+
+def table(rows):
+    """Returns the lines of a table: the first column to the left, the others to the right, a rule under the header."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(cells))
+        for cells in ([*zip(row, widths)] for row in rows)
+    ]
+    return [lines[0], "-" * len(lines[0]), *lines[1:]]

@@ -1,0 +1,272 @@
+"""A run of equal Residual Units as one layer: their weights stacked on a leading axis, applied in a loop."""
+
+import dataclasses
+import itertools
+
+import keras
+from keras import ops
+
+from keras_preact.errors import from_fields
+from keras_preact.network.layers.batch_norm import batch_norm, folded, moved, scaled
+from keras_preact.network.layers.conv import convolve
+from keras_preact.network.layers.loop import is_jax_on_gpu, scan, uniform
+from keras_preact.network.layers.padding import zero_pad
+from keras_preact.network.shapes import Shapes
+from keras_preact.network.spec import ShortcutSpec, UnitSpec
+from keras_preact.network.units import activate, residual_unit
+
+# Runs up to this length stand in straight code: a loop would take longer to trace than it saves.
+SHORT_RUN = 5
+
+# `unroll="auto"` makes straight code of runs up to this length on a GPU under JAX, where starting kernels is what takes
+# the time. In a bare JAX program on an H200 ResNet-164 (runs of 17) so trained 1.9 times as fast as looped and compiled
+# as soon; ResNet-1001 (runs of 110) was 1.8 times as fast, but took 3 minutes to compile. This layer was not run there.
+UNROLLED_ON_GPU = 36
+
+# A bias that changes no sum. TensorFlow makes one kernel of convolution, bias and addition, but not without a bias, nor
+# with one that is zero.
+TINY = 1e-30
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class ResidualUnits(keras.layers.Layer):
+    """Applies units that are equal but for their names and drop rates, one after the other.
+
+    Each weight of a unit is one variable of shape (units, *shape), named as the unit's own Keras layer would be:
+    `conv2_kernel` holds what `layout="layers"` keeps in `stage1_unit02_conv2/kernel` and its successors.
+
+    Args:
+        units: The `UnitSpec`s. A unit that changes the shape stands alone.
+        bn_momentum: Share of the old moving statistics that a training step keeps.
+        bn_epsilon: Added to the variance.
+        bn_synchronized: Whether batch statistics are taken over all replicas; the units then stand in straight code.
+        unroll: Units in one turn of the loop, or `"all"`, or `"auto"`: 1, but `"all"` for runs of up to 36 units on a
+            GPU under JAX. Weights and files do not depend on it.
+        kernel_regularizer: A penalty on the convolutions' kernels that is a sum over their elements, as L1 and L2 are.
+        remat: If positive, the backward pass computes every `remat` units anew and keeps only the signal between them.
+
+    Input shape (batch, height, width, units[0].in_width), output shape (batch, height / strides, width / strides,
+    units[0].out_width), both of the layer's compute dtype. With `return_units=True`, `call` returns the x_{l+1} of
+    every unit as well, stacked as (units, batch, height, width, channels); with `return_lead=True`, of a pre-activation
+    ordering, x behind the first unit's leading activation, which is what that unit's first convolution reads.
+    """
+
+    def __init__(
+        self,
+        units,
+        bn_momentum,
+        bn_epsilon,
+        bn_synchronized=False,
+        unroll="auto",
+        remat=0,
+        kernel_regularizer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.units = tuple(units)
+        self.unit = self.units[0]
+        assert all(unit == self.unit for unit in self.units)
+        assert len(self.units) == 1 or not self.unit.changes_shape
+        self.bn_momentum, self.bn_epsilon, self.bn_synchronized = bn_momentum, bn_epsilon, bn_synchronized
+        self.unroll, self.remat = unroll, remat
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.constants = None
+        self.seed_generator = None
+        if self.unit.shortcut.name == "dropout" or self.unit.has_stochastic_depth:
+            self.seed_generator = keras.random.SeedGenerator()
+
+    def build(self, input_shape):
+        shapes = Shapes()
+        residual_unit(shapes, (1, 1, input_shape[-1]), self.unit)
+        self.stacks = {
+            name: self.add_weight(
+                name=name.replace("/", "_"),
+                shape=(len(self.units), *weight.shape),
+                initializer=weight.initializer(),
+                trainable=weight.trainable,
+                regularizer=self.kernel_regularizer if name.endswith("/kernel") else None,
+                autocast=False,  # `_cast` does it: folding needs the kernels in full precision
+                aggregation="none" if weight.trainable else "mean",  # BN's statistics, over replicas
+            )
+            for name, weight in shapes.weights.items()
+        }
+        for name, variable in self.stacks.items():  # as attributes, `tf.train.Checkpoint` finds them
+            setattr(self, f"stacked_{name.replace('/', '_')}", variable)
+        # A BN right behind a convolution is part of it in inference. The others see a signal that is a sum.
+        operations = [operation.name for operation in shapes.operations]
+        self.foldable = {
+            after: before
+            for before, after in itertools.pairwise(operations)
+            if f"{before}/kernel" in self.stacks and f"{after}/moving_mean" in self.stacks
+        }
+        self.built = True
+
+    def call(self, x, training=False, return_units=False, return_lead=False):
+        training = bool(training) and self.trainable
+        stacked = self._cast() if training else self.constants or self._lean(self.folded())
+        if return_lead:
+            first = {name: array[0] for name, array in stacked.items()}
+            lead = activate(Slices(self, first, training, None), x, self.unit.places.lead, "1")
+        draw = None
+        if self.seed_generator is not None and training:
+            draw = self.seed_generator.next()
+            stacked["index"] = ops.arange(len(self.units), dtype="int32")
+            stacked["drop_rate"] = ops.convert_to_tensor([unit.drop_rate for unit in self.units], "float32")
+        moving = [name for name in self.stacks if "/moving_" in name] if training else []
+        outputs = {name: (self.stacks[name].shape[1:], self.stacks[name].dtype) for name in moving}
+        if return_units:
+            outputs["units"] = ((None, *self.compute_output_shape(x.shape)[1:]), self.compute_dtype)
+
+        def step(x, slices):
+            env = Slices(self, slices, training, draw)
+            x = residual_unit(env, x, self.unit)
+            return x, {name: x if name == "units" else env.moving[name] for name in outputs}
+
+        x, stacks = scan(step, x, stacked, outputs, self._turn(), self.remat if training else 0)
+        for name in moving:
+            self.stacks[name].assign(stacks[name])
+        if return_lead:
+            return x, lead
+        return (x, stacks["units"]) if return_units else x
+
+    def _turn(self):
+        """Returns the units in one turn of the loop."""
+        count, unroll = len(self.units), self.unroll
+        if unroll == "auto":
+            unroll = "all" if count <= UNROLLED_ON_GPU and is_jax_on_gpu() else 1
+        return count if unroll == "all" or self.bn_synchronized or count <= SHORT_RUN else unroll
+
+    def folded(self):
+        """Returns the stacked weights of inference by name: each BN right behind a convolution is part of it."""
+        stacked = self._cast()
+        for bn, conv in self.foldable.items():
+            kernel, bias = (self.stacks.get(f"{conv}/{part}") for part in ("kernel", "bias"))
+            kernel, bias = folded(kernel, bias, _taken(stacked, bn), self.bn_epsilon)
+            stacked[f"{conv}/kernel"] = ops.cast(kernel, self.compute_dtype)
+            stacked[f"{conv}/bias"] = ops.cast(bias, self.compute_dtype)
+        return stacked
+
+    def infer(self, x, weights, straight=False):
+        """Applies the units in inference with `weights` as `folded` returns them, in a loop unless `straight`."""
+        straight = straight or len(self.units) <= SHORT_RUN
+
+        def step(x, slices):
+            return residual_unit(Slices(self, slices, False, None), x, self.unit), {}
+
+        return scan(step, x, self._lean(weights), {}, len(self.units) if straight else 1)[0]
+
+    def freeze(self):
+        """Keeps the weights that inference uses as they are now, as constants; what is assigned later has no effect."""
+        self.constants = {name: ops.convert_to_numpy(array) for name, array in self._lean(self.folded()).items()}
+
+    def _cast(self):
+        """Returns the stacked weights by name: those of convolutions in the compute dtype, BN's in full precision."""
+        return {
+            name: ops.cast(variable, self.compute_dtype if "conv" in name else variable.dtype)
+            for name, variable in self.stacks.items()
+        }
+
+    def _lean(self, weights):
+        """Returns folded weights as the units compute quickest with them: BNs that are left scale and shift."""
+        weights = dict(weights)
+        for bn in [name.removesuffix("/gamma") for name in weights if name.endswith("/gamma")]:
+            parts = _taken(weights, bn)
+            scale = parts["gamma"] * ops.rsqrt(parts["moving_variance"] + self.bn_epsilon)
+            weights[f"{bn}/scale"], weights[f"{bn}/offset"] = scale, parts["beta"] - parts["moving_mean"] * scale
+        if keras.backend.backend() == "tensorflow":
+            for conv in [name.removesuffix("/kernel") for name in weights if name.endswith("/kernel")]:
+                kernel = weights[f"{conv}/kernel"]
+                no_bias = ops.full((len(self.units), kernel.shape[-1]), TINY, kernel.dtype)
+                weights.setdefault(f"{conv}/bias", no_bias)
+        return weights
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *residual_unit(Shapes(), tuple(input_shape[1:]), self.unit))
+
+    def compute_output_spec(self, x, training=False, return_units=False, return_lead=False):
+        shape = self.compute_output_shape(x.shape)
+        spec = keras.KerasTensor(shape, self.compute_dtype)
+        if return_lead:
+            return spec, keras.KerasTensor(x.shape, self.compute_dtype)
+        return (spec, keras.KerasTensor((len(self.units), *shape), self.compute_dtype)) if return_units else spec
+
+    def get_config(self):
+        own = ("bn_momentum", "bn_epsilon", "bn_synchronized", "unroll", "remat")
+        units = [dataclasses.asdict(unit) for unit in self.units]
+        own = {name: getattr(self, name) for name in own}
+        regularizer = keras.regularizers.serialize(self.kernel_regularizer)
+        return {**super().get_config(), "units": units, **own, "kernel_regularizer": regularizer}
+
+    @classmethod
+    def from_config(cls, config):
+        units = [{**unit, "shortcut": ShortcutSpec.of(unit["shortcut"])} for unit in config["units"]]
+        return cls(**{**config, "units": [from_fields(UnitSpec, unit) for unit in units]})
+
+
+def _taken(weights, bn):
+    """Takes a BN's weights out of a dict of all, and returns them by their part."""
+    return {part: weights.pop(f"{bn}/{part}") for part in ("gamma", "beta", "moving_mean", "moving_variance")}
+
+
+class Slices:
+    """An environment (see `units`) that computes with one unit's slice of the stacked weights.
+
+    Attributes:
+        moving: The unit's moving statistics after this step, by name; filled in training.
+    """
+
+    def __init__(self, layer, slices, training, draw):
+        self.layer, self.slices, self.training, self.draw = layer, slices, training, draw
+        self.moving = {}
+
+    def conv(self, x, name, conv):
+        bias = self.slices.get(f"{name}/bias")  # its own, or of a folded BN
+        return convolve(x, self.slices[f"{name}/kernel"], conv.strides, bias)
+
+    def batch_norm(self, x, name):
+        layer, slices = self.layer, self.slices
+        if f"{name}/gamma" not in slices:  # in inference: part of the convolution before it, or scale and offset
+            is_folded = f"{name}/scale" not in slices
+            return x if is_folded else scaled(x, slices[f"{name}/scale"], slices[f"{name}/offset"])
+        weights = {part: slices[f"{name}/{part}"] for part in ("gamma", "beta", "moving_mean", "moving_variance")}
+        x, *statistics = batch_norm(x, weights, layer.bn_epsilon, self.training, layer.bn_synchronized)
+        for part, new in zip(("moving_mean", "moving_variance"), statistics if self.training else ()):
+            self.moving[f"{name}/{part}"] = moved(weights[part], new, layer.bn_momentum)
+        return x
+
+    def relu(self, x, name):
+        return ops.relu(x)
+
+    def sigmoid(self, x, name):
+        return ops.sigmoid(x)
+
+    def add(self, a, b, name):
+        if not self.training and keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.add_n([a, b])  # becomes part of the convolution before it if that has a bias
+        return a + b
+
+    def multiply(self, a, b, name):
+        return a * b
+
+    def affine(self, x, name, scale, offset):
+        return x * scale + offset
+
+    def dropout(self, x, name, rate):
+        return self._drop(x, ops.shape(x), rate, draw=0)
+
+    def stochastic_depth(self, x, name, rate):
+        return self._drop(x, (ops.shape(x)[0], 1, 1, 1), self.slices.get("drop_rate"), draw=1)
+
+    def zero_pad(self, x, name, filters, strides):
+        return zero_pad(x, filters, strides)
+
+    def _drop(self, x, shape, rate, draw):
+        """Sets elements of x to zero with probability `rate` in training, and divides the others by 1 - rate."""
+        if not self.training:
+            return x
+        noise = uniform(shape, self.draw, 2 * self.slices["index"] + draw)
+        wide = "float64" if self.layer.compute_dtype == "float64" else "float32"
+        kept = ops.cast(x, wide) / ops.cast(1.0 - rate, wide)
+        return ops.where(noise >= rate, ops.cast(kept, x.dtype), ops.zeros_like(x))

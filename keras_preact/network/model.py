@@ -1,0 +1,404 @@
+"""`ResidualNetwork`: the `keras.Model` of a `NetworkSpec`, its weights files, and the change of layout."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+import textwrap
+import warnings
+
+import keras
+
+from keras_preact.errors import argument_error, check_choice
+from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
+from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, feature_maps, head, residual_network
+from keras_preact.network.checks import LAYOUTS, check_execution, check_replicated
+from keras_preact.network.claims import check_fingerprint
+from keras_preact.network.named_weights import (
+    copy_optimizer,
+    copy_trainable,
+    copy_weights,
+    inner_optimizer,
+    named_weights,
+    optimizer_of,
+)
+from keras_preact.network.spec import NetworkSpec
+
+FINGERPRINT = "keras_preact_network"
+
+# Fields that change how a network is computed or trained, but not what a weight means.
+FREE_FIELDS = ("bn_momentum", "bn_synchronized", "stochastic_depth")
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class ResidualNetwork(keras.Model):
+    """A network of Residual Units. `zoo.build_network` checks its arguments, and describes them.
+
+    Attributes:
+        spec: The `NetworkSpec`.
+        layout: `"stacked"` or `"layers"`.
+        feature_strides: Image pixels per pixel of each output, along one side, by name; empty without `features`.
+        card: The `weights.cards.Card` of the trained weights that it was built with, or None.
+        loaded: The `weights.pretrained.Loaded` that reports what was taken over from trained weights, or None.
+    """
+
+    def __init__(
+        self,
+        spec,
+        input_shape,
+        include_top=True,
+        pooling=None,
+        num_classes=10,
+        classifier_activation="softmax",
+        layout="stacked",
+        unroll="auto",
+        remat=0,
+        dtype=None,
+        name=None,
+        trainable=True,
+        input_tensor=None,
+        features=None,
+        layers=None,
+    ):
+        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        top = dict(
+            include_top=include_top,
+            pooling=pooling,
+            num_classes=num_classes,
+            classifier_activation=classifier_activation,
+        )
+        execution = dict(unroll=unroll, remat=remat)
+        inputs = input_tensor
+        if inputs is None:
+            inputs = keras.Input(input_shape, dtype=policy.variable_dtype, name="images")
+        make = LayerMaker(layers)
+        if layout == "layers":
+            env = KerasLayers(spec, policy, make=make)
+        else:
+            env = StackedLayers(spec, policy, make=make, **execution)
+        if features:
+            outputs = feature_maps(env, inputs, spec, features)
+        else:
+            outputs = head(residual_network(env, inputs, spec), make, policy, **top)
+        super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
+        self.dtype_policy = policy  # by which `compile` scales the loss of mixed_float16
+        make.freeze(self)
+        self.spec, self.layout, self._make = spec, layout, make
+        self.card = self.loaded = None
+        self._arguments = {
+            "spec": spec.to_dict(),
+            "input_shape": tuple(input_shape),
+            **top,
+            "layout": layout,
+            **execution,
+            "features": features,
+            "dtype": policy.name,
+        }
+
+    def construction(self):
+        """Returns the arguments of the constructor that decide what is computed, as JSON holds them."""
+        return {**self._arguments, "name": self.name, "trainable": self.trainable}
+
+    def get_config(self):
+        """Returns `construction`, and what was changed since: of layers, and the card and report of trained weights."""
+        notes = {"card": self.card, "loaded": self.loaded}
+        notes = {name: keras.saving.serialize_keras_object(note) for name, note in notes.items() if note is not None}
+        layers = self._make.changes_of(self)
+        return {**self.construction(), **({"layers": layers} if layers else {}), **notes}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        notes = {name: config.pop(name, None) for name in ("card", "loaded")}
+        model = cls(NetworkSpec.from_dict(config.pop("spec")), tuple(config.pop("input_shape")), **config)
+        model.card, model.loaded = map(keras.saving.deserialize_keras_object, notes.values())
+        return model
+
+    @property
+    def has_top(self):
+        """Whether the network ends in a classifier."""
+        return self._arguments["include_top"] and not self.features
+
+    @property
+    def features(self):
+        """The stages whose signals the network puts out: a dict from `stage<number>` to the tap, or None."""
+        return self._arguments["features"]
+
+    @property
+    def feature_strides(self):
+        strides = {f"stage{number}": side for number, side in enumerate(self.spec.stage_strides, start=1)}
+        return {name: strides[name] for name in self.features or ()}
+
+    def compile(self, optimizer="rmsprop", *args, steps_per_execution=1, jit_compile="auto", **kwargs):
+        """Compiles as `keras.Model.compile` does, and answers for what Keras on TensorFlow does badly or not at all.
+
+        Without a GPU `jit_compile="auto"` means no XLA: it takes several times as long to compile, and its convolution
+        gradients are slower inside loops. Under a strategy with several replicas no model can be trained with
+        `jit_compile=True`: it is turned off, with a warning.
+
+        Raises:
+            ValueError: If there are several replicas and what Keras cannot do then is asked for: steps_per_execution
+                above 1, or an optimizer with gradient_accumulation_steps or ema_overwrite_frequency.
+        """
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            if jit_compile == "auto" and not tf.config.list_physical_devices("GPU"):
+                jit_compile = False
+            if (replicas := self.distribute_strategy.num_replicas_in_sync) > 1:
+                check_replicated(replicas, optimizer, steps_per_execution)
+                if jit_compile is True:
+                    warnings.warn(f"Keras has no XLA for {replicas} replicas: jit_compile is off.", stacklevel=2)
+                    jit_compile = False
+        super().compile(optimizer, *args, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
+
+    def get_compile_config(self):
+        """Returns what Keras saves, and of which weights the optimizer has state, if not of the trainable ones."""
+        config = super().get_compile_config()
+        built = getattr(inner_optimizer(optimizer_of(self)), "_trainable_variables", None)
+        if config and not built:
+            config["optimized_weights"] = []
+        elif config and list(map(id, built)) != list(map(id, self.trainable_variables)):
+            places = {id(variable): index for index, variable in enumerate(self.weights)}
+            config["optimized_weights"] = [places[id(variable)] for variable in built if id(variable) in places]
+        return config
+
+    def compile_from_config(self, config):
+        """Compiles as `config`, from `get_compile_config`, says; Keras asks for this where `compile` is overridden."""
+        config = dict(config)
+        places = config.pop("optimized_weights", None)
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.optimizer is not None and places != []:
+            built = self.trainable_variables if places is None else [self.weights[index] for index in places]
+            self.optimizer.build(built)
+
+    def with_features(self, features):
+        """Returns the network, with a copy of its weights, that puts out `features`, as `check_features` gives them."""
+        other = type(self).from_config({**self.get_config(), "features": features})
+        if missing := named_weights(other).keys() - named_weights(self).keys():
+            raise argument_error(
+                "features", "of the stages that the network holds", list(features), f"{min(missing)} is not there."
+            )
+        copy_weights(self, other)
+        other.card, other.loaded = self.card, self.loaded
+        return other
+
+    @property
+    def fingerprint(self):
+        """What a weights file must agree on: the spec without `FREE_FIELDS`, the channels read, and the head."""
+        spec = {name: value for name, value in self.spec.to_dict().items() if name not in FREE_FIELDS}
+        arguments = self._arguments
+        classes = arguments["num_classes"] if self.has_top else None
+        plain = {**spec, "channels": arguments["input_shape"][-1], "num_classes": classes}
+        if self.features:  # the network ends behind the last of them
+            plain["features"] = self.features
+        return json.loads(json.dumps(plain))
+
+    def save_weights(self, filepath, overwrite=True, **options):
+        """Writes a `.weights.h5` file, aside and then renamed. Both layouts write, and read, the stacked one's file.
+
+        It holds the optimizer's state too, as Keras writes it; of a run of units that is frozen in part, zeros where it
+        is frozen.
+
+        Args:
+            filepath: Where to; the name must end in `.weights.h5`.
+            overwrite: Whether an existing file may be replaced.
+            **options: Passed on to `keras.Model.save_weights`.
+
+        Raises:
+            ValueError: If the name ends otherwise, or the file exists and `overwrite` is False.
+        """
+        path = _weights_path(filepath)
+        if path.exists() and not overwrite:
+            raise argument_error("filepath", "new unless overwrite=True", str(filepath))
+        import h5py
+
+        with written_aside(path) as aside:
+            keras.Model.save_weights(self._stacked(with_optimizer=True), aside, overwrite=True, **options)
+            with h5py.File(aside, "r+") as file:
+                file.attrs[FINGERPRINT] = json.dumps(self.fingerprint)
+                file.attrs[HDF5_DIGEST] = hdf5_digest(file)
+
+    def load_weights(self, filepath, skip_mismatch=False, **options):
+        """Reads a `.weights.h5` file of either layout; on any error the model keeps the weights it has.
+
+        Args:
+            filepath: A file that `save_weights` wrote.
+            skip_mismatch: Passed on to `keras.Model.load_weights`, as are `options`.
+
+        Raises:
+            ValueError: If the file is missing, damaged, holds values that are not finite, or belongs to another
+                network; the difference is named, or the first array that is missing or of another shape.
+        """
+        path = _weights_path(filepath)
+        if not path.is_file():
+            raise argument_error("filepath", "an existing .weights.h5 file", str(filepath))
+        theirs = read_fingerprint(path)
+        if not skip_mismatch:
+            self._check_fingerprint(path, theirs)
+        optimizer = optimizer_of(self)
+        variables = [*self.variables, *(optimizer.variables if optimizer is not None else ())]
+        before = [keras.ops.copy(variable) for variable in variables]
+        target = self._stacked(with_optimizer=_holds_optimizer(path))
+        try:
+            check_whole(path)
+            keras.Model.load_weights(target, path, skip_mismatch=skip_mismatch, **options)
+        except Exception as error:  # Keras has assigned some arrays by now
+            for variable, value in zip(variables, before):
+                variable.assign(value)
+            reason = target._misfit(path) or " ".join(str(error).split())
+            raise argument_error("filepath", "a whole weights file of this network", str(filepath), reason) from error
+        if target is not self:
+            copy_weights(target, self)
+            copy_optimizer(target, self, partial=True)
+
+    def _stacked(self, with_optimizer=False):
+        """Returns this model if it is stacked, else its weights, and optimizer if it is compiled, in one that is."""
+        if self.layout == "stacked":
+            return self
+        other = converted(self, layout="stacked")
+        if with_optimizer and (optimizer := optimizer_of(self)) is not None:
+            if not optimizer.built:
+                optimizer.build(self.trainable_variables)
+            copy_trainable(self, other, partial=True)
+            other.optimizer = type(optimizer).from_config(optimizer.get_config())
+            copy_optimizer(self, other, partial=True)
+        return other
+
+    def _misfit(self, path):
+        """Returns a sentence on the first array that a file lacks, or has in another shape than this stacked network.
+
+        Keras prints the values of such arrays, and does not say which one is missing. "" if it is something else.
+        """
+        import h5py
+
+        own = pathlib.Path(tempfile.mkdtemp()) / "own.weights.h5"
+        try:
+            keras.Model.save_weights(self, own)
+            with h5py.File(own, "r") as ours, h5py.File(path, "r") as file:
+                theirs = {name: array.shape for name, array in hdf5_arrays(file)}
+                for name, array in hdf5_arrays(ours):
+                    if name.startswith("layers/") and theirs.get(name) != array.shape:
+                        layer = self.get_layer(array.parent.attrs["name"])
+                        known = f"{layer.weights[int(name.rpartition('/')[2])].path} ({name})"
+                        found = f"has shape {theirs[name]}" if name in theirs else "is missing"
+                        return f"{known} {found}, where the network has {array.shape}."
+        except (OSError, RuntimeError, KeyError, ValueError):
+            pass
+        finally:
+            shutil.rmtree(own.parent, ignore_errors=True)
+        return ""
+
+    def _check_fingerprint(self, path, theirs):
+        ours = self.fingerprint
+        if theirs is None:
+            return
+        names = {**ours, **theirs}
+        if not self.has_top and "features" not in theirs:  # it reads the trunk of a whole network's file
+            names = names.keys() - {"num_classes", "features"}
+        differ = sorted(name for name in names if ours.get(name) != theirs.get(name))
+        sides = "; ".join(f"{name}: file {theirs.get(name)!r}, model {ours.get(name)!r}" for name in differ)
+        if differ:
+            raise argument_error("filepath", "a weights file of this network", str(path), f"They differ in {sides}.")
+
+
+def _holds_optimizer(path):
+    import h5py
+
+    with contextlib.suppress(OSError, RuntimeError), h5py.File(path, "r") as file:
+        return "optimizer" in file
+    return False
+
+
+def read_fingerprint(path):
+    """Returns what a weights file says of its network, or None; `check_whole` tells whether its arrays are whole."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            theirs = json.loads(_text_attribute(file, FINGERPRINT) or "null")
+        if theirs is not None and not (isinstance(theirs, dict) and {"channels", "num_classes"} <= theirs.keys()):
+            raise ValueError(f"It says {textwrap.shorten(str(theirs), 300)} of its network.")
+        if theirs is not None:
+            check_fingerprint(theirs, os.path.getsize(path))
+        return theirs
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise argument_error("filepath", "a whole .weights.h5 file", str(path), str(error)) from error
+
+
+def check_whole(path):
+    """Raises a `ValueError` unless the arrays of a weights file are those that were written, and finite."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            digest, written = hdf5_digest(file, finite=True), _text_attribute(file, HDF5_DIGEST)
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ValueError(str(error)) from error
+    if written not in (None, digest):
+        raise ValueError("Its arrays are not those that were written.")
+
+
+def _text_attribute(file, name):
+    """Returns an attribute of an open HDF5 file, None if there is none; a list, whose length may be any, is refused."""
+    if name not in file.attrs:
+        return None
+    if file.attrs.get_id(name).shape != ():
+        raise ValueError(f"Its {name} is no text.")
+    return file.attrs[name]
+
+
+def _weights_path(filepath):
+    path = pathlib.Path(filepath)
+    if not path.name.endswith(".weights.h5"):
+        raise argument_error("filepath", "a name that ends in .weights.h5", str(filepath))
+    return path
+
+
+def relayout(model, layout, unroll=None, remat=None):
+    """Returns the same network in another layout, with the same weights and, if compiled, optimizer state.
+
+    Args:
+        model: A `ResidualNetwork`.
+        layout: `"stacked"` or `"layers"`.
+        unroll: As in `zoo.build_network`; that of `model` if None.
+        remat: Likewise.
+
+    Returns:
+        `model` itself if nothing changes, else a new `ResidualNetwork`, compiled as `model` is.
+
+    Raises:
+        ValueError: If `model` is no network of this package, an argument is not allowed, or `model` is frozen in part
+            within a run of units, which is one layer when stacked, or has a unit's layer with its own regularizer.
+    """
+    if not isinstance(model, ResidualNetwork):
+        raise argument_error("model", "a network that keras_preact built", type(model).__name__)
+    config = model.get_config()
+    unroll, remat = check_execution(
+        config["unroll"] if unroll is None else unroll, config["remat"] if remat is None else remat
+    )
+    changes = {"layout": check_choice("layout", layout, LAYOUTS), "unroll": unroll, "remat": remat}
+    if all(str(config[name]) == str(value) for name, value in changes.items()):  # 1 is no True here
+        return model
+    names = {layer.name for layer in ResidualNetwork.from_config({**config, **changes, "layers": None}).layers}
+    for name, own in config.get("layers", {}).items():
+        if (left := own.keys() - {"trainable"}) and name not in names:
+            raise argument_error("layout", f'"{model.layout}" while {name} has its own {min(left)}', layout)
+    other = converted(model, **changes)
+    copy_trainable(model, other)
+    if model.compiled:
+        config = model.get_compile_config()
+        config.pop("optimized_weights", None)  # places in the other layout
+        other.compile_from_config(config)
+        copy_optimizer(model, other, partial=True)
+    return other
+
+
+def converted(model, **config):
+    """Returns a network of the configuration of `model` with `config` changed, and its weights, not compiled."""
+    other = ResidualNetwork.from_config({**model.get_config(), **config})
+    copy_weights(model, other, partial=bool(model.features))
+    other.card, other.loaded = model.card, model.loaded
+    return other

@@ -1,0 +1,154 @@
+"""Weights by name, whatever the layout, and copies of them from one model to another."""
+
+import keras
+import numpy as np
+
+from keras_preact.errors import argument_error
+from keras_preact.network.layers.residual_units import ResidualUnits
+
+AVERAGE = "_model_variables_moving_average"  # a Keras optimizer's, which starts at the weights
+
+
+def named_weights(model):
+    """Returns every weight by the name it has in the layout of layers, e.g. `stage1_unit02_conv1/kernel`.
+
+    A value is a Keras variable and None, or a variable with a leading axis and the index in it.
+    """
+    places = {}
+    for layer in model.layers:
+        if isinstance(layer, ResidualUnits):
+            for index, unit in enumerate(layer.units):
+                for name, variable in layer.stacks.items():
+                    places[f"{unit.name}_{name}"] = (variable, index)
+        else:
+            for variable in layer.weights:
+                places[f"{layer.name}/{variable.name}"] = (variable, None)
+    return places
+
+
+def copy_weights(source, target, partial=False):
+    """Copies all weights between models of one network in any layouts; if `partial`, those that both have."""
+    read, write = named_weights(source), named_weights(target)
+    if partial:
+        read = {**write, **read}
+    _copy(read, write)
+
+
+def copy_trainable(source, target, partial=False, origins=None):
+    """Copies which layers are frozen; a run of stacked units that is frozen in part is a `ValueError`, or trainable.
+
+    Args:
+        source: A model.
+        target: The model whose layers to freeze.
+        partial: Whether such a run is trainable, and no error.
+        origins: The source's name of each operation of the target with weights, None for one that is new and so not
+            frozen; the same names if left out.
+    """
+    frozen = {operation: not layer.trainable for layer in source.layers for operation in _operations(layer)}
+    if origins is not None:
+        frozen = {operation: frozen.get(origin, False) for operation, origin in origins.items()}
+    for layer in target.layers:
+        states = {frozen[operation] for operation in _operations(layer) if operation in frozen}
+        if len(states) > 1 and not partial:
+            raise argument_error("layout", f'"layers" while units of {layer.name} are frozen in part', "stacked")
+        layer.trainable = states != {True}
+
+
+def _operations(layer):
+    """Returns the names, in the layout of layers, of the layers with weights that `layer` is or stands for."""
+    if isinstance(layer, ResidualUnits):
+        parts = {name.split("/")[0] for name in layer.stacks}
+        return [f"{unit.name}_{part}" for unit in layer.units for part in parts]
+    return [layer.name] if layer.weights else []
+
+
+def copy_optimizer(source, target, partial=False, origins=None):
+    """Copies the optimizer's state between compiled models of one network in any layouts.
+
+    Args:
+        source: A model; nothing is done if its optimizer is not built.
+        target: A model whose optimizer is of the same kind.
+        partial: Whether the one may lack state of weights that the other has it of: there it is 0, or stays.
+        origins: The source's name of each weight of the target, None for one that is new and keeps the state that it
+            starts with, its average the weight itself; the same names if left out.
+    """
+    ours, theirs = optimizer_of(source), optimizer_of(target)
+    if ours is None or not ours.built:
+        return
+    if not theirs.built:
+        theirs.build(target.trainable_variables)
+    our_slots, their_slots = _slots(inner_optimizer(ours)), _slots(inner_optimizer(theirs))
+    for attribute in our_slots:
+        read = _named_slots(source, our_slots[attribute])
+        write = _named_slots(target, their_slots[attribute])
+        if origins is not None:
+            start = named_weights(target) if attribute == AVERAGE else write
+            read = {name: read.get(origins[name], start[name]) for name in write}
+        elif partial:
+            read = {**{name: _zeros(place) for name, place in write.items()}, **read}
+        _copy(read, write)
+    for one, other in zip(_others(ours, our_slots), _others(theirs, their_slots)):
+        other.assign(one)
+
+
+def optimizer_of(model):
+    """Returns a model's optimizer, or None if it is not compiled."""
+    return getattr(model, "optimizer", None)
+
+
+def inner_optimizer(optimizer):
+    """Returns the optimizer that a `LossScaleOptimizer` holds; any other as it is."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _zeros(place):
+    variable, index = place
+    return keras.Variable(keras.ops.zeros(variable.shape, variable.dtype)), index
+
+
+def _named_slots(model, slots):
+    """Returns one kind of the optimizer's slots as `named_weights` returns the weights they belong to."""
+    weights = named_weights(model).items()
+    return {name: (slots[id(variable)], index) for name, (variable, index) in weights if id(variable) in slots}
+
+
+def _slots(optimizer):
+    """Returns the optimizer's attributes that hold one variable per weight: {attribute: {id of the weight: slot}}."""
+    weights = optimizer._trainable_variables
+    return {
+        name: dict(zip(map(id, weights), slots))
+        for name, slots in vars(optimizer).items()
+        if name != "_trainable_variables"
+        and isinstance(slots, (list, tuple))
+        and len(slots) == len(weights)
+        and all(isinstance(slot, keras.Variable) for slot in slots)
+    }
+
+
+def _others(optimizer, slots):
+    """Returns an optimizer's variables that are not of one weight: its steps, its learning rate, a loss scale."""
+    known = {id(slot) for by_weight in slots.values() for slot in by_weight.values()}
+    return [variable for variable in optimizer.variables if id(variable) not in known]
+
+
+def _copy(source, target):
+    """Copies values by name between two dicts as `named_weights` returns."""
+    arrays = {}
+
+    def value_of(name):
+        origin, place = source[name]
+        if id(origin) not in arrays:
+            arrays[id(origin)] = keras.ops.convert_to_numpy(origin.value)
+        return arrays[id(origin)] if place is None else arrays[id(origin)][place]
+
+    assign(target, value_of)
+
+
+def assign(places, value_of):
+    """Assigns `value_of(name)` at every name of `places`, a dict as `named_weights` returns."""
+    parts = {}
+    for name, (variable, index) in places.items():
+        parts.setdefault(id(variable), (variable, []))[1].append((index, name))
+    for variable, names in parts.values():
+        index, name = names[0]
+        variable.assign(value_of(name) if index is None else np.stack([value_of(name) for _, name in names]))

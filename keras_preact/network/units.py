@@ -1,0 +1,57 @@
+"""The Residual Unit: y_l = h(x_l) + F(x_l, W_l), x_{l+1} = f(y_l) (eqs. 1 and 2). It is written here, once.
+
+A unit is a function of its input and of an *environment*, which says what an operation is. `networks.KerasLayers`
+makes named Keras layers, `shapes.Shapes` counts weights and multiply-adds, `layers.residual_units` declares stacked
+weights and reads one unit's slice of them inside a loop. An environment `env` offers, on whatever it calls a signal:
+
+    env.conv(x, name, ConvSpec)             env.add(a, b, name)            env.dropout(x, name, rate)
+    env.batch_norm(x, name)                 env.multiply(a, b, name)       env.stochastic_depth(x, name, rate)
+    env.relu(x, name)                       env.affine(x, name, scale, offset)
+    env.sigmoid(x, name)                    env.zero_pad(x, name, filters, strides)
+"""
+
+from keras_preact.network.shortcuts import SHORTCUTS, match_shape
+
+
+def residual_unit(env, x, unit):
+    """Applies one unit to x_l, of shape (batch, height, width, unit.in_width), and returns x_{l+1} (eqs. 1 and 2)."""
+    shortcut, branch = paths(env, x, unit)
+    return after_addition(env, branch if shortcut is None else env.add(shortcut, branch, "add"), unit)
+
+
+def paths(env, x, unit):
+    """Returns the two terms of eq. (1), h(x_l) and F(x_l), in the shape of x_{l+1}; a plain network's h is None."""
+    lead = "" if unit.drops_lead else unit.places.lead
+    if unit.activates_before_split:
+        x, lead = activate(env, x, lead, "1"), ""
+    branch = residual_branch(env, x, unit, lead)
+    if unit.shortcut.name == "none":
+        return None, branch
+    shortcut, branch = SHORTCUTS[unit.shortcut.name](env, match_shape(env, x, unit), branch, unit)
+    if unit.has_stochastic_depth:
+        branch = env.stochastic_depth(branch, "stochastic_depth", unit.drop_rate)
+    return shortcut, branch
+
+
+def after_addition(env, y, unit):
+    """Returns x_{l+1} = f(y_l), eq. (2)."""
+    return activate(env, y, unit.places.after_addition, "_after_addition")
+
+
+def residual_branch(env, x, unit, lead):
+    """Returns F(x): the unit's convolutions, BN-ReLU between any two, `lead` before and the ordering's tail behind."""
+    x = activate(env, x, lead, "1")
+    place = 1 + bool(unit.places.lead)
+    for number, conv in enumerate(unit.convs, start=1):
+        x = env.conv(x, f"conv{number}", conv)
+        is_last = number == len(unit.convs)
+        x = activate(env, x, unit.places.tail if is_last else "BR", str(place))
+        place += 1
+    return x
+
+
+def activate(env, x, letters, place):
+    """Applies what `letters` says in turn, B for batch normalisation, R for ReLU; `place` ends their names."""
+    for letter in letters:
+        x = env.batch_norm(x, f"bn{place}") if letter == "B" else env.relu(x, f"relu{place}")
+    return x

@@ -1,0 +1,101 @@
+"""What a finished run leaves: the model, its SavedModel, some images to try it on; and the versions that made it."""
+
+import dataclasses
+import importlib.metadata
+import platform
+
+import keras
+import numpy as np
+
+from keras_preact import exporting
+from keras_preact.files import written_aside
+from keras_preact.names import check_lines, dotted_name, safe_name
+from keras_preact.training import run_folder
+from keras_preact.training.evaluation import measure
+from keras_preact.version import __version__
+from keras_preact.weights.cards import Card
+from keras_preact.weights.preprocessing import Preprocessing
+
+
+def save(network, data, folder, experiment):
+    """Writes the model's files, and returns the test error of the model read back from them.
+
+    `model.keras` is written twice, since the card in it says the error of the first one, read back.
+
+    Args:
+        network: The trained network; its `card` becomes that of the run.
+        data: The `DataSet`.
+        folder: The run's.
+        experiment: The `Experiment`.
+    """
+    _write_model(network, folder)
+    saved = keras.models.load_model(folder / run_folder.MODEL, compile=False)
+    error_percent = measure(saved, data)["error_percent"]
+    size = (folder / run_folder.MODEL).stat().st_size
+    network.card = saved.card = _weights_card(network, data, experiment, error_percent, size)
+    _write_model(network, folder)
+    preprocessing = exporting.Preprocessing.of(Preprocessing(**preprocessing_fields(data)))
+    if exporting.can_export():
+        samples = data.test.read(np.arange(3))
+        exporting.export_savedmodel(saved, folder / run_folder.SAVED_MODEL, preprocessing, data.class_names, samples)
+    _write_samples(data, folder / "samples")
+    return error_percent
+
+
+def _write_model(network, folder):
+    with written_aside(folder / run_folder.MODEL) as aside:
+        network.save(aside)
+
+
+def _weights_card(network, data, experiment, error_percent, size):
+    """Returns the `Card` by which a run's `model.keras` says what it was trained on, and how."""
+    recipe = experiment.recipe
+    return Card(
+        name=dotted_name(experiment.key, data.name, experiment.recipe_name),
+        network=experiment.key,
+        dataset=safe_name(data.name),
+        author="",
+        licence="",
+        recipe=f"{recipe.source}; seed {recipe.seed}",
+        error_percent=error_percent,
+        published=f"test error {error_percent} % after the last epoch, one run",
+        preprocessing=Preprocessing(**preprocessing_fields(data)),
+        classes=tuple(check_lines("class_names", data.class_names)),
+        megabytes=round(size / 1e6, 1),
+        spec=network.spec.to_dict(),
+    )
+
+
+def preprocessing_fields(data):
+    """Returns what a card says of how a data set's test images became the network's input, as JSON holds it.
+
+    Raises:
+        ValueError: If a reader of the card would refuse it; called before the first step for that.
+    """
+    seen = Preprocessing(data.image_shape[:2], data.mean, data.deviation, data.crop, data.interpolation)
+    return dataclasses.asdict(seen)
+
+
+def _write_samples(data, folder):
+    """Writes the first test image of each of the first classes as PNG, to try predictions on; grey or RGB ones."""
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    labels, written = list(data.test.labels), set()
+    for label, class_name in list(enumerate(data.class_names))[:5]:
+        if label in labels and data.image_shape[-1] in (1, 3):
+            name = safe_name(class_name)
+            name = f"{name}_{label}" if name.lower() in written else name
+            written.add(name.lower())
+            image = data.test.read(np.array([labels.index(label)]))[0]
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{name}.png")
+
+
+def versions():
+    """Returns the versions of this package, Python, Keras, its backend and NumPy, by name."""
+    names = ("keras", keras.backend.backend(), "numpy")
+    return {
+        "keras_preact": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+    }

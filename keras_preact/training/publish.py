@@ -1,0 +1,138 @@
+"""A finished run as a folder of trained weights, `<model>.<data set>.<recipe>`, and its error measured again."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import numpy as np
+
+from keras_preact.data import DATA_SETS, load
+from keras_preact.errors import argument_error
+from keras_preact.files import file_digest, write_text, written_aside
+from keras_preact.names import dotted_name
+from keras_preact.training import evaluation, run_folder
+from keras_preact.weights.cards import CARD, TRAINED, WEIGHTS, check_file, get_card, list_weights, read_card
+from keras_preact.weights.preprocessing import preprocess_input
+from keras_preact.zoo import build_network, card_spec
+
+RUN = "run.json"  # the card of the run, as the trainer wrote it
+BATCH = 256
+
+
+def keep(folder, output=TRAINED):
+    """Writes what is worth keeping of a finished run: the weights without the optimizer's state, card, history.
+
+    Args:
+        folder: The folder of a finished run.
+        output: The folder in which to make `<model>.<data set>.<recipe>`; one of that name is replaced.
+
+    Returns:
+        The path of the new folder.
+
+    Raises:
+        ValueError: If `folder` holds no finished run, or `output` something else of that name.
+    """
+    folder, card = pathlib.Path(folder), run_folder.read_card(folder)
+    network = run_folder.load_model(folder)
+    # Of a folder of images the data set's name is the folder's.
+    name = dotted_name(card["model"], pathlib.PurePath(card["data"]).name, card["recipe"]["name"])
+    path = pathlib.Path(output) / name
+    if path.exists() and not (path / WEIGHTS).is_file():
+        raise argument_error("output", f"a folder in which {name} is new, or trained weights", str(output))
+    with written_aside(path) as aside:
+        aside.mkdir()
+        network.save_weights(aside / WEIGHTS)
+        fields = _card_fields(name, card, aside / WEIGHTS)
+        write_text(aside / CARD, json.dumps(fields, indent=2) + "\n")
+        program, *arguments = card.get("command", "").split(" ")
+        command = " ".join([pathlib.PurePath(program).name, *arguments])  # not where the program lay
+        write_text(aside / RUN, json.dumps({**card, "command": command}, indent=2) + "\n")
+        shutil.copyfile(folder / run_folder.HISTORY, aside / run_folder.HISTORY)
+    return path
+
+
+def _card_fields(name, card, weights):
+    """Returns the fields of the `Card` of a run's weights, as JSON holds them."""
+    recipe = card["recipe"]
+    return {
+        "name": name,
+        "author": "keras_preact",
+        "licence": "Apache-2.0",
+        "recipe": f"{recipe['source']}; seed {recipe['seed']}",
+        "error_percent": card["error_percent"],
+        "published": f"test error {card['error_percent']} % after the last epoch, one run",
+        "preprocessing": card["preprocessing"],
+        "classes": list(map(str, card["classes"])),
+        "megabytes": round(weights.stat().st_size / 1e6, 1),
+        "spec": card["network"]["spec"],
+        "digest": file_digest(weights),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Verified:
+    """Holds what `verify` found.
+
+    Attributes:
+        name: Of the run or the card.
+        published_percent: The error that run or card states, in %.
+        error_percent: The error measured now, in %.
+        agrees: Whether they differ by one image at most.
+    """
+
+    name: str
+    published_percent: float
+    error_percent: float
+    agrees: bool
+
+
+def verify(what, data_dir=None):
+    """Measures the error of trained weights again, and compares it to what their card states.
+
+    Args:
+        what: The folder of a finished run, a folder that `keep` wrote, or a name of `list_weights()`.
+        data_dir: The folder in which to look for the data set; of weights trained on a folder of images, that folder.
+
+    Returns:
+        A `Verified`.
+
+    Raises:
+        ValueError: If there is no such folder or name, the file is not the card's, or the data set is not at hand.
+    """
+    path = pathlib.Path(what)
+    if (path / run_folder.MODEL).is_file():
+        stated = run_folder.read_card(path)
+        run_folder.check_seal(path, stated)
+        size = stated["recipe"].get("image_size")
+        data = evaluation.loaded(stated["data"], data_dir or stated.get("data_dir"), size)
+        measured = evaluation.evaluate(path, data)["error_percent"]
+        return _verified(path.name, stated["error_percent"], measured, len(data.test))
+    card = read_card(path) if path.is_dir() else get_card(str(what))
+    check_file(card)
+    if card.dataset in DATA_SETS or data_dir is None:
+        data = load(card.dataset, data_dir=data_dir)
+    else:
+        data = load(data_dir, image_size=card.preprocessing.size)
+    return _verified(card.name, card.error_percent, _error_percent(card, data.test), len(data.test))
+
+
+def _verified(name, published, measured, images):
+    agrees = abs(published - measured) <= 100 / images + 1e-3
+    return Verified(name, published, round(measured, 4), agrees)
+
+
+def _error_percent(card, split):
+    """Returns the error of a card's network on the images of a split, in %."""
+    model = build_network(card_spec(card), weights=card)
+    wrong = 0
+    for start in range(0, len(split), BATCH):
+        indices = np.arange(start, min(start + BATCH, len(split)))
+        probabilities = model.predict(preprocess_input(split.read(indices), card), verbose=0)
+        wrong += int(np.sum(np.argmax(probabilities, axis=1) != split.labels[indices]))
+    return 100 * wrong / len(split)
+
+
+def own_weights():
+    """Returns the names of the weights that came with this package."""
+    return [name for name in list_weights() if get_card(name).path is not None]

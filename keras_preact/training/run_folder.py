@@ -1,0 +1,204 @@
+"""The run folder: what it is a run of, its checkpoints, and at the end a model and its card."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import textwrap
+
+import keras
+import numpy as np
+
+from keras_preact.data.identity import digest
+from keras_preact.errors import argument_error
+from keras_preact.files import file_digest, is_aside, remove_asides, write_text
+from keras_preact.network.claims import check_keras_file
+from keras_preact.training import checkpoints
+from keras_preact.version import __version__
+from keras_preact.weights import schema
+
+CARD = "card.json"
+EXPERIMENT = "experiment.json"
+MODEL = "model.keras"
+SAVED_MODEL = "saved_model"
+CHECKPOINTS = "checkpoints"
+HISTORY = "history.csv"
+
+
+def check_folder(path, experiment, overwrite=False):
+    """Returns the path of a run's folder to be, whether it is new or holds the same run, which goes on.
+
+    Args:
+        path: The folder.
+        experiment: What is to run, as JSON holds it.
+        overwrite: Whether the folder of another run may be overwritten.
+
+    Raises:
+        ValueError: If it holds another run, whose differences are named, and `overwrite` is False, or no run at all.
+    """
+    path = pathlib.Path(path)
+    if not path.exists() or (path.is_dir() and all(map(is_aside, path.iterdir()))):
+        return path
+    if not path.is_dir() or not any((path / name).is_file() for name in (CARD, EXPERIMENT, HISTORY)):
+        raise argument_error("output", "a new or empty folder, or a run's folder", str(path))
+    if overwrite:
+        return path
+    before = _experiment(path)
+    if before is None:
+        raise argument_error("output", "a new or empty folder", str(path), "Pass --overwrite (overwrite=True).")
+    differ = list(differences(*comparable(before, json.loads(json.dumps(experiment)))))
+    if differ:
+        hint = f"It holds another run: {'; '.join(differ)}. Pass --overwrite (overwrite=True), or another folder."
+        raise argument_error("output", "a new folder, or one of the same run, which goes on", str(path), hint)
+    return path
+
+
+def finished_card(path, overwrite):
+    """Returns the card of a finished run that `check_folder` let pass and is not to be overwritten, else None."""
+    return None if overwrite or not (path / CARD).is_file() else read_card(path)
+
+
+def make_folder(path, experiment, overwrite):
+    """Makes the folder of a run, with those above it; another or a finished run in it is removed."""
+    path.mkdir(parents=True, exist_ok=True)
+    remove_asides(path, is_ours=True)
+    before, now = comparable(_experiment(path) or {}, json.loads(json.dumps(experiment)))
+    if overwrite and ((path / CARD).is_file() or before != now):
+        (path / CARD).unlink(missing_ok=True)  # the card is written last: a folder with one holds a finished run
+        shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+    write_text(path / EXPERIMENT, json.dumps(experiment, indent=2) + "\n")
+    (path / CHECKPOINTS).mkdir(exist_ok=True)
+    checkpoints.clean(path / CHECKPOINTS)
+
+
+def _experiment(path):
+    try:
+        return schema.read_fields(path / EXPERIMENT)
+    except (OSError, ValueError):
+        return None
+
+
+def identity(data):
+    """Returns what changes a run's result without being asked for: images, classes, backend, this package's version.
+
+    Devices and other versions change it by rounding alone, and are on the card, process by process.
+    """
+    major = int(__version__.partition(".")[0])
+    return {
+        "data_digest": digest(data),
+        "classes": list(data.class_names),
+        "backend": keras.backend.backend(),
+        "keras_preact_major": major,
+    }
+
+
+def comparable(before, now):
+    """Returns two experiments, without `identity` unless both have one."""
+    if "identity" in before and "identity" in now:
+        return before, now
+    return [{name: value for name, value in each.items() if name != "identity"} for each in (before, now)]
+
+
+def differences(before, now, prefix=""):
+    """Yields a sentence for each field in which two dicts of plain data differ."""
+    for name in sorted({*before, *now}):
+        there, here = before.get(name), now.get(name)
+        if isinstance(there, dict) and isinstance(here, dict):
+            yield from differences(there, here, f"{prefix}{name}.")
+        elif there != here:
+            yield f"{prefix}{name} is {_short(there)} there and {_short(here)} here"
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def plain_options(options):
+    """Returns keywords of a network's function as JSON holds them, a `ShortcutSpec` or another spec as its fields.
+
+    Raises:
+        ValueError: If JSON cannot hold one of them.
+    """
+    plain = {name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for name, v in (options or {}).items()}
+    try:
+        json.dumps(plain)
+    except (TypeError, ValueError) as error:
+        raise argument_error("model_options", "values that JSON can hold, and specs", options, str(error)) from error
+    return plain
+
+
+def read_card(path, name=CARD):
+    """Returns the card of a finished run as a dict.
+
+    Raises:
+        ValueError: If `path` holds none, or a field that `schema.RunCard` names is missing or wrong.
+    """
+    card = pathlib.Path(path) / name
+    if not card.is_file():
+        raise argument_error("run", f"the folder of a finished run, with a {name} in it", str(path))
+    try:
+        fields = schema.read_fields(card)
+        if "spec" not in fields:
+            schema.checked(schema.RunCard, fields)
+            return fields
+    except (OSError, ValueError) as error:
+        raise argument_error("run", f"a folder whose {name} is whole", str(path), str(error)) from error
+    # A card of trained weights, as `keep` writes them.
+    hint = "It holds trained weights: pass its .weights.h5 file as weights= to build their network."
+    raise argument_error("run", "the folder of a finished run", str(path), hint)
+
+
+def load_model(path):
+    """Returns the trained `keras.Model` of a run folder; a `ValueError` says if it is not the one of its card."""
+    check_seal(path, read_card(path))
+    return read_model(pathlib.Path(path) / MODEL, "run")
+
+
+def check_seal(path, card):
+    """Raises a `ValueError` if the `model.keras` in a run folder has another hash than its card says; old ones do not.
+
+    A file that is missing is left to `read_model`, whose message says so.
+    """
+    file, sealed = pathlib.Path(path) / MODEL, card.get("digest")
+    if sealed is not None and file.is_file() and (found := file_digest(file)) != sealed:
+        hint = f"Its {MODEL} is another, or damaged."
+        raise argument_error("run", f"a folder whose {MODEL} has the hash on its card, {sealed}", found, hint)
+
+
+def read_model(path, argument="model"):
+    """Returns the `ResidualNetwork` in a `.keras` file, which `argument` named.
+
+    Raises:
+        ValueError: If there is no such file, it is damaged, holds a model of another class or values that are not
+            finite, claims more than it can hold (see `bounds`), or asks for code to be run, which Keras' safe mode
+            refuses.
+    """
+    try:
+        check_keras_file(path)
+        model = keras.models.load_model(path, compile=False)
+        for variable in model.variables:
+            if not np.isfinite(keras.ops.convert_to_numpy(variable.value).astype("float64")).all():
+                raise ValueError(f"{variable.path} holds values that are not finite.")
+        return model
+    except Exception as error:  # Keras, zipfile and h5py raise many kinds, with advice to turn the safe mode off
+        reason = textwrap.shorten(str(error).partition("If you trust")[0], 300)
+        raise argument_error(argument, "a .keras file that exists and is whole", str(path), reason) from error
+
+
+def write_card(path, card):
+    """Writes `card.json`, and `card.md` for people."""
+    folder = pathlib.Path(path)
+    write_text(folder / "card.md", _readable(card))
+    write_text(folder / CARD, json.dumps(card, indent=2) + "\n")
+
+
+def _readable(card):
+    rows = []
+    for name, value in card.items():
+        if isinstance(value, dict):
+            rows.append(f"\n## {name}\n")
+            rows += [f"- {key}: {entry}" for key, entry in value.items()]
+        else:
+            rows.append(f"- {name}: {value}")
+    return f"# {card['model']} on {card['data']}\n\n" + "\n".join(rows) + "\n"

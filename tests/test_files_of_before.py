@@ -1,0 +1,34 @@
+"""Files that earlier versions of this package wrote are read as they were meant."""
+
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+import keras_preact
+
+BEFORE = pathlib.Path(__file__).parent / "files_of_before"  # written at commit 44bb509
+EXPECTED = json.loads((BEFORE / "expected.json").read_text())
+IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+SPEC = keras_preact.NetworkSpec((1, 2), (4, 4), "basic", stem={"width": 4})
+
+
+@pytest.mark.parametrize("layout", ["stacked", "layers"])
+def test_models_and_weights(layout):
+    model = keras.models.load_model(BEFORE / f"{layout}.keras")
+    assert model.layout == layout
+    np.testing.assert_allclose(model.predict(IMAGES, verbose=0), EXPECTED[layout], rtol=1e-4, atol=1e-6)
+    assert int(model.optimizer.iterations.numpy()) == 2
+    for other in ("stacked", "layers"):
+        network = keras_preact.build_network(
+            SPEC, input_shape=(8, 8, 3), num_classes=3, layout=other, weights=BEFORE / f"{layout}.weights.h5"
+        )
+        np.testing.assert_allclose(network.predict(IMAGES, verbose=0), EXPECTED[layout], rtol=1e-4, atol=1e-6)
+
+
+def test_a_run(tmp_path):
+    stated = json.loads((BEFORE / "run" / "card.json").read_text())
+    assert keras_preact.evaluate(BEFORE / "run")["error_percent"] == pytest.approx(stated["error_percent"], abs=0.28)
+    assert keras_preact.verify(BEFORE / "run").agrees
