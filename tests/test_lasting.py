@@ -195,7 +195,8 @@ def test_a_run_of_before_that_knows_no_identity_is_resumed(tmp_path, monkeypatch
     for path in (folder / run_folder.CHECKPOINTS).iterdir():
         (path / checkpoints.PROCESSES).unlink()
         sums = path / checkpoints.SUMS
-        sums.write_text("".join(line for line in sums.open() if checkpoints.PROCESSES not in line))
+        lines = sums.read_text().splitlines(keepends=True)
+        sums.write_text("".join(line for line in lines if checkpoints.PROCESSES not in line))
     assert [process["first_step"] for process in train(folder)["processes"]] == [9]
 
 
