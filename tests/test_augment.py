@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(256, size=(24, 8, 10, 3), dtype=np.uint8)
 LABELS = np.arange(24) % 4
 DATA = from_arrays(IMAGES, LABELS, IMAGES[:5], LABELS[:5])
-MEAN, DEVIATION = np.float32(DATA.mean), np.float32(DATA.deviation)
+MEAN, DEVIATION = np.float32(DATA.mean), np.float32(DATA.std)
 
 
 def batch(size=24, **fields):
@@ -166,7 +166,7 @@ def test_labels_have_the_shares_of_the_pixels(fields):
     for epoch in range(8):
         batches.set_position(epoch)
         found, labels = (value.numpy() for value in preparation(*batches[0], training=True))
-        levels = found[..., 0].mean(axis=(1, 2)) * data.deviation[0] + data.mean[0]
+        levels = found[..., 0].mean(axis=(1, 2)) * data.std[0] + data.mean[0]
         np.testing.assert_allclose(labels @ colours, levels, atol=1e-3)
         np.testing.assert_allclose(labels.sum(axis=1), 1.0, atol=1e-6)
         mixed += ((labels > 0.02) & (labels < 0.98)).any(axis=1).sum()

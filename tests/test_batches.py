@@ -167,7 +167,7 @@ def test_arrays_of_any_honest_kind_become_the_same_uint8():
         assert made.train.images.dtype == np.uint8
     assert made.class_names == ("0", "1", "2")
     assert made.mean == pytest.approx((expected.mean(),))
-    assert made.deviation == pytest.approx((expected.std(),))
+    assert made.std == pytest.approx((expected.std(),))
     normalized = made.normalized(expected)
     assert abs(normalized.mean()) < 1e-6
     assert normalized.std() == pytest.approx(1)

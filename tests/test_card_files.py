@@ -80,7 +80,7 @@ def test_any_field_of_a_runs_card_may_be_wrong_and_the_answer_is_a_sentence_that
     refused = refusals(run_folder.read_card, tmp_path, fields, start)
     known = ["model", "data", "error_percent", "classes", "recipe", "network", "preprocessing"]
     assert all(refused[(name,)] >= 10 for name in known), refused
-    assert refused[("preprocessing", "deviation")] == refused[("preprocessing", "mean")] == len(WRONG) + 1
+    assert refused[("preprocessing", "std")] == refused[("preprocessing", "mean")] == len(WRONG) + 1
 
 
 def test_any_field_of_a_kept_card_may_be_wrong_and_the_answer_is_a_sentence_that_names_it(kept, tmp_path):
@@ -89,7 +89,7 @@ def test_any_field_of_a_kept_card_may_be_wrong_and_the_answer_is_a_sentence_that
     start = "`folder` must be one with a card.json of trained weights in it. Received: folder="
     refused = refusals(read_card, tmp_path, fields, start)
     assert all(refused[(name,)] >= 10 for name in ("name", "error_percent", "preprocessing", "spec")), refused
-    assert refused[("preprocessing", "deviation")] == len(WRONG) + 1
+    assert refused[("preprocessing", "std")] == len(WRONG) + 1
 
 
 TEXTS = {
@@ -117,13 +117,13 @@ def test_a_card_that_is_no_card_is_one_sentence(text, tmp_path):
     ("fields", "message"),
     [
         ({"mean": [float("nan")] * 3}, "mean.*finite number.*nan"),
-        ({"deviation": [1.0, 0.0, 1.0]}, "deviation.*positive"),
-        ({"deviation": [1.0, 1.0]}, r"deviation.*one number per channel, as mean has \(3\)"),
+        ({"std": [1.0, 0.0, 1.0]}, "std.*positive"),
+        ({"std": [1.0, 1.0]}, r"std.*one number per channel, as mean has \(3\)"),
         ({"size": [1_000_000, 1_000_000]}, r"size / crop.*at most 4096 pixels.*1e\+06"),
         ({"crop": 1e-9}, r"size / crop.*at most 4096 pixels.*8e\+09"),
         ({"crop": 0.0}, "crop.*above 0"),
         ({"size": [16, 16]}, r"preprocessing.size.*\(8, 8\), as the network reads"),
-        ({"mean": [1.0], "deviation": [1.0]}, "preprocessing.mean.*3 numbers"),
+        ({"mean": [1.0], "std": [1.0]}, "preprocessing.mean.*3 numbers"),
     ],
     ids=lambda value: None if isinstance(value, str) else str(value),
 )
@@ -155,10 +155,10 @@ def test_a_kept_card_of_a_network_that_its_weights_cannot_hold_builds_nothing(ke
 def test_old_cards_still_load():
     card = read_card(OURS)
     assert (card.name, card.preprocessing.interpolation) == ("resnet164.digits.digits", "bilinear")
-    old = json.loads((OURS / "run.json").read_text())
-    assert "digest" not in old
     from keras_preact.weights import schema
 
+    old = schema.read_fields(OURS / "run.json")  # in which std is called deviation
+    assert "digest" not in old
     assert schema.checked(schema.RunCard, old).network.spec.depth == 164
     saved = OURS.parents[3] / "saved_models" / OURS.name
     assert read_card(saved).digest == card.digest

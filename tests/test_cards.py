@@ -41,7 +41,7 @@ def test_a_card_is_whole(name):
     assert name.split(".")[:2] == [card.network, card.dataset]
     assert int(card.network[6:]) == spec.depth
     assert len(card.classes) == len(set(card.classes)) == {"imagenet": 1000, "cifar100": 100}.get(card.dataset, 10)
-    assert card.preprocessing.channels == len(card.preprocessing.deviation)
+    assert card.preprocessing.channels == len(card.preprocessing.std)
     if card.path is None:
         assert card.url.startswith("https://")
         assert card.converter in CONVERTERS
@@ -107,7 +107,7 @@ def test_a_run_is_kept_as_a_card_with_weights_and_history(tmp_path):
         "recipe": {"name": "ours", "source": "a test", "seed": 3},
         "network": model.get_config(),
         "classes": list(CLASSES),
-        "preprocessing": {"size": [8, 8], "mean": [1.0, 2.0, 3.0], "deviation": [4.0, 5.0, 6.0]},
+        "preprocessing": {"size": [8, 8], "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]},
     }
     (run / "card.json").write_text(json.dumps(fields))
     folder = publish.keep(run, tmp_path / "kept")

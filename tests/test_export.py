@@ -146,7 +146,7 @@ def test_a_savedmodel_takes_any_number_of_images_and_changes_nothing(exported, d
     variables = [variable for parts in loaded.weights.values() for variable in parts.values()]
     before = [variable.numpy() for variable in variables]
     model = keras.models.load_model(digits_run / "model.keras", compile=False)
-    preprocessing = Preprocessing(data.image_shape, data.mean, data.deviation)
+    preprocessing = Preprocessing(data.image_shape, data.mean, data.std)
     serve, encoded = (loaded.signatures[name] for name in ("serving_default", "encoded"))
     for count in (1, 3, 8):
         images = data.test.images[:count]
@@ -201,7 +201,7 @@ def test_no_images_have_no_answers(tmp_path):
 def test_files_are_cut_even_if_they_have_the_networks_size(tmp_path):
     """As those of a data set are; pixels of that size may have been cut already."""
     model, image = network(units=(1, 1, 1)), photographs(1)
-    preprocessing = Preprocessing(RGB.image_shape, RGB.mean, RGB.deviation, 0.8)
+    preprocessing = Preprocessing(RGB.image_shape, RGB.mean, RGB.std, 0.8)
     report = keras_preact.export(
         model, tmp_path / "export", "savedmodel", **{**GIVEN, "preprocessing": preprocessing, "verbose": False}
     )
@@ -389,9 +389,9 @@ def test_images_of_any_size_are_cut_as_data_sets_of_files_are_read(size, shape, 
         path.write_bytes(png(image))
     files = FileSplit(paths, [0, 0], shape, round(min(shape[:2]) / crop)).read([0, 1])
     for path, pixels in zip(paths, files):
-        how = CardPreprocessing(shape[:2], RGB.mean, RGB.deviation, crop, "bicubic")
+        how = CardPreprocessing(shape[:2], RGB.mean, RGB.std, crop, "bicubic")
         np.testing.assert_array_equal(read_image(path, how), pixels)
-    preprocessing = Preprocessing(shape, RGB.mean, RGB.deviation, crop)
+    preprocessing = Preprocessing(shape, RGB.mean, RGB.std, crop)
     traced = tf.function(preprocessing.resized, input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)])
     wanted = images if size == shape[:2] else files  # what has the network's size stays
     np.testing.assert_allclose(traced(images), wanted, atol=1)  # half a level may be rounded to the other side
@@ -402,7 +402,7 @@ def test_images_of_any_size_are_cut_as_data_sets_of_files_are_read(size, shape, 
     "values",
     [
         {"mean": (1.0,)},
-        {"deviation": (0.0,) * 3},
+        {"std": (0.0,) * 3},
         {"image_shape": (16, 16)},
         {"crop": 0.0},
         {"crop": 1.1},
@@ -411,7 +411,7 @@ def test_images_of_any_size_are_cut_as_data_sets_of_files_are_read(size, shape, 
 )
 def test_preprocessing_must_make_sense(values):
     with pytest.raises(ValueError, match=next(iter(values))):
-        Preprocessing(**{"image_shape": (16, 16, 3), "mean": (0.0,) * 3, "deviation": (1.0,) * 3, **values})
+        Preprocessing(**{"image_shape": (16, 16, 3), "mean": (0.0,) * 3, "std": (1.0,) * 3, **values})
 
 
 def test_the_command_exports_a_keras_file_with_what_it_cannot_know(tmp_path, capsys):
@@ -422,16 +422,16 @@ def test_the_command_exports_a_keras_file_with_what_it_cannot_know(tmp_path, cap
     command = ["export", str(tmp_path / "model.keras"), "--formats", "onnx"]
     for flags, message in (
         ([], "does not say how its images were normalised"),
-        (["--mean", "1", "2", "3", "--deviation", "4", "5", "6"], "two image files at least"),
+        (["--mean", "1", "2", "3", "--std", "4", "5", "6"], "two image files at least"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(command + flags)
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
-    main([*command, "--mean", "1", "2", "3", "--deviation", "4", "5", "6", "--images", str(tmp_path / "images")])
+    main([*command, "--mean", "1", "2", "3", "--std", "4", "5", "6", "--images", str(tmp_path / "images")])
     assert "100.00 %" in capsys.readouterr().out
     card = json.loads((tmp_path / "model.export" / "card.json").read_text())
-    assert card["preprocessing"]["deviation"] == [4.0, 5.0, 6.0]
+    assert card["preprocessing"]["std"] == [4.0, 5.0, 6.0]
 
 
 @pytest.mark.parametrize("what", ["resnet164.digits.digits", str(TRAINED / "resnet164.digits.digits")])

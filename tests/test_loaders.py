@@ -50,7 +50,7 @@ def test_a_folder_of_classes_is_a_data_set(folder):
     np.testing.assert_array_equal(data.train.images, expected)
     np.testing.assert_array_equal(data.test.images, [pixels["test/cat/y.png"], pixels["test/dog/x.png"]])
     np.testing.assert_allclose(data.mean, np.mean(expected, axis=(0, 1, 2)))
-    np.testing.assert_allclose(data.deviation, np.std(expected, axis=(0, 1, 2)))
+    np.testing.assert_allclose(data.std, np.std(expected, axis=(0, 1, 2)))
     (path / "test").rename(path / "val")
     assert data.folder == str(path.resolve())
     np.testing.assert_array_equal(load(data.folder).test.images, data.test.images)

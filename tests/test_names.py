@@ -93,7 +93,7 @@ def test_urls_of_local_files_alone_become_paths():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"deviation": (0.0,)}, "deviation.*positive"),
+        ({"std": (0.0,)}, "std.*positive"),
         ({"mean": (float("nan"),)}, "mean.*finite number"),
         ({"crop": 0.001}, "size / crop.*at most 4096"),
         ({"recipe": RECIPE.replace(source=5)}, "recipe.source: Input should be a valid string, not 5"),

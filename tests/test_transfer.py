@@ -165,9 +165,9 @@ def test_a_run_that_unfreezes_stage_by_stage_goes_on_as_if_it_had_not_stopped(ru
     other = from_arrays(255 - DATA.train.images, DATA.train.labels, 255 - DATA.test.images, DATA.test.labels)
     card = keras_preact.finetune(run, other, output=tmp_path / "whole", **settings)
     theirs = json.loads((run / "card.json").read_text())["preprocessing"]
-    assert [list(card["preprocessing"][name]) for name in ("mean", "deviation")] == [
+    assert [list(card["preprocessing"][name]) for name in ("mean", "std")] == [
         theirs["mean"],
-        theirs["deviation"],
+        theirs["std"],
     ]
     assert keras_preact.evaluate(tmp_path / "whole", other)["error_percent"] == card["error_percent"]
 

@@ -115,7 +115,7 @@ def run_card(network, /, **fields):
         "error_percent": 12.5,
         "network": network.get_config(),
         "classes": [f"class {number}" for number in range(network.output_shape[-1])],
-        "preprocessing": {"size": [height, width], "mean": [1.0] * channels, "deviation": [4.0] * channels},
+        "preprocessing": {"size": [height, width], "mean": [1.0] * channels, "std": [4.0] * channels},
     }
     return json.loads(json.dumps({**card, **fields}))
 

@@ -30,7 +30,7 @@ def export(
     overwrite: bool = False,
     images: pathlib.Path | None = None,
     mean: tuple[float, ...] = (),
-    deviation: tuple[float, ...] = (),
+    std: tuple[float, ...] = (),
     class_names: tuple[str, ...] = (),
 ) -> None:
     """Writes a trained model as SavedModel, ONNX and LiteRT, and compares each file with it in a fresh process.
@@ -44,21 +44,21 @@ def export(
         images: For a .keras file, or where the data set of a run or of weights is not here: a folder of image files to
             compare on; half of them calibrate int8.
         mean: A .keras file only: subtracted from pixels of 0 to 255, a number per channel.
-        deviation: A .keras file only: what they are divided by, a number per channel.
+        std: A .keras file only: what they are divided by, a number per channel.
         class_names: A .keras file only: a name for each output; numbers if left out.
     """
     path = pathlib.Path(model)
     if path.suffix == ".keras":
         target = output or path.with_suffix(".export")
         check_folder(target, overwrite)
-        network, given = _of_file(path, images, mean, deviation, class_names)
+        network, given = _of_file(path, images, mean, std, class_names)
     elif (kept := _kept(path)) is not None:
-        _check_left_out(mean=mean, deviation=deviation, class_names=class_names)
+        _check_left_out(mean=mean, std=std, class_names=class_names)
         target = output or pathlib.Path(f"{kept.name}.export")
         check_folder(target, overwrite)
         network, given = _of_card(kept, images)
     else:
-        _check_left_out(mean=mean, deviation=deviation, class_names=class_names)
+        _check_left_out(mean=mean, std=std, class_names=class_names)
         target = output or path / "export"
         card = run_folder.read_card(path)
         check_folder(target, overwrite)
@@ -103,12 +103,12 @@ def _of_data_set(card):
     return images_of(data)
 
 
-def _of_file(path, folder, mean, deviation, class_names):
+def _of_file(path, folder, mean, std, class_names):
     if not path.is_file():
         raise argument_error("model", "the folder of a run, or an existing .keras file", str(path))
-    if not (mean and deviation):
+    if not (mean and std):
         hint = "A .keras file does not say how its images were normalised."
-        raise argument_error("mean, deviation", "given with a .keras file", (mean, deviation), hint)
+        raise argument_error("mean, std", "given with a .keras file", (mean, std), hint)
     files = _files(folder)
     if not files:
         raise argument_error("images", IMAGES, None)
@@ -116,7 +116,7 @@ def _of_file(path, folder, mean, deviation, class_names):
     shape = network.input_shape[1:]
     if None in shape:
         raise argument_error("model", "of a fixed input size", shape)
-    seen = CardPreprocessing(shape[:2], mean, deviation, interpolation="bicubic")
+    seen = CardPreprocessing(shape[:2], mean, std, interpolation="bicubic")
     preprocessing = Preprocessing.of(seen, shape)
     return network, {
         "preprocessing": preprocessing,

@@ -40,7 +40,7 @@ class Cifar:
         test_file: Name of the test file.
         python: The form that is not read here, since it holds Python objects.
         mean: Of fb.resnet.torch, per channel, 0 to 255.
-        deviation: As `mean`.
+        std: As `mean`.
         class_names: In the order of the labels.
     """
 
@@ -53,7 +53,7 @@ class Cifar:
     test_file: str
     python: str
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     class_names: tuple[str, ...]
 
 
@@ -67,7 +67,7 @@ CIFAR10 = Cifar(
     test_file="test_batch.bin",
     python="cifar-10-batches-py",
     mean=(125.3, 123.0, 113.9),
-    deviation=(63.0, 62.1, 66.7),
+    std=(63.0, 62.1, 66.7),
     class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 )
 CIFAR100 = Cifar(
@@ -80,7 +80,7 @@ CIFAR100 = Cifar(
     test_file="test.bin",
     python="cifar-100-python",
     mean=(129.3, 124.1, 112.4),
-    deviation=(68.2, 65.4, 70.4),
+    std=(68.2, 65.4, 70.4),
     class_names=tuple(CIFAR100_CLASSES.split()),
 )
 
@@ -124,7 +124,7 @@ def _data_set(kind, train_images, train_labels, test_images, test_labels):
         if images.shape[1:] != (32, 32, 3):
             raise argument_error(f"images of {kind.name}", "(images, 32, 32, 3)", images.shape)
         splits.append(ArraySplit(images, labels))
-    return DataSet(kind.name, *splits, kind.class_names, kind.mean, kind.deviation)
+    return DataSet(kind.name, *splits, kind.class_names, kind.mean, kind.std)
 
 
 def _find_npz(kind, folder):

@@ -66,7 +66,7 @@ class DataSet:
         test: The test split.
         class_names: One per label.
         mean: Per channel, of the training images, 0 to 255.
-        deviation: Per channel, of the training images, 0 to 255.
+        std: Per channel, of the training images, 0 to 255.
         folder: The path that `load` takes to load a folder of images again; None for a named data set, and for arrays.
         crop: Share of a resized test image's shorter side that the crop from its centre keeps.
         interpolation: How images of other sizes were, or are, resized to these: one of `cuts.INTERPOLATIONS`.
@@ -77,7 +77,7 @@ class DataSet:
     test: Any
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     folder: str | None = None
     crop: float = 1.0
     interpolation: str = "bicubic"
@@ -92,7 +92,7 @@ class DataSet:
             raise argument_error(
                 "test images", f"of the training images' shape {self.image_shape}", self.test.image_shape
             )
-        for name in ("mean", "deviation"):
+        for name in ("mean", "std"):
             if len(getattr(self, name)) != self.image_shape[-1]:
                 raise argument_error(name, f"one number per channel ({self.image_shape[-1]})", getattr(self, name))
 
@@ -102,17 +102,17 @@ class DataSet:
         return tuple(self.train.image_shape)
 
     def normalized(self, images):
-        """Returns uint8 images as float32 with the training split's mean 0 and deviation 1 per channel."""
-        return normalize(images, self.mean, self.deviation)
+        """Returns uint8 images as float32 with the training split's mean 0 and std 1 per channel."""
+        return normalize(images, self.mean, self.std)
 
 
-def normalize(images, mean, deviation):
-    """Returns (images - mean) / deviation per channel, float32, for images in 0 to 255."""
-    return (np.asarray(images).astype("float32") - np.float32(mean)) / np.float32(deviation)
+def normalize(images, mean, std):
+    """Returns (images - mean) / std per channel, float32, for images in 0 to 255."""
+    return (np.asarray(images).astype("float32") - np.float32(mean)) / np.float32(std)
 
 
 def from_arrays(train_images, train_labels, test_images, test_labels, class_names=None, name="arrays"):
-    """Returns the `DataSet` of arrays, with the mean and deviation of its training images.
+    """Returns the `DataSet` of arrays, with the mean and std of its training images.
 
     Args:
         train_images: (images, height, width, channels), or (images, height, width) for grey ones: whole numbers of 0 to
@@ -130,19 +130,19 @@ def from_arrays(train_images, train_labels, test_images, test_labels, class_name
     test = ArraySplit(check_images(test_images, "test_images"), check_labels(test_labels, "test_labels"))
     if class_names is None:
         class_names = tuple(str(label) for label in range(max(train.labels.max(), test.labels.max()) + 1))
-    mean, deviation = measure(train.images)
-    return DataSet(name, train, test, tuple(class_names), mean, deviation)
+    mean, std = measure(train.images)
+    return DataSet(name, train, test, tuple(class_names), mean, std)
 
 
 def measure(images):
-    """Returns mean and deviation per channel, 0 to 255, of uint8 images, as tuples of floats."""
+    """Returns mean and std per channel, 0 to 255, of uint8 images, as tuples of floats."""
     levels = np.arange(256)
-    means, deviations = [], []
+    means, stds = [], []
     for channel in range(images.shape[-1]):
         shares = np.bincount(images[..., channel].ravel(), minlength=256) / (images.size / images.shape[-1])
         means.append(float(shares @ levels))
-        deviations.append(float(np.sqrt(shares @ (levels - means[-1]) ** 2)) or 1.0)
-    return tuple(means), tuple(deviations)
+        stds.append(float(np.sqrt(shares @ (levels - means[-1]) ** 2)) or 1.0)
+    return tuple(means), tuple(stds)
 
 
 def check_images(images, argument="images"):

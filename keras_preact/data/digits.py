@@ -29,13 +29,13 @@ def load_digits(data_dir=None, image_size=None, skip_corrupt=False):
         np.stack(enlarged)[..., None], labels.astype(np.int32), test_size=TEST_IMAGES, random_state=0, stratify=labels
     )
     train_images, test_images, train_labels, test_labels = split
-    mean, deviation = measure(train_images)
+    mean, std = measure(train_images)
     return DataSet(
         name="digits",
         train=ArraySplit(train_images, train_labels),
         test=ArraySplit(test_images, test_labels),
         class_names=tuple("0123456789"),
         mean=mean,
-        deviation=deviation,
+        std=std,
         interpolation="bilinear",
     )

@@ -54,7 +54,7 @@ class FileSplit:
         return np.stack(list(threads().map(self._read, (int(index) for index in indices), drawn)))
 
     def measured(self):
-        """Returns mean and deviation per channel, 0 to 255, of the centre crops of a sample spread over the split."""
+        """Returns mean and std per channel, 0 to 255, of the centre crops of a sample spread over the split."""
         return measure(self.read(spread(len(self), SAMPLE // 2)))
 
     def _read(self, index, drawn):

@@ -54,13 +54,13 @@ def load_folder(folder, image_size=None, skip_corrupt=False):
     splits = {split: FileSplit(*files, shape, skip_corrupt=skip_corrupt) for split, files in listed.items()}
     if not (sizes - {size}) and sum(map(len, splits.values())) * np.prod(shape) <= IN_MEMORY:
         splits = {split: _in_memory(files) for split, files in splits.items()}
-        mean, deviation = measure(splits["train"].images)
+        mean, std = measure(splits["train"].images)
     else:
-        mean, deviation = splits["train"].measured()
+        mean, std = splits["train"].measured()
     for split, files in splits.items():
         _check_classes(folder, names, files.labels, split)
     path = folder.resolve()
-    return DataSet(path.name, splits["train"], splits["test"], names, mean, deviation, folder=str(path))
+    return DataSet(path.name, splits["train"], splits["test"], names, mean, std, folder=str(path))
 
 
 def load_imagenet(data_dir=None, image_size=None, skip_corrupt=False):

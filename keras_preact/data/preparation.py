@@ -44,7 +44,7 @@ class Preparation(keras.layers.Layer):
         self.augmentation, self.image_shape = augmentation, tuple(data.image_shape)
         self.classes = len(data.class_names)
         self.size = _resized(data, image_size)
-        self.mean, self.deviation = (np.asarray(values, "float32") for values in (data.mean, data.deviation))
+        self.mean, self.std = (np.asarray(values, "float32") for values in (data.mean, data.std))
         self.table = None
         if resident:
             check_resident(data, augmentation)
@@ -98,7 +98,7 @@ class Preparation(keras.layers.Layer):
         return images, labels
 
     def _normalized(self, images):
-        return (images - self.mean) / self.deviation
+        return (images - self.mean) / self.std
 
 
 def _resized(data, side):

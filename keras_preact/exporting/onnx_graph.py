@@ -74,7 +74,7 @@ def _weights_by_unit(model):
 def _network(graph, model, preprocessing):
     x = graph.node("Cast", "cast", "images", to=1)  # 1: float32
     x = graph.node("Sub", "center", x, graph.constant("mean", np.asarray(preprocessing.mean, "float32")))
-    x = graph.node("Div", "scale", x, graph.constant("deviation", np.asarray(preprocessing.deviation, "float32")))
+    x = graph.node("Div", "scale", x, graph.constant("std", np.asarray(preprocessing.std, "float32")))
     x = graph.node("Transpose", "channels_first", x, perm=[0, 3, 1, 2])
     x = residual_network(graph, x, model.spec)
     x = graph.node("GlobalAveragePool", "pool", x)

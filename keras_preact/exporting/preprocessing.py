@@ -16,7 +16,7 @@ class Preprocessing:
     Attributes:
         image_shape: (height, width, channels) that the network was trained on.
         mean: Per channel, 0 to 255, subtracted.
-        deviation: Per channel, 0 to 255, divided by.
+        std: Per channel, 0 to 255, divided by.
         crop: Share of the shorter side of a resized image that the crop from its centre keeps: 0.875 for 224 of 256.
         interpolation: One of `cuts.INTERPOLATIONS`.
         transform: One of `cuts.TRANSFORMS`: whose code resizes and cuts.
@@ -27,7 +27,7 @@ class Preprocessing:
 
     image_shape: tuple[int, ...]
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     crop: float = 1.0
     interpolation: str = "bicubic"
     transform: str = "ours"
@@ -35,20 +35,20 @@ class Preprocessing:
     @classmethod
     def of(cls, how, image_shape=None):
         """Returns what a card's `weights.preprocessing.Preprocessing` says, for another size if one is given."""
-        return cls(image_shape or how.input_shape, how.mean, how.deviation, how.crop, how.interpolation, how.transform)
+        return cls(image_shape or how.input_shape, how.mean, how.std, how.crop, how.interpolation, how.transform)
 
     def __post_init__(self):
         shape = check_integers("image_shape", self.image_shape)
         if len(shape) != 3:
             raise argument_error("image_shape", "(height, width, channels)", self.image_shape)
         object.__setattr__(self, "image_shape", shape)
-        for name in ("mean", "deviation"):
+        for name in ("mean", "std"):
             values = tuple(check_number(name, value) for value in getattr(self, name))
             if len(values) != shape[-1]:
                 raise argument_error(name, f"one number per channel, {shape[-1]}", values)
             object.__setattr__(self, name, values)
-        if min(self.deviation) <= 0.0:
-            raise argument_error("deviation", "positive", self.deviation)
+        if min(self.std) <= 0.0:
+            raise argument_error("std", "positive", self.std)
         if not 0.0 < check_number("crop", self.crop) <= 1.0:
             raise argument_error("crop", "above 0 and at most 1", self.crop)
         cuts.check_transform(self.transform, self.interpolation)
@@ -107,9 +107,9 @@ class Preprocessing:
         return keras.ops.clip(keras.ops.floor(images + 0.5), 0.0, 255.0) if is_whole else images
 
     def normalized(self, images):
-        """Returns (images - mean) / deviation per channel, float32."""
-        mean, deviation = (np.asarray(values, "float32") for values in (self.mean, self.deviation))
-        return (keras.ops.cast(images, "float32") - mean) / deviation
+        """Returns (images - mean) / std per channel, float32."""
+        mean, std = (np.asarray(values, "float32") for values in (self.mean, self.std))
+        return (keras.ops.cast(images, "float32") - mean) / std
 
     def fitted(self, images):
         """Returns uint8 images as a caller resizes them for the formats that do not resize: uint8 again."""

@@ -9,7 +9,7 @@ import numpy as np
 
 @keras.saving.register_keras_serializable(package="keras_preact")
 class HeNormal(keras.initializers.Initializer):
-    """Draws convolution kernels: normal with deviation sqrt(2 / (k k C_out)), He's for the backward pass.
+    """Draws convolution kernels: normal with std sqrt(2 / (k k C_out)), He's for the backward pass.
 
     So has fb.resnet.torch; the paper cites He et al. 2015 (arXiv 1502.01852) without naming the direction. Unlike
     Keras' `VarianceScaling`, it takes no notice of a leading axis of stacked units in (..., k, k, C_in, C_out), and it
@@ -18,10 +18,10 @@ class HeNormal(keras.initializers.Initializer):
     """
 
     def __call__(self, shape, dtype=None):
-        deviation = math.sqrt(2.0 / (shape[-4] * shape[-3] * shape[-1]))
+        std = math.sqrt(2.0 / (shape[-4] * shape[-3] * shape[-1]))
         generator = np.random.default_rng(random.getrandbits(64))
         values = generator.standard_normal(shape, dtype="float64" if dtype == "float64" else "float32")
-        return keras.ops.convert_to_tensor(values * values.dtype.type(deviation), dtype)
+        return keras.ops.convert_to_tensor(values * values.dtype.type(std), dtype)
 
 
 def torch_uniform():

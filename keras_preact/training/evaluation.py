@@ -37,7 +37,7 @@ def evaluate(folder, data=None, data_dir=None):
     data_dir = data_dir or (card.get("data_dir") if data is None else None)
     data = loaded(card["data"] if data is None else data, data_dir, card["recipe"].get("image_size"))
     seen = card["preprocessing"]  # another data set's images are normalised as the run's were
-    data = dataclasses.replace(data, mean=tuple(seen["mean"]), deviation=tuple(seen["deviation"]))
+    data = dataclasses.replace(data, mean=tuple(seen["mean"]), std=tuple(seen["std"]))
     return measure(network, data)
 
 

@@ -72,7 +72,7 @@ def preprocessing_fields(data):
     Raises:
         ValueError: If a reader of the card would refuse it; called before the first step for that.
     """
-    seen = Preprocessing(data.image_shape[:2], data.mean, data.deviation, data.crop, data.interpolation)
+    seen = Preprocessing(data.image_shape[:2], data.mean, data.std, data.crop, data.interpolation)
     return dataclasses.asdict(seen)
 
 

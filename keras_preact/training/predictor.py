@@ -41,7 +41,7 @@ def predict(folder, image_paths, top=3):
     top = min(check_integer("top", top), len(card["classes"]))
     how = Preprocessing(**card["preprocessing"])
     images = np.stack([read_image(path, how) for path in image_paths])
-    images = normalize(images, how.mean, how.deviation)
+    images = normalize(images, how.mean, how.std)
     probabilities = run_folder.load_model(folder).predict(images, verbose=0)
     return [
         Prediction(str(path), tuple((card["classes"][k], float(row[k])) for k in np.argsort(-row, kind="stable")[:top]))

@@ -33,7 +33,7 @@ RECIPES = {
         nesterov=True,
         crop_padding=1,
     ),
-    # The paper's pixels are not divided by a deviation, and its mean is per pixel; the data set's are used here.
+    # The paper's pixels are not divided by a std, and its mean is per pixel; the data set's are used here.
     "paper_cifar": Recipe(
         source="He et al. 2016 (arXiv 1603.05027), section 4 and appendix; 64,000 steps as in He et al. 2015",
         steps=64_000,

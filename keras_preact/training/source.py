@@ -37,7 +37,7 @@ class Source:
         layout: The network's.
         load: A function that returns the `ResidualNetwork`.
         mean: Per channel, 0 to 255, of the images that the weights were trained on; None if not known.
-        deviation: Likewise.
+        std: Likewise.
         chain: Of the training, and before it of those that it began with: a dict each of `weights`, `digest`, and,
             where they are known, `seconds` and `cpu_seconds`.
     """
@@ -50,7 +50,7 @@ class Source:
     layout: str
     load: Callable[[], ResidualNetwork]
     mean: tuple[float, ...] | None = None
-    deviation: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     chain: tuple[dict, ...] = ()
 
 
@@ -98,7 +98,7 @@ def _of_network(network):
     config = network.get_config()
     known = ()
     if network.card is not None and network.card.preprocessing.channels == config["input_shape"][-1]:
-        known = network.card.preprocessing.mean, network.card.preprocessing.deviation
+        known = network.card.preprocessing.mean, network.card.preprocessing.std
     return _source(network.name, network.name, _digest_of_arrays(network), config, lambda: network, *known)
 
 
@@ -111,7 +111,7 @@ def _of_card(card):
     digest, ran = card.digest or card.name, {}
     if card.path is not None and (kept := pathlib.Path(card.path).with_name(RUN)).is_file():
         ran = run_folder.read_card(kept.parent, RUN)
-    known = seen.mean, seen.deviation, _chain(card.name, digest, ran)
+    known = seen.mean, seen.std, _chain(card.name, digest, ran)
     return Source(card.name, card.network, digest, spec, seen.channels, "stacked", load, *known)
 
 
@@ -126,9 +126,9 @@ def _of_run(folder):
     if not path.is_file():
         raise argument_error("weights", f"the folder of a finished run, with {run_folder.MODEL} in it", str(folder))
     run_folder.check_seal(folder, card)
-    mean, deviation = (tuple(card["preprocessing"][name]) for name in ("mean", "deviation"))
+    mean, std = (tuple(card["preprocessing"][name]) for name in ("mean", "std"))
     name, digest = str(folder.resolve()), _digest(path)
-    known = mean, deviation, _chain(name, digest, card)
+    known = mean, std, _chain(name, digest, card)
     return _source(name, card["network"]["name"], digest, card["network"], _loader(path), *known)
 
 

@@ -93,7 +93,7 @@ def finetune(
         tuning = dataclasses.replace(tuning, unfreeze_every=tuning.unfreeze_every * steps_per_epoch)
     tuning.check(len(source.spec.units), recipe)
     if source.mean is not None:
-        data = dataclasses.replace(data, mean=source.mean, deviation=source.deviation)
+        data = dataclasses.replace(data, mean=source.mean, std=source.std)
     where = str(data_dir) if data_dir else None
     experiment = FineTuned(source.model, data.folder or data.name, where, name, recipe, {}, source, tuning)
     run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)

@@ -16,7 +16,7 @@ class Preprocessing:
     Attributes:
         size: (height, width) in pixels that the network sees.
         mean: Per channel, 0 to 255, subtracted.
-        deviation: Per channel, 0 to 255, divided by.
+        std: Per channel, 0 to 255, divided by.
         crop: Share of the resized image's shorter side that the crop from its centre keeps.
         interpolation: One of `cuts.INTERPOLATIONS`.
         transform: One of `cuts.TRANSFORMS`: whose code resizes and cuts.
@@ -27,7 +27,7 @@ class Preprocessing:
 
     size: tuple[int, int]
     mean: tuple[float, ...]
-    deviation: tuple[float, ...]
+    std: tuple[float, ...]
     crop: float = 1.0
     interpolation: str = "bilinear"
     transform: str = "ours"
@@ -37,12 +37,12 @@ class Preprocessing:
         if len(size) != 2:
             raise argument_error("size", "(height, width)", self.size)
         object.__setattr__(self, "size", size)
-        for name in ("mean", "deviation"):
+        for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(check_number(name, value) for value in getattr(self, name)))
-        if not self.mean or len(self.mean) != len(self.deviation):
-            raise argument_error("deviation", f"one number per channel, as mean has ({len(self.mean)})", self.deviation)
-        if min(self.deviation) <= 0.0:
-            raise argument_error("deviation", "positive", self.deviation)
+        if not self.mean or len(self.mean) != len(self.std):
+            raise argument_error("std", f"one number per channel, as mean has ({len(self.mean)})", self.std)
+        if min(self.std) <= 0.0:
+            raise argument_error("std", "positive", self.std)
         if not 0.0 < check_number("crop", self.crop) <= 1.0:
             raise argument_error("crop", "above 0 and at most 1", self.crop)
         if max(size) / self.crop > bounds.SIDE:
@@ -85,7 +85,7 @@ def preprocess_input(images, card):
     prepared = [_prepared(_checked(np.asarray(image), how), how) for image in images]
     if not prepared:
         raise argument_error("images", "one image at least", np.shape(images))
-    return ((np.stack(prepared) - np.float32(how.mean)) / np.float32(how.deviation)).astype("float32")
+    return ((np.stack(prepared) - np.float32(how.mean)) / np.float32(how.std)).astype("float32")
 
 
 def _of_card(card, field):

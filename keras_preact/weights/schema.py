@@ -102,6 +102,9 @@ def read_fields(path):
         raise ValueError(f"{path.name} has lists within lists without end.") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{path.name} holds no fields by name.")
+    seen = fields.get("preprocessing")
+    if isinstance(seen, dict) and "deviation" in seen:  # as cards called it before
+        fields["preprocessing"] = {("std" if name == "deviation" else name): value for name, value in seen.items()}
     return fields
 
 
