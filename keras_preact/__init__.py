@@ -38,6 +38,7 @@ from keras_preact.zoo import (
 )
 
 # Not names, but what a run's model.keras is compiled with; Keras finds only what has been imported.
+importlib.import_module("keras_preact.training.muon")
 importlib.import_module("keras_preact.training.optimizers")
 importlib.import_module("keras_preact.training.training_model")
 

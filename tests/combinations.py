@@ -25,6 +25,7 @@ AXES = {
     "shortcut": [
         *("identity", "constant_scaling", "exclusive_gating", "shortcut_only_gating", "conv1x1", "dropout", "none"),
     ],
+    "optimizer": ["sgd", "muon"],
     "ema": [0.0, 0.9],
     "clip_norm": [0.0, 0.5],
     "validation_images": [0, 8],
@@ -83,7 +84,10 @@ def recipe_of(row):
     drops = {"drops": (4, 8)} if recipe.schedule == "steps" else {}
     return recipe.replace(
         **{**scaled, **drops, **AUGMENTATIONS[row["augmentation"]]},
-        **{name: row[name] for name in ("precision", "ema", "clip_norm", "validation_images", "bn_synchronized")},
+        **{
+            name: row[name]
+            for name in ("precision", "optimizer", "ema", "clip_norm", "validation_images", "bn_synchronized")
+        },
         steps=STEPS,
         warmup_steps=2,
         global_batch_size=8,

@@ -10,7 +10,7 @@ import pytest
 PROGRAM = pathlib.Path(__file__).with_name("two_replicas.py")
 
 
-@pytest.mark.parametrize("what", ["synchronized", "averaged", "train"])
+@pytest.mark.parametrize("what", ["synchronized", "averaged", "train", "levels"])
 def test_two_replicas(what, tmp_path):
     done = subprocess.run(
         [sys.executable, str(PROGRAM), what, str(tmp_path)], capture_output=True, text=True, env=os.environ

@@ -111,6 +111,30 @@ def train(folder):
     refused_options()
 
 
+def levels(folder):
+    """A training in levels, with Muon, equals one device's too, and a resume goes on in the level that it was in."""
+    recipe = keras_preact.Recipe(
+        source="a test's",
+        levels=((8, 8, 1), (14, 0, 1)),
+        epochs=2,
+        optimizer="muon",
+        global_batch_size=8,
+        learning_rate=0.001,
+        bn_synchronized=True,
+        precision="float64",
+        seed=0,
+    )
+    images, labels = RNG.integers(256, size=(37, 16, 16, 3)).astype("uint8"), np.arange(37) % 3
+    data = from_arrays(images[:24], labels[:24], images[24:], labels[24:])
+    ends = {}
+    for name in ("none", "mirrored"):
+        keras_preact.train("ResNet14", data=data, recipe=recipe, output=folder / name, strategy=name, verbose=0)
+        ends[name] = checkpoints.newest(folder / name / "checkpoints").arrays
+    for arrays in ends.values():
+        del arrays["metrics"]
+    assert_same(ends["mirrored"], ends["none"], 1e-6)
+
+
 def refused_options():
     """What Keras cannot do with several replicas is refused, or turned off, in this package's words."""
     # A second strategy in one process collides with the first, unless it reduces without collective operations.
@@ -135,5 +159,7 @@ def refused_options():
 
 
 if __name__ == "__main__":
-    {"synchronized": synchronized, "averaged": averaged, "train": train}[sys.argv[1]](pathlib.Path(sys.argv[2]))
+    {"synchronized": synchronized, "averaged": averaged, "train": train, "levels": levels}[sys.argv[1]](
+        pathlib.Path(sys.argv[2])
+    )
     print(f"{sys.argv[1]}: done")

@@ -9,6 +9,7 @@ from keras_preact.errors import argument_error, check_choice, check_fields, chec
 SCHEDULES = ("cosine", "linear", "steps", "constant", "plateau")
 WEIGHT_DECAYS = ("l2", "l2_kernels", "decoupled")
 MOMENTUM_RULES = ("caffe", "torch")
+OPTIMIZERS = ("sgd", "muon")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
 
@@ -38,6 +39,8 @@ class Recipe(Augmentation):
     """Epochs without a better validation error after which the run ends; 0 for never."""
     validation_images: int = 0
     """Training images held out, on which the error is measured after each epoch instead of on the test images."""
+    optimizer: str = "sgd"
+    """sgd (with momentum) or muon (whose steps of convolution kernels are orthogonal matrices)."""
     momentum: float = 0.9
     """Share of the last update that is added to the next."""
     momentum_rule: str = "caffe"
@@ -81,6 +84,7 @@ class Recipe(Augmentation):
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("weight_decay_kind", self.weight_decay_kind, WEIGHT_DECAYS)
         check_choice("momentum_rule", self.momentum_rule, MOMENTUM_RULES)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("precision", self.precision, PRECISIONS)
         object.__setattr__(self, "drops", tuple(check_integer("drops", drop) for drop in self.drops))
         self._check_schedule()

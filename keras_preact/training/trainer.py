@@ -22,7 +22,8 @@ from keras_preact.training import callbacks as own
 from keras_preact.training import checkpoints, finish, remote_folder, run_folder
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, loaded, reestimate_statistics
 from keras_preact.training.levels import begin_with, check_levels, level_at, levels_of, of_depth
-from keras_preact.training.optimizers import make_optimizer, make_schedule
+from keras_preact.training.muon import Muon
+from keras_preact.training.optimizers import RecipeSGD, make_optimizer, make_schedule
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.processes import Clock, Processes, chained, totals
 from keras_preact.training.recipe import Recipe
@@ -273,7 +274,8 @@ class Training:
 
     def make_optimizer(self, network):
         """Returns the optimizer of a network's trainable variables."""
-        return make_optimizer(self.recipe, self.steps_per_epoch)
+        kind = {"sgd": RecipeSGD, "muon": Muon}[self.recipe.optimizer]
+        return make_optimizer(self.recipe, self.steps_per_epoch, kind)
 
     def _begun(self, network):
         """Returns the model of the first level, with the weights that the training begins with."""

@@ -42,6 +42,9 @@ class Tuning:
             expected = f"0, or such that {waiting} stages are trained within {length} {unit}"
             hint = f"Nearest: {(length - 1) // waiting}."
             raise argument_error("unfreeze_every", expected, self.unfreeze_every, hint)
+        if self.is_stagewise and recipe.optimizer != "sgd":
+            hint = "Stages have learning rates of their own with it alone."
+            raise argument_error("optimizer", '"sgd" with layer_decay or unfreeze_every', recipe.optimizer, hint)
         if self.is_stagewise and recipe.weight_decay_kind == "decoupled":
             hint = 'Use "l2" or "l2_kernels", whose decay goes with each stage\'s learning rate.'
             raise argument_error("weight_decay_kind", "another with layer_decay or unfreeze_every", "decoupled", hint)
