@@ -401,3 +401,17 @@ def test_the_archive_is_downloaded_once_and_its_hash_is_checked(no_data, monkeyp
     assert download.download(url, digest, target) == str(target / "a.bin")
     (source / "a.bin").unlink()
     assert download.download(url, digest, target) == str(target / "a.bin")
+
+
+def test_cifar_at_half_its_side_keeps_the_colours(tmp_path):
+    images = np.random.default_rng(0).integers(256, size=(6, 16, 1, 16, 1, 3))
+    images = (np.ones((1, 1, 2, 1, 2, 1), int) * images).reshape(6, 32, 32, 3).astype(np.uint8)  # of squares of pixels
+    labels = np.arange(6)
+    np.savez(tmp_path / "cifar10.npz", x_train=images, y_train=labels, x_test=images[:3], y_test=labels[:3])
+    small = load("cifar10_16", tmp_path)
+    assert small.image_shape == (16, 16, 3)
+    assert (small.name, len(small.test), small.interpolation) == ("cifar10_16", 3, "bilinear")
+    assert np.abs(small.train.images.mean(axis=(1, 2)) - images.mean(axis=(1, 2))).max() < 2
+    whole = load("cifar10", tmp_path)
+    assert small.class_names == whole.class_names
+    assert abs(np.subtract(small.mean, images.mean(axis=(0, 1, 2)))).max() < 2

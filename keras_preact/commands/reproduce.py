@@ -13,7 +13,7 @@ def reproduce(
     /,
     *,
     row: str | None = None,
-    scale: Literal["smoke", "short", "full"] = "smoke",
+    scale: Literal["smoke", "small", "short", "full"] = "smoke",
     seeds: int = 1,
     output: pathlib.Path | None = None,
     data_dir: pathlib.Path | None = None,
@@ -29,7 +29,8 @@ def reproduce(
             to table4: test errors on CIFAR. figure1, figure6: training loss and test error against iterations.
         row: One row of a table; all if left out.
         scale: full: the paper's networks, data and recipe. short: a sixteenth of its training, minutes a row on a GPU;
-            only the order of rows compares. smoke: scikit-learn's digits and shallower networks, minutes on a CPU.
+            only the order of rows compares. small: the paper's networks on CIFAR-10 at 16x16, minutes a row on a CPU,
+            for the same. smoke: scikit-learn's digits and shallower networks, minutes on a CPU.
         seeds: Runs of each row.
         output: The folder of the results, one JSON a run; runs/reproduce/<scale> if left out.
         data_dir: Where CIFAR's files are, if not where its loader looks.

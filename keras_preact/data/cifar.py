@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
-from keras_preact.data.dataset import ArraySplit, DataSet, check_images
+from keras_preact.data.dataset import ArraySplit, DataSet, check_images, resized
 from keras_preact.data.download import download
 from keras_preact.data.tfds import find_prepared, read_whole, tfds_folder
 from keras_preact.errors import argument_error
@@ -23,6 +23,7 @@ pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose
 skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
 tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
+SIDE = 32  # pixels
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -85,8 +86,8 @@ CIFAR100 = Cifar(
 )
 
 
-def load_cifar(kind, data_dir=None, image_size=None, skip_corrupt=False):
-    """Returns the `DataSet` of a `Cifar`.
+def load_cifar(kind, data_dir=None, image_size=None, skip_corrupt=False, side=SIDE):
+    """Returns the `DataSet` of a `Cifar`, its images resized to `side` pixels if that is not their own.
 
     It is looked for in `data_dir`, or else in TFDS's and Keras' own folders: a data set prepared by TFDS, `NAME.npz`
     with `x_train`, `y_train`, `x_test`, `y_test`, the original archive of binary files, or these files. If no
@@ -97,6 +98,11 @@ def load_cifar(kind, data_dir=None, image_size=None, skip_corrupt=False):
     """
     if image_size is not None:
         raise argument_error("image_size", f"left out for {kind.name}, whose images are 32x32", image_size)
+    whole = _whole(kind, data_dir)
+    return whole if side == SIDE else resized(whole, side, f"{kind.name}_{side}")
+
+
+def _whole(kind, data_dir):
     folders = [pathlib.Path(data_dir).expanduser()] if data_dir is not None else default_folders()
     for folder in folders:
         for find, read in FORMS:
@@ -121,7 +127,7 @@ def _data_set(kind, train_images, train_labels, test_images, test_labels):
     splits = []
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
         images = check_images(images, f"images of {kind.name}")
-        if images.shape[1:] != (32, 32, 3):
+        if images.shape[1:] != (SIDE, SIDE, 3):
             raise argument_error(f"images of {kind.name}", "(images, 32, 32, 3)", images.shape)
         splits.append(ArraySplit(images, labels))
     return DataSet(kind.name, *splits, kind.class_names, kind.mean, kind.std)

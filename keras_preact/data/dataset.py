@@ -106,6 +106,26 @@ class DataSet:
         return normalize(images, self.mean, self.std)
 
 
+def resized(data, side, name):
+    """Returns a `DataSet` of arrays with its images resized to `side` x `side` pixels by Pillow, bilinearly.
+
+    Args:
+        data: A `DataSet` of `ArraySplit`s.
+        side: Pixels.
+        name: What to call it.
+    """
+    from PIL import Image
+
+    def smaller(split):
+        size, how = (side, side), Image.Resampling.BILINEAR  # of which every pixel takes part on the way down
+        images = [geometry.pixels(geometry.pillow(image).resize(size, how)) for image in split.images]
+        return ArraySplit(np.stack(images), split.labels)
+
+    train, test = smaller(data.train), smaller(data.test)
+    mean, std = measure(train.images)
+    return replace(data, name=name, train=train, test=test, mean=mean, std=std, interpolation="bilinear")
+
+
 def normalize(images, mean, std):
     """Returns (images - mean) / std per channel, float32, for images in 0 to 255."""
     return (np.asarray(images).astype("float32") - np.float32(mean)) / np.float32(std)

@@ -12,8 +12,7 @@ def resizes(draws):
 def crop_arrays(images, draws):
     """Returns random crops of uint8 images (batch, height, width, channels), resized to the same size."""
     crops = [
-        pixels(crop(Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image), images.shape[1:3], drawn))
-        for image, drawn in zip(images, rows(draws, len(images)))
+        pixels(crop(pillow(image), images.shape[1:3], drawn)) for image, drawn in zip(images, rows(draws, len(images)))
     ]
     return np.stack(crops)
 
@@ -21,6 +20,11 @@ def crop_arrays(images, draws):
 def rows(draws, count):
     """Returns a dict of arrays whose first axis is the image as a list of `count` dicts, one an image."""
     return [{name: values[k] for name, values in (draws or {}).items()} for k in range(count)]
+
+
+def pillow(image):
+    """Returns uint8 (height, width, 1 or 3) as a grey or RGB Pillow image."""
+    return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
 
 
 def pixels(image):

@@ -80,6 +80,20 @@ SCALES = {
             ),
         },
     ),
+    "small": Scale(
+        "CIFAR-10 at 16x16, 1,000 steps, minutes a row on two CPU cores: only the order of the rows compares",
+        {
+            "paper_cifar": _PAPER.replace(
+                source="ours: paper_cifar in 1,000 steps, on images of half the side",
+                steps=1_000,
+                warmup_steps=50,
+                drops=(500, 750),
+                crop_padding=2,
+            )
+        },
+        data="cifar10_16",
+        depths={110: 110, 164: 164},
+    ),
     "smoke": Scale(
         "scikit-learn's digits, shallower networks, four epochs: shows that every row runs, and no figure of the paper",
         {
