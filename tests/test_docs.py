@@ -104,9 +104,15 @@ def test_the_commands_of_the_pages_exist_and_take_their_flags(help_of):
 
 def test_the_map_is_that_of_the_code():
     (_, text), *_ = blocks("docs/code.md", "")
-    names = [line.split()[0] for line in text.splitlines()[1:]]
-    assert [name.removesuffix("/").removesuffix(".py") for name in names] == ORDER
-    assert all((PACKAGE / name).is_dir() == name.endswith("/") for name in names)
+    rows = re.findall(r"^( +)(\S+)", text, re.MULTILINE)
+    found, room = {"": []}, ""
+    for indent, name in rows:
+        room = room if len(indent) > 2 else ""
+        assert (PACKAGE / room / name).is_dir() == name.endswith("/"), name
+        part = name.removesuffix("/").removesuffix(".py")
+        found.setdefault(room, []).append(part)
+        room = room or part
+    assert found == ORDER
 
 
 def test_every_link_of_the_readme_leads_to_a_file():

@@ -25,7 +25,7 @@ def built(tmp_path_factory):
     unwanted = shutil.ignore_patterns("__pycache__")
     for folder in ("keras_preact", "tests"):
         shutil.copytree(ROOT / folder, source / folder, ignore=unwanted)
-    program = "import sys; from setuptools import build_meta as b; to = sys.argv[1]; b.build_sdist(to); b.build_wheel(to)"
+    program = "import sys; from setuptools import build_meta as b; f = sys.argv[1]; b.build_sdist(f); b.build_wheel(f)"
     done = subprocess.run([sys.executable, "-c", program, str(dist)], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return dist
@@ -51,7 +51,7 @@ def test_the_wheel_says_what_it_is(built):
     wheel = zipfile.ZipFile(path)
     about = wheel.read(f"keras_preact-{__version__}.dist-info/METADATA").decode()
     lines = about.splitlines()
-    assert {f"Version: {__version__}", "License-Expression: Apache-2.0", "Requires-Python: <3.14,>=3.11"} <= set(lines)
+    assert {f"Version: {__version__}", "License: Apache-2.0", "Requires-Python: <3.14,>=3.11"} <= set(lines)
     assert (ROOT / "README.md").read_text(encoding="utf-8") in about
     entry = wheel.read(f"keras_preact-{__version__}.dist-info/entry_points.txt").decode()
     assert "keras-preact = keras_preact.cli:main" in entry
