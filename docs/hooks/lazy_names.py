@@ -1,4 +1,4 @@
-"""Shows the API pages the names that a module imports when they are first asked for: its dict `_LAZY`."""
+"""The names that a module imports when they are first asked for, on the pages of the API."""
 
 import ast
 

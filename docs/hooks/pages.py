@@ -1,4 +1,4 @@
-"""What the site changes of its pages: formulas of notebooks, and links of files that are outside `docs/`."""
+"""What the site changes of its pages: formulas of notebooks, links of files outside `docs/`."""
 
 import pathlib
 import re
@@ -6,22 +6,27 @@ import re
 from latex2mathml.converter import convert
 
 ROOT = pathlib.Path(__file__).parents[2]
-FORMULA = re.compile(r"(<(pre|script|style|code|svg)\b.*?</\2>|<[^>]*>)|\$([^$<>\n]+)\$", re.DOTALL)
-MATHJAX = re.compile(r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->", re.DOTALL)
+AS_IT_IS = r"<(pre|script|style|code|svg)\b.*?</\2>|<[^>]*>"
+FORMULA = re.compile(rf"({AS_IT_IS})|\$([^$<>\n]+)\$", re.DOTALL)
+MATHJAX = re.compile(r"<!-- Load mathjax -->.*?<!-- End of mathjax conf\w+ -->", re.DOTALL)
 
 
 def on_page_markdown(markdown, page, **_):
-    """Returns the text of a page; that of a file of the repository's root, with its links as seen from `docs/`."""
+    """Returns the text of a page; a file of the root has its links as seen from `docs/`."""
     for name in re.findall(r"^--8<-- \"(\w+\.md)\"$", markdown, re.MULTILINE):
         markdown = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
     return markdown
 
 
 def on_page_content(html, page, **_):
-    """Returns a page's HTML; a notebook's with `$...$` as MathML, which needs no program from another host."""
+    """Returns the HTML of a page; `$...$` in a notebook becomes MathML.
+
+    Browsers draw it without a program from another host.
+    """
     if not page.file.src_uri.endswith(".ipynb"):
         return html
-    return FORMULA.sub(lambda found: found[1] or convert(_unescaped(found[3])), MATHJAX.sub("", html))
+    html = MATHJAX.sub("", html)
+    return FORMULA.sub(lambda found: found[1] or convert(_unescaped(found[3])), html)
 
 
 def _unescaped(text):
