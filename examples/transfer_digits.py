@@ -4,7 +4,7 @@ python examples/transfer_digits.py --output transfer
 
 trains ResNet-29 on the handwritten digits 0 to 4, and then, with 5, 20 and 100 images a class of 5 to 9, a copy of it
 and a new network: same images, recipe and steps, another start. It writes `transfer.md`, `transfer.png` and
-`transfer.json` into the output folder, and goes on where it stopped. With --data-dir it takes CIFAR-10, whose files lie
+`transfer.json` into the output folder, and resumes where it stopped. With --data-dir it takes CIFAR-10, whose files lie
 there, and its last five classes.
 """
 
@@ -55,7 +55,7 @@ def one_run(method, data, backbone, per_class, seed, settings, folder):
 
 
 def write(results, settings, seeds, folder):
-    """Writes the table, the plot and the figures."""
+    """Writes the table, the plot and the numbers."""
     rows = ["| images a class | fine-tuned, % | from scratch, % |", "|---|---|---|"]
     for size in SIZES:
         cells = []

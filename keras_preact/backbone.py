@@ -1,4 +1,4 @@
-"""Backbones: a network that puts out the signals of its stages."""
+"""Backbones: a network that returns the signals of its stages."""
 
 from keras_preact.errors import argument_error
 from keras_preact.network.checks import check_features

@@ -36,7 +36,7 @@ def build_network(
         include_top: Whether the network ends in global average pooling and a classifier.
         weights: None, or trained weights: a name of `list_weights()`, a data set (`"cifar10"`, `"cifar100"`,
             `"imagenet"`, `"digits"`: the weights of the lowest published error), or the path of a `.weights.h5` file of
-            this network. What is not here is downloaded, once. `model.card` then describes the weights, and
+            this network. Other weights are downloaded, once. `model.card` then describes the weights, and
             `model.loaded` reports what was taken over.
         input_tensor: A Keras tensor (batch, height, width, channels) to read instead of a new input.
         input_shape: (height, width, channels); a side may be None. (32, 32, 3), or what `weights` were trained on, if
@@ -52,24 +52,24 @@ def build_network(
             `stage2_unit07_conv1`. Both hold the same network, and read each other's weights files.
         unroll: Units in one turn of the loop, or `"all"`: more is faster on a GPU and slower to compile. `"auto"` is 1,
             but `"all"` for runs of up to 36 units on a GPU under JAX.
-        remat: Whether the backward pass computes units anew instead of keeping their inner signals: memory for about a
+        remat: Whether the backward pass computes units again instead of keeping their inner signals: memory for about a
             quarter more time. A number k keeps the signal between every k units only; True means 2 in the first stage,
             whose signals are largest, and 1 in the others.
         dtype: A Keras dtype policy or its name. Logits and probabilities are float32 at least.
-        features: Stages whose signals are put out in place of all else, e.g. `("stage2", "stage3")`: a backbone, which
-            ends behind the last of them. `model.feature_strides` has the image pixels per pixel of each. Weights files
-            of the whole network fit.
-        tap: Which signal of a stage that is, for all or one for each: `"sum"`, x_{l+1} of its last unit, which in a
-            pre-activation network no BN has touched; `"activated"`, what the next unit's first convolution reads:
-            the sum behind that unit's own leading BN and ReLU, or the network's last. Where the ordering has none there
-            (Fig. 4(a) to (c)) it is the sum.
+        features: Stages whose signals are the only outputs, e.g. `("stage2", "stage3")`: a backbone, which ends after
+            the last of them. `model.feature_strides` has the image pixels per pixel of each. Weights files of the whole
+            network fit.
+        tap: Which signal of a stage is returned, one choice for all or one for each: `"sum"`, x_{l+1} of its last unit,
+            which in a pre-activation network no BN has touched; `"activated"`, what the next unit's first convolution
+            reads: the sum after that unit's own leading BN and ReLU, or the network's last. Where the ordering has
+            none there (Fig. 4(a) to (c)) it is the sum.
 
     Returns:
         A `ResidualNetwork`, a functional `keras.Model`. Its output is (batch, num_classes) with the top; with
         `features` a dict from their names to (batch, height / stride, width / stride, channels).
 
     Raises:
-        ValueError: If an argument is not allowed; it is named, with what was received and what is near.
+        ValueError: If an argument is not allowed; it is named, with what was received and the nearest choice.
         ConnectionError: If weights are to be downloaded, and cannot be.
     """
     if not isinstance(spec, NetworkSpec):
@@ -240,7 +240,7 @@ def card_spec(card):
 
 _DOC = """Builds {name}: {about}, {base.units} {base.unit} units, {side}x{side} images, {classes} classes.
 
-What is left out is the paper's, as said above and in brackets, or that of `weights`.
+An argument that is left out has the paper's value, as above and in brackets, or that of `weights`.
 
 Args:
     ordering: Where BN and ReLU stand in a unit, a key of `ORDERINGS` (Fig. 4) ["{base.ordering}"].

@@ -27,7 +27,7 @@ that drifts does so for all. A ratio is the median over the rounds of one round'
 (every raw number), `report.txt` (the ratios beside the bars the project sets itself), `environment.json` and
 `depth.png`.
 
-Other programs spoil the figures, those of torch most (tenfold and more): its threads spin while they wait. So each
+Other programs disturb the numbers, those of torch most (tenfold and more): its threads spin while they wait. So each
 measurement says how many processors they kept busy meanwhile; the report leaves out the rounds in which that was more
 than BUSY, if others are left, and marks the line if not.
 """

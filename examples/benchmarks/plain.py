@@ -8,9 +8,9 @@ from keras import layers
 
 
 def plain_network(depth, num_classes=10):
-    """Returns the `keras.Model` of 9n + 2 layers for images (batch, 32, 32, 3); it puts out probabilities."""
+    """Returns the `keras.Model` of 9n + 2 layers for images (batch, 32, 32, 3); it returns probabilities."""
     images = keras.Input((32, 32, 3), name="images")
-    x = activate(conv(images, 16, 3))  # the first unit's own activation, moved to just behind conv1
+    x = activate(conv(images, 16, 3))  # the first unit's own activation, moved to just after conv1
     for stage, width in enumerate((16, 32, 64)):
         for number in range((depth - 2) // 9):
             strides = 2 if stage > 0 and number == 0 else 1

@@ -27,7 +27,7 @@ class ResidualUnit(nn.Module):
 
 
 def torch_network(depth, num_classes=10):
-    """Returns the `nn.Module` of 9n + 2 layers for images (batch, 3, 32, 32); it puts out logits."""
+    """Returns the `nn.Module` of 9n + 2 layers for images (batch, 3, 32, 32); it returns logits."""
     parts, in_width = [conv(3, 16, 3), activation(16)], 16
     for stage, width in enumerate((16, 32, 64)):
         for number in range((depth - 2) // 9):

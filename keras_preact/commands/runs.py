@@ -25,7 +25,7 @@ class RunFlags:
         data_dir: Where a named data set's files are, if not where its loader looks.
         skip_corrupt: Leave image files out that cannot be read.
         output: The run folder, or a URL (gs://bucket/run); runs/<model>.<data>.<recipe> if left out. The same command
-            goes on with a run that stopped.
+            resumes a run that stopped.
         overwrite: Overwrite the folder of another run, or of a finished one.
         checkpoint_steps: Steps between checkpoints within an epoch; 0 for epoch ends only.
         strategy: Devices to compute on; auto takes all local ones, or the workers or the TPU that TF_CONFIG or
@@ -73,7 +73,7 @@ def train_command(recipe):
             shortcut: What stands on the shortcut (Fig. 2), at the paper's values.
             layout: Stacked units in a loop, or one Keras layer per operation.
             unroll: Units in one turn of the loop; more is faster on a GPU and slower to compile.
-            remat: Compute units anew in the backward pass: less memory, about a quarter more time.
+            remat: Compute units again in the backward pass: less memory, about a quarter more time.
             settings: The recipe.
         """
         options = {"ordering": ordering, "shortcut": shortcut, "layout": layout, "unroll": unroll, "remat": remat}

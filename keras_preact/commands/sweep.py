@@ -22,9 +22,9 @@ def sweep(
     output: pathlib.Path | None = None,
     strategy: Literal[STRATEGIES] = "auto",
 ) -> None:
-    """Trains every point of a grid with several seeds: a row each, medians, a picture, the best run.
+    """Trains every point of a grid with several seeds: one row each, medians, a picture, the best run.
 
-    The same command goes on where a killed one stopped. Start it several times, and the processes share the trials.
+    The same command resumes a sweep that was killed. Start it several times, and the processes share the trials.
 
     Args:
         over: What is varied, with commas between: shortcut, ordering, unit, widening, stride_on (all values), or

@@ -18,7 +18,7 @@ class TrainingBatches(keras.utils.PyDataset):
 
     Args:
         data: A `DataSet`.
-        global_batch_size: Images a batch, over all replicas and workers.
+        global_batch_size: Images per batch, over all replicas and workers.
         seed: A whole number.
         augmentation: An `Augmentation`.
         share: (i, n) for the i-th, from 0, of n equal parts of every batch: one worker's.
@@ -65,7 +65,7 @@ class TrainingBatches(keras.utils.PyDataset):
         return inputs, self.data.train.labels[chosen]
 
     def set_position(self, epoch, step=0):
-        """Makes batch 0 the `step`-th, from 0, of an epoch. A step behind the last begins the next epoch."""
+        """Makes batch 0 the `step`-th, from 0, of an epoch. A step after the last begins the next epoch."""
         epoch, step = check_integer("epoch", epoch, minimum=0), check_integer("step", step, minimum=0)
         if step > self.steps_per_epoch:
             raise argument_error("step", f"at most the {self.steps_per_epoch} of an epoch", step)

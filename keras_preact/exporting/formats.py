@@ -61,7 +61,7 @@ def export(
 ):
     """Writes a model in formats that need no Keras, runs each file in a fresh process, and compares it with the model.
 
-    All take uint8 images, any number of them, and give `probabilities`, `logits` and `features` (the averaged last
+    All take any number of uint8 images, and return `probabilities`, `logits` and `features` (the averaged last
     activation). The SavedModel resizes, and takes image files too; ONNX and LiteRT take images of the model's size.
 
     Args:
@@ -81,12 +81,12 @@ def export(
         verbose: Whether to print the report.
 
     Returns:
-        The report, a dict: of each format, what `parity.compare` returns, and the seconds it took to write.
+        The report as a dict. It has, for each format, what `parity.compare` returns and the seconds of writing.
 
     Raises:
         ValueError: If an argument is not allowed; nothing is written then.
         ImportError: If a format's packages are missing; the extra that has them is named.
-        ParityError: If a file gives something else than the model; nothing is left of the export then.
+        ParityError: If a file does not agree with the model; nothing of the export is kept then.
     """
     formats = _check_formats(formats)
     known = _known_of_card(checked(model))

@@ -35,7 +35,7 @@ def stacked(model, dtype=None):
 def inference_weights(model):
     """Returns what inference computes with: a dict from a layer of the stacked layout to a dict of its tensors.
 
-    Each BN right behind a convolution is folded into it: in a pre-activation unit all but the first, and conv1's
+    Each BN that follows a convolution is folded into it: in a pre-activation unit all but the first, and conv1's
     unless the network computes in half precision. What leads a pre-activation unit or ends the network is not: it
     reads a sum, which in a unit the shortcut carries on, and no convolution stands before it.
     """
@@ -53,7 +53,7 @@ def inference_weights(model):
 
 
 def outputs(model, weights, images, straight=False):
-    """Returns the dict of what the exported models put out, as tensors.
+    """Returns the dict of the outputs of the exported models, as tensors.
 
     Args:
         model: A network in the stacked layout.

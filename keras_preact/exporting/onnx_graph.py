@@ -187,7 +187,7 @@ class OnnxGraph:
             return self.node("MaxPool", name, x, auto_pad="SAME_UPPER", **attributes)
         if padding == "zero":
             # onnxruntime (1.31) makes a Pad with zeros and a MaxPool one pool, which pads with -inf. A channel more,
-            # taken off behind it, keeps the two apart.
+            # taken off after it, keeps the two apart.
             pads = self.constant(f"{name}/pads", np.asarray([0, 0, 1, 1, 0, 1, 1, 1], "int64"))
             x = self.node("MaxPool", f"{name}_pool", self.node("Pad", f"{name}_pad", x, pads), **attributes)
             bounds = [self.constant(f"{name}/{part}", np.asarray([k], "int64")) for part, k in _LAST_OFF.items()]

@@ -25,7 +25,7 @@ def residual_network(env, x, spec):
 
 
 def last_activation(env, x, spec):
-    """Applies, behind the last sum, what leads a unit of this ordering."""
+    """Applies, after the last sum, what leads a unit of this ordering."""
     return activate(env.within("final"), x, ORDERINGS[spec.ordering].lead, "")
 
 
@@ -139,7 +139,7 @@ class KerasLayers:
     def units(self, x, run, return_lead=False):
         """Applies a run of units that are equal but for their names and drop rates.
 
-        With `return_lead` it returns the first unit's signal behind its leading activation, too.
+        With `return_lead` it returns the first unit's signal after its leading activation, too.
         """
         lead = None
         for unit in run:

@@ -16,12 +16,12 @@ class StageCost:
 
     Attributes:
         name: `stem`, `stage1`, ..., or `head`.
-        shape: (height, width, channels) of what it puts out.
+        shape: (height, width, channels) of its output.
         units: Residual Units in it.
         trainable: Trainable parameters.
         moving: Moving statistics of its batch normalisations.
         multiply_adds: Those of convolutions and classifier; additions, BN and ReLU are not counted.
-        elements: Elements of all signals that its operations put out.
+        elements: Elements of the outputs of all its operations.
     """
 
     name: str

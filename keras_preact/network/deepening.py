@@ -1,4 +1,4 @@
-"""A deeper network made of a trained one: units that are identities, or halves of their neighbour, put in between.
+"""A deeper network made of a trained one: new units are identities, or share what their neighbour adds.
 
 With identity shortcuts a unit whose F is zero computes x_{l+1} = x_l, so a deeper network that holds a shallower one
 exists (He et al. 2015, section 1). Chang et al. 2018 (arXiv 1710.10348) train networks by such steps.
@@ -27,16 +27,16 @@ def deepen(model, depth=None, *, units=None, place="end", branch="zero"):
 
     With `branch="zero"` it computes the same function, to the bit but for rounding: F of each new unit ends in zeros,
     its last convolution or, where F ends in a BN (Fig. 4(a), (c), (d)), that BN's gamma and beta. All else of a new
-    unit is drawn anew. In the first step after it only what ends F has a gradient, in the next ones the rest.
+    unit starts at random. In the first step only what ends F has a gradient, in the next ones the rest.
 
     Args:
         model: A network of this package, in either layout. It stays as it is.
         depth: Weight layers of the result, whose stages grow alike. For other units per stage, leave it out and pass
             `units`.
-        units: Units of each stage, none fewer than the model's.
+        units: Units of each stage, at least the model's.
         place: Where new units stand in a stage: `"end"`, after all others, or `"spread"` evenly.
         branch: `"zero"`, or `"copy"`: a new unit is a copy of the one before it, and of the n units that then are
-            alike each adds a 1/n of what the one added (Chang et al. 2018). That is near the same function;
+            alike each adds 1/n of what the one added (Chang et al. 2018). That is nearly the same function;
             `loaded` of the result states the difference measured.
 
     Returns:

@@ -123,7 +123,7 @@ class ResidualNetwork(keras.Model):
 
     @property
     def features(self):
-        """The stages whose signals the network puts out: a dict from `stage<number>` to the tap, or None."""
+        """The stages whose signals the network returns: a dict from `stage<number>` to the tap, or None."""
         return self._arguments["features"]
 
     @property
@@ -175,7 +175,7 @@ class ResidualNetwork(keras.Model):
             self.optimizer.build(built)
 
     def with_features(self, features):
-        """Returns the network, with a copy of its weights, that puts out `features`, as `check_features` gives them."""
+        """Returns the network, with a copy of its weights, that returns `features`, as `check_features` gives them."""
         other = type(self).from_config({**self.get_config(), "features": features})
         if missing := named_weights(other).keys() - named_weights(self).keys():
             raise argument_error(
@@ -192,7 +192,7 @@ class ResidualNetwork(keras.Model):
         arguments = self._arguments
         classes = arguments["num_classes"] if self.has_top else None
         plain = {**spec, "channels": arguments["input_shape"][-1], "num_classes": classes}
-        if self.features:  # the network ends behind the last of them
+        if self.features:  # the network ends after the last of them
             plain["features"] = self.features
         return json.loads(json.dumps(plain))
 

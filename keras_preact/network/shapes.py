@@ -1,4 +1,4 @@
-"""A network run on shapes alone: the weights each operation holds, its multiply-adds, the elements it puts out."""
+"""A network run on shapes alone: the weights each operation holds, its multiply-adds, the elements of its output."""
 
 import math
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class Weight:
 
 @dataclass
 class Operation:
-    """Describes what one operation costs: `weights` by name, `multiply_adds` and the `shape` put out, per image."""
+    """Describes what one operation costs per image: `weights` by name, `multiply_adds`, the output's `shape`."""
 
     name: str
     weights: dict[str, Weight] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Operation:
 
     @property
     def elements(self):
-        """The number of elements put out."""
+        """The number of elements of the output."""
         return math.prod(self.shape)
 
 

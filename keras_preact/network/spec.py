@@ -83,14 +83,14 @@ class NetworkSpec:
 
     Args:
         units: Units of each stage.
-        widths: Channels of each stage's inner convolutions; a bottleneck unit puts out four times as many.
+        widths: Channels of each stage's inner convolutions; a bottleneck unit returns four times as many.
         unit: `"basic"`, `"bottleneck"` or `"single"` (one 3x3 convolution per shortcut, Table 3).
         strides: Stride of the first unit of each stage; 1, 2, 2, ... if left out.
         stem: A `StemSpec` or a dict of its fields.
         ordering: A key of `ORDERINGS` (Fig. 4).
         shortcut: A key of `SHORTCUT_PARAMETERS` (Fig. 2), or a `ShortcutSpec`.
         widening: How a shortcut changes shape: `"projection"` (1x1 convolution, option B of [1]) or `"zero_pad"`
-            (subsampling, then zero channels behind, option A of [1]; no parameters).
+            (subsampling, then zero channels after the others, option A of [1]; no parameters).
         stride_on: Which convolution of a bottleneck unit takes the stride, `"1x1"` (the first) or `"3x3"`. Units
             without a 1x1 convolution take it on their first.
         widening_reads: What the shortcut of a unit that changes shape reads: the `"activated"` signal, which F reads
@@ -188,7 +188,7 @@ class NetworkSpec:
 
     @property
     def stage_strides(self):
-        """Input pixels per pixel that each stage puts out, along one side."""
+        """Input pixels per output pixel of each stage, along one side."""
         of_stem = self.stem.strides * (1 if self.stem.pool == "none" else 2)
         return tuple(itertools.accumulate((of_stem * self.strides[0], *self.strides[1:]), operator.mul))
 
@@ -204,7 +204,7 @@ class NetworkSpec:
 
     @property
     def out_width(self):
-        """Channels that the last stage puts out."""
+        """Channels of the last stage's output."""
         return self.widths[-1] * UNIT_KINDS[self.unit][1]
 
     @property

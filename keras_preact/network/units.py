@@ -39,7 +39,7 @@ def after_addition(env, y, unit):
 
 
 def residual_branch(env, x, unit, lead):
-    """Returns F(x): the unit's convolutions, BN-ReLU between any two, `lead` before and the ordering's tail behind."""
+    """Returns F(x): the unit's convolutions, BN-ReLU between any two, `lead` before and the ordering's tail after."""
     x = activate(env, x, lead, "1")
     place = 1 + bool(unit.places.lead)
     for number, conv in enumerate(unit.convs, start=1):

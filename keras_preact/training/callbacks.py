@@ -106,7 +106,7 @@ class Checkpointing(keras.callbacks.Callback):
         others: Callbacks whose counters are saved.
         steps_per_epoch: Training steps in an epoch.
         every: Training steps between checkpoints within an epoch; 0 for none.
-        start: The `Checkpoint` that the run goes on from, or None.
+        start: The `Checkpoint` that the run resumes from, or None.
         keep: A function that is called once a checkpoint is written.
         processes: The `Processes` of the run.
         signals: The `EndingSignals` under which it runs.

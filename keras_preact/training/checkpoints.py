@@ -21,7 +21,7 @@ ARRAYS, STATE, PROCESSES = "arrays.npz", "state.json", "processes.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Holds what a run needs to go on.
+    """Holds what a run needs to resume.
 
     Attributes:
         step: Training steps done.

@@ -31,7 +31,7 @@ def evaluate(folder, data=None, data_dir=None):
         {"error_percent": ..., "loss": ...}.
 
     Raises:
-        ValueError: If `folder` holds no finished run, or the data set is not to be had.
+        ValueError: If `folder` holds no finished run, or the data set cannot be found.
     """
     card, network = run_folder.read_card(folder), run_folder.load_model(folder)
     data_dir = data_dir or (card.get("data_dir") if data is None else None)
@@ -75,7 +75,7 @@ def evaluation_data(data, devices):
 
 
 def reestimate_statistics(model, batches, devices):
-    """Measures the moving statistics of BN anew for the weights as they are: training steps of learning rate 0.
+    """Measures the moving statistics of BN again, with the present weights: training steps of learning rate 0.
 
     There are as many steps as leave a hundredth of the old statistics: 44 at momentum 0.9.
     """

@@ -22,7 +22,7 @@ def launch(command, workers, max_restarts=3, backend=None):
     """Runs a command as several workers of one job on this machine, until all have finished.
 
     As soon as one ends otherwise than with status 0, all are ended: SIGTERM, and SIGKILL 10 s later. Then the job is
-    started again, which goes on from its last checkpoint. A worker whose peers do not come ends by itself after
+    started again, which resumes from its last checkpoint. A worker whose peers do not come ends by itself after
     KERAS_PREACT_START_DEADLINE seconds (60 if unset).
 
     Args:

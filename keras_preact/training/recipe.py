@@ -32,7 +32,8 @@ class Recipe(Augmentation):
     warmup_steps: int = 0
     """Steps at the start during which the learning rate grows from 0 (cosine, linear) or is a tenth (steps)."""
     drops: tuple[int, ...] = ()
-    """Epochs, or steps if `steps` is given, after which the learning rate falls to a tenth, for `steps`."""
+    """Epochs, or steps if `steps` is given, after which the learning rate falls to a tenth, for the
+    schedule `steps`."""
     patience: int = 0
     """Epochs without a better validation error after which the learning rate falls, for the schedule `plateau`."""
     early_stopping: int = 0

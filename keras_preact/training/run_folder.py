@@ -26,7 +26,7 @@ HISTORY = "history.csv"
 
 
 def check_folder(path, experiment, overwrite=False):
-    """Returns the path of a run's folder to be, whether it is new or holds the same run, which goes on.
+    """Returns the path of a run's folder to be, whether it is new or holds the same run, which resumes.
 
     Args:
         path: The folder.

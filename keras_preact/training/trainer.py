@@ -95,7 +95,7 @@ def train(
     callbacks=(),
     verbose="auto",
 ):
-    """Trains a network and writes a run folder; the same call again goes on where one before it stopped.
+    """Trains a network and writes a run folder; the same call resumes a run that stopped.
 
     Args:
         model: A name of `keras_preact.list_models()`, in any case.
@@ -115,10 +115,10 @@ def train(
         checkpoint_steps: Steps between checkpoints within an epoch, beside those at epoch ends; 0 for none.
         model_options: Keywords for the network's function, e.g. `{"ordering": "original"}`.
         callbacks: Further `keras.callbacks.Callback`s.
-        verbose: As in `keras.Model.fit`; `"auto"` draws a progress bar on a terminal, else a line an epoch.
+        verbose: As in `keras.Model.fit`; `"auto"` draws a progress bar on a terminal, else prints one line per epoch.
 
     Returns:
-        The card, a dict: what ran, with what, and `error_percent` on the test split after the last epoch. In a worker
+        The card as a dict, with what ran and `error_percent` on the test split after the last epoch. In a worker
         that is not the first, the card holds no error: the first measures.
 
     Raises:
@@ -304,7 +304,7 @@ class Training:
         return model
 
     def _enter(self, number):
-        """Begins a level: deepens the network of the one before, and goes on with its optimizer's state."""
+        """Begins a level: deepens the network of the one before, and keeps its optimizer's state."""
         keras.utils.set_random_seed(self.recipe.seed + number)  # so that a resume draws the same new units
         self.level, network, level = number, self.model.network, self.levels[number]
         if level.depth != network.spec.depth:
@@ -436,7 +436,7 @@ def _can_reside(data, augmentation):
 def segments(step, total, per_epoch):
     """Yields (first epoch, last epoch, steps in each) of the calls of `fit` from `step` to `total`.
 
-    The first and the last epoch may be short: the first when a run goes on within it.
+    The first and the last epoch may be short: the first when a run resumes within it.
     """
     while step < total:
         epoch, done = divmod(step, per_epoch)

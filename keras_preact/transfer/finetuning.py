@@ -55,9 +55,10 @@ def finetune(
 ):
     """Trains a network with trained weights on other images, and writes a run folder as `train` does.
 
-    The head is new, of the data's classes, and starts at zero, as in big_transfer; all else is the weights', to the
-    bit, or an error. Images may have another size than the weights' were trained on, but not another number of
-    channels. They are normalised as the weights' images were, where that is known: see `source.find_source`.
+    The head is new: it has the data's classes and starts at zero, as in big_transfer. All other weights are the trained
+    ones, to the bit; what does not fit is an error. Images may have another size than those that the weights were
+    trained on, but not another number of channels. They are normalised as the weights' images
+    were, where that is known: see `source.find_source`.
 
     Args:
         weights: A network of this package, a name of `list_weights()`, the folder of a finished run, or a `.keras` or

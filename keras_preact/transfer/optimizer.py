@@ -10,8 +10,8 @@ from keras_preact.training.optimizers import RecipeSGD
 class StagewiseSGD(RecipeSGD):
     """`RecipeSGD` whose variables have each a factor of the learning rate, and a step from which they move.
 
-    Before its step a variable and its momentum stay as they are, to the bit; nothing is compiled anew when it begins,
-    and the momentum of the others goes on. Its gradient is computed all the same, and counts for `global_clipnorm`.
+    Before its step a variable and its momentum stay as they are, to the bit; nothing is compiled again when it begins,
+    and the momentum of the others continues. Its gradient is computed all the same, and counts for `global_clipnorm`.
     Decoupled weight decay would not know of it, and is refused by `Tuning.check`.
 
     Args:

@@ -30,8 +30,8 @@ def recipe_for(count, steps=None):
       fill a batch. A power of two goes into 2, 4 or 8 replicas.
     - The learning rate is 0.03, not 0.003, since networks with BN train at higher ones. In a run of 100 steps CIFAR
       networks did better with 0.1.
-    - Warm-up is at a tenth of the rate, as this package's schedules of steps do it, while BiT's grows linearly; of 500
-      steps it so takes 25, not 100.
+    - Warm-up is at a tenth of the rate, as this package's schedules of steps do it, while BiT's grows linearly. So it
+      takes 25 of 500 steps, not 100.
     - No crops, mirrors or resizing: whether a mirrored image keeps its label is the user's to know.
 
     Args:

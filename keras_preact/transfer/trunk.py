@@ -18,7 +18,7 @@ class Tuning:
     """BN's statistics: the batch's in stages that are not frozen (train), those of the weights (inference), or those of
     the new images, measured before the first step, in all stages (reestimate). The last two do without dropout."""
     layer_decay: float = 1.0
-    """Learning rate of a stage by that of the stage behind it; the head has the recipe's."""
+    """Learning rate of a stage as a factor of that of the next stage; the head has the recipe's."""
     unfreeze_every: int = 0
     """Epochs, or steps if the run's length is given or chosen in steps, after which one stage more is trained, from the
     last one back; 0 for all from the start. BN's statistics do not wait."""

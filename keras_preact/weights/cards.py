@@ -34,7 +34,7 @@ class Card:
         licence: Of the weights.
         recipe: How it was trained, as far as is known.
         error_percent: Top-1 error as the author printed it, in %.
-        published: The author's own figures.
+        published: The numbers that the author published.
         preprocessing: A `Preprocessing`.
         classes: A name for every output.
         megabytes: Size of the weights, about.

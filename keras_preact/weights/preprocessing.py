@@ -119,7 +119,7 @@ def decode_predictions(probabilities, card, top=5):
     """Returns the names of the most probable classes.
 
     Args:
-        probabilities: (batch, classes), what the network of the card puts out.
+        probabilities: (batch, classes), what the network of the card returns.
         card: A `Card`, e.g. `model.card`.
         top: How many to name for each image.
 

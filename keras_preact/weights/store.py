@@ -243,7 +243,7 @@ def _download(url, path, limit, is_whole, timeout, tries, pause, slowest, progre
 def watched(done, grace, slowest):
     """Yields a urllib opener whose connections are shut down once they are too slow on the whole.
 
-    A timeout starts anew with every byte, also with those of headers: a server that sends one now and then would hold
+    A timeout starts again with every byte, also with those of headers: a server that sends one now and then would hold
     a reader for ever.
 
     Args:

@@ -19,11 +19,12 @@ from keras_preact.network.named_weights import copy_trainable, copy_weights
 def analyze(model, images, labels=None, *, training=True, deletions=0, seed=0):
     """Measures how signals and gradients pass each unit of a network; the network stays as it is.
 
-    With E the mean cross-entropy over the images, the gradient dE/dx_l at a unit's input splits (eq. 5) into its direct
-    term, which comes from the end of the unit's stage on the shortcuts alone, and the branch term: all the rest.
+    E is the mean cross-entropy over the images. The gradient dE/dx_l has two terms at a unit's input (eq. 5): the
+    direct term, which comes from the end of the unit's stage through the shortcuts alone, and the branch term: the
+    rest.
 
-    Works on one unit at a time and keeps their inputs: memory for sum(units) signals, time linear in depth. Units that
-    are equal share their compiled functions, also between networks of different depth.
+    It works on one unit at a time and keeps the inputs of all: memory for sum(units) signals, time linear in depth.
+    Equal units share their compiled functions, also between networks of different depth.
 
     Args:
         model: A `ResidualNetwork` in either layout.
@@ -31,8 +32,8 @@ def analyze(model, images, labels=None, *, training=True, deletions=0, seed=0):
         labels: Whole numbers, (batch,), from 0 to classes - 1; None to measure signals alone.
         training: Whether batch normalisations use the batch's statistics and dropout is on, as in a training step. A
             deep network that was never trained has no moving statistics worth using.
-        deletions: How many units to delete, one after the other and evenly spaced among those that keep the shape: x_l
-            goes on in place of x_{l+1}. Each costs a pass through the units behind.
+        deletions: How many units to delete, one at a time and evenly spaced among those that keep the shape: x_l
+            takes the place of x_{l+1}. Each costs a pass through the units after it.
         seed: Decides the masks of dropout and stochastic depth.
 
     Returns:
@@ -146,14 +147,14 @@ def _units(network, training, seed):
 
 
 def _called(model, x, training):
-    """Returns what a part of the network puts out, without a change of its moving statistics."""
+    """Returns the output of a part of the network, without a change of its moving statistics."""
     trainable = [variable.value for variable in model.trainable_variables]
     rest = [variable.value for variable in model.non_trainable_variables]
     return model.stateless_call(trainable, rest, x, training=training)[0]
 
 
 def _loss(network, last, labels, training):
-    """Returns the function from what the last unit puts out to E."""
+    """Returns the function from the last unit's output to E."""
     head = keras.Model(last.output, network.get_layer("logits").output)
 
     def loss(x):

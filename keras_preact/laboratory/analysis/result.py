@@ -1,4 +1,4 @@
-"""What a measurement says: a row a unit, as arrays, text, CSV and JSON."""
+"""What a measurement says: one row per unit, as arrays, text, CSV and JSON."""
 
 import csv
 import dataclasses
@@ -15,7 +15,7 @@ from keras_preact.files import write_text
 
 @dataclass(frozen=True)
 class Propagation:
-    """Holds what `analyze` measured. Arrays have one entry a unit, in order, and cannot be written to.
+    """Holds what `analyze` measured. Arrays have one entry per unit, in order, and cannot be written to.
 
     The size of a signal is the root of the mean square of its elements, that of a gradient the Euclidean norm over the
     whole batch. Without labels what follows from the loss is None.
@@ -25,10 +25,10 @@ class Propagation:
         depth: Its weight layers.
         ordering: Where BN and ReLU stand (Fig. 4).
         shortcut: What stands on the shortcut (Fig. 2).
-        training: Whether batch normalisations used the batch's statistics and dropout was on.
+        training: Whether BN used the batch's statistics and dropout was on.
         images: How many images there were.
         loss: E, the mean cross-entropy in nats.
-        gradient_at_end: |dE/dx_{L+1}|, behind the last unit.
+        gradient_at_end: |dE/dx_{L+1}|, after the last unit.
         units: The units' names.
         stage: The number of each unit's stage, from 1.
         keeps_shape: Whether x_{l+1} has the shape of x_l; eqs. (3) to (8) hold between such units.
@@ -41,10 +41,11 @@ class Propagation:
         direct_norm: Its direct term (eq. 5; eq. 8 if the shortcut is no identity): what comes from the end of the
             unit's stage on the shortcuts alone, with the gradient stopped at every F.
         branch_norm: The branch term: |dE/dx_l - direct term|.
-        shortcut_factor: By what h multiplies the norm of the direct term on its way back: lambda_l of eq. (6).
-        after_addition_factor: Likewise by f, what stands after the addition.
+        shortcut_factor: The factor by which h multiplies the norm of the direct term in the backward pass: lambda_l of
+            eq. (6).
+        after_addition_factor: The same for f, which follows the addition.
         shortcut_product: Product of the shortcut factors from this unit to the end of its stage (eqs. 7 and 8).
-        loss_without: E if the unit is deleted, so that x_l goes on in place of x_{l+1}; not a number for units that
+        loss_without: E if the unit is deleted, so that x_l takes the place of x_{l+1}; not a number for units that
             change the shape or were not asked for.
     """
 
@@ -90,7 +91,7 @@ class Propagation:
         return np.cumprod(np.where(self.keeps_shape, self.shortcut_factor, 1.0)[::-1])[::-1]
 
     def table(self, rows=20):
-        """Returns text with a line a unit, `rows` of them at most, evenly spaced from the first to the last."""
+        """Returns text with one line per unit, at most `rows` of them, evenly spaced from the first to the last."""
         rows = check_integer("rows", rows)
         chosen = np.unique(np.linspace(0, len(self.units) - 1, min(rows, len(self.units))).round().astype(int))
         columns = {name: array for name, array in self.columns.items() if name not in ("stage", "keeps_shape")}

@@ -1,1 +1,1 @@
-"""The paper's figures, ours beside them."""
+"""The paper's numbers, ours beside them."""

@@ -54,7 +54,7 @@ class Scale:
     """Describes how much of an experiment is run.
 
     Attributes:
-        about: What a reader of the figures must know.
+        about: What a reader of the numbers must know.
         recipes: The `Recipe` in place of each of the paper's.
         data: The data set in place of the paper's; None for the paper's.
         depths: {the paper's depth: ours}; None for the paper's.

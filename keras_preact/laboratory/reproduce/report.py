@@ -16,7 +16,7 @@ def reproduce_table(
 ):
     """Runs a table of the paper and prints it: the paper's error, ours (median of the seeds), the difference.
 
-    What has a result is not run again, and what was killed goes on. Several processes may share the work.
+    What has a result is not run again, and what was killed resumes. Several processes may share the work.
 
     Args:
         name: A key of `TABLES`.

@@ -1,4 +1,4 @@
-"""Tables 1 to 4 of the paper: every row, its figure, and the experiment that stands for it."""
+"""Tables 1 to 4 of the paper: every row, its number, and the experiment that gives ours."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ FAIL = "fail"  # a test error above 20 %
 
 @dataclass(frozen=True)
 class Row:
-    """Describes a row, or one figure of it.
+    """Describes a row, or one number of it.
 
     Attributes:
         name: Its name in commands.
         paper: Test error in %, median of 5 runs, or `FAIL`.
-        experiment: The `Experiment`; None for a figure that the paper quotes of others' networks.
+        experiment: The `Experiment`; None for a number that the paper quotes from others.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Row:
 
 
 def _pair(label, original, preactivation, depth, **fields):
-    """Returns the two figures of a line of Table 3."""
+    """Returns the two numbers of a line of Table 3."""
     return (
         Row(f"{label}.original", original, Experiment(depth, **fields)),
         Row(f"{label}.preactivation", preactivation, Experiment(depth, "preactivation", **fields)),

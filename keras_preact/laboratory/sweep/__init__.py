@@ -1,4 +1,4 @@
-"""Sweeps that go on after a kill, and keras-tuner's searches, over a network and its recipe."""
+"""Sweeps that resume after a kill, and keras-tuner's searches, over a network and its recipe."""
 
 import importlib
 

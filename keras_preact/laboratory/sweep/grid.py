@@ -1,4 +1,4 @@
-"""A sweep: every point of a grid with several seeds, one row each, which goes on after a kill."""
+"""A sweep: every point of a grid with several seeds, one row each, which resumes after a kill."""
 
 import csv
 import io
@@ -38,10 +38,10 @@ def sweep(
     model_options=None,
     verbose=0,
 ):
-    """Trains every point of a grid with several seeds; the same call goes on where one before it was killed.
+    """Trains every point of a grid with several seeds; the same call resumes a sweep that was killed.
 
     Each trial is a run of `train` in `runs/` of the folder, and its result a file; what has a result is not run again,
-    and what was half done goes on from its checkpoint. Several processes may run the same sweep: they share the trials.
+    and what was half done resumes from its checkpoint. Several processes may run the same sweep: they share the trials.
     A trial that diverges or cannot be trained is a "fail" with its reason, as is a test error above 20 % (Table 1).
 
     Args:
@@ -53,14 +53,14 @@ def sweep(
         seeds: Runs of each point, with seeds that follow the recipe's. More may be asked for later.
         validation_images: Training images held out, whose error chooses the best point; the recipe's, or a tenth where
             it has none, if None. With 0 all are trained on, and the test images choose, which flatters the best.
-        output: The folder: a row per seed in `sweep.csv`, medians in `sweep.md` and `sweep.png`, the best run in
+        output: The folder, with one row per seed in `sweep.csv`, medians in `sweep.md` and `sweep.png`, the best run in
             `best.json`. `runs/sweep.<data>` if None.
         strategy: As in `train`.
         model_options: Keywords for the network's function, common to all points.
         verbose: As in `train`.
 
     Returns:
-        The rows, dicts: the point, `seed`, `error_percent`, `result`, `reason`, `run`, ...
+        The rows as dicts with the point, `seed`, `error_percent`, `result`, `reason`, `run`, ...
 
     Raises:
         ValueError: If an argument is not allowed, or `output` holds another sweep, whose differences are named; nothing

@@ -48,7 +48,7 @@ class Trial:
 
 
 def run_trial(trial, data, folder, strategy="auto", verbose=0):
-    """Runs a trial, or goes on with it where a killed process stopped; one that has a result is not run again.
+    """Runs a trial, or resumes it where a killed process stopped; one that has a result is not run again.
 
     Args:
         trial: A `Trial`.
@@ -58,8 +58,8 @@ def run_trial(trial, data, folder, strategy="auto", verbose=0):
         verbose: As in `train`.
 
     Returns:
-        The result, a dict: the trial, `error_percent` (None if there is none), `failed` (why it is a "fail", or None),
-        `curve` (a dict per epoch), command, device, versions, date. None if another process is on this trial.
+        The result as a dict with the trial, `error_percent` (None if there is none), `failed` (why it is a "fail", or
+        None), `curve` (a dict per epoch), command, device, versions, date. None if another process is on this trial.
 
     Raises:
         ValueError: If `folder` holds a result or a run of another trial of this name; the differences are named.
@@ -114,7 +114,7 @@ def run_all(trials, data, folder, after=None, **keywords):
     """Runs all trials, one after the other; returns {name: result} of those that have one.
 
     Several processes may do this on one folder at once: each takes trials that no other is on. If one dies, another
-    goes on with its trial, from its last checkpoint.
+    resumes its trial, from its last checkpoint.
 
     Args:
         trials: `Trial`s.

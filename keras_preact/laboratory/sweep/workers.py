@@ -10,7 +10,7 @@ def launch_search(command, workers=2):
     """Runs a program with a keras-tuner search as a chief and several workers, until all have finished.
 
     keras-tuner's chief waits for ever for a worker that died. Here all are ended as soon as one ends otherwise than
-    with status 0; the same call goes on with the search, since RandomSearch, Hyperband and BayesianOptimization run the
+    with status 0; the same call resumes the search, since RandomSearch, Hyperband and BayesianOptimization run the
     trials again that were under way. The chief listens on the loopback address alone.
 
     Args:

@@ -30,7 +30,7 @@ def batch_norm(x, weights, epsilon, training, synchronized=False):
 
 
 def folded(kernel, bias, bn, epsilon):
-    """Returns kernel and bias of a convolution that does, in inference, what it and a BN right behind it do.
+    """Returns kernel and bias of a convolution that does, in inference, what it and the BN that follows it do.
 
     Args:
         kernel: (..., k, k, C_in, C_out), of any precision.
@@ -60,7 +60,7 @@ def scaled(x, scale, offset):
     if keras.backend.backend() == "tensorflow" and x.dtype == "float32":
         import tensorflow as tf
 
-        # As a convolution this is one kernel, with the ReLU behind it; otherwise three, of which two are slow.
+        # As a convolution this is one kernel, with the ReLU after it; otherwise three, of which two are slow.
         return tf.nn.bias_add(tf.nn.depthwise_conv2d(x, scale[None, None, :, None], (1, 1, 1, 1), "VALID"), offset)
     return ops.cast(ops.cast(x, scale.dtype) * scale + offset, x.dtype)
 

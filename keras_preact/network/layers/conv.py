@@ -11,7 +11,7 @@ from keras_preact.network.layers.loop import CONVOLUTION
 def convolve(x, kernel, strides=1, bias=None):
     """Convolves x, (batch, height, width, C_in), with kernel, (k, k, C_in, C_out), padded by k // 2 on every side."""
     side, backend = kernel.shape[0], keras.backend.backend()
-    fuses = bias is not None and backend == "tensorflow"  # convolution, bias and the ReLU behind become one kernel
+    fuses = bias is not None and backend == "tensorflow"  # convolution, bias and the ReLU after it become one kernel
     if side == 1 and strides > 1 and backend != "tensorflow":  # there a strided slice takes longer than all the rest
         x, strides = x[:, ::strides, ::strides, :], 1
     if side == 1 and strides == 1 and not fuses:

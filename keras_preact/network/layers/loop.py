@@ -21,8 +21,8 @@ def scan(step, carry, stacked, outputs, unroll=1, remat=0):
         carry: A tensor whose shape `step` keeps.
         stacked: A dict of tensors with one common leading axis of static length.
         outputs: A dict from the name of each output to (shape of one step, dtype); None in a shape is unknown.
-        unroll: Steps in one turn of the loop; all of them make straight code. Steps left over stand behind the loop.
-        remat: If positive, the backward pass computes anew what is inside every `remat` steps, and keeps their carry.
+        unroll: Steps in one turn of the loop; all of them make straight code. Steps left over follow the loop.
+        remat: If positive, the backward pass computes again what is inside every `remat` steps, and keeps their carry.
 
     Returns:
         The last carry, and a dict of outputs with the leading axis.
@@ -46,7 +46,7 @@ def scan(step, carry, stacked, outputs, unroll=1, remat=0):
 
 
 def _joined(parts):
-    """Returns dicts of arrays, put one behind the other."""
+    """Returns dicts of arrays, concatenated."""
     if len(parts) == 1:
         return parts[0]
     return {name: keras.ops.concatenate([part[name] for part in parts], axis=0) for name in parts[0]}
@@ -77,7 +77,7 @@ def _block(step, carry, each):
 
 
 def _recomputed(step, carry, each):
-    """Does what `_block` does, so that the backward pass computes anew what is inside."""
+    """Does what `_block` does, so that the backward pass computes again what is inside."""
     function, backend = functools.partial(_block, step), keras.backend.backend()
     if backend == "jax":
         import jax
@@ -140,7 +140,7 @@ def _loop_jax(many, carry, stacked, outputs, turn, turns, remat):
     import jax
 
     if not remat:
-        # Of what is inside, keep what convolutions put out; the rest takes longer to store than to compute anew.
+        # Of what is inside, keep the outputs of convolutions; the rest takes longer to store than to compute again.
         many = jax.checkpoint(many, policy=jax.checkpoint_policies.save_only_these_names(CONVOLUTION))
     split = {n: a[: turn * turns].reshape((turns, turn, *a.shape[1:])) for n, a in stacked.items()}
     carry, stacks = jax.lax.scan(many, carry, split)

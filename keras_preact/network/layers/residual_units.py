@@ -43,12 +43,12 @@ class ResidualUnits(keras.layers.Layer):
         unroll: Units in one turn of the loop, or `"all"`, or `"auto"`: 1, but `"all"` for runs of up to 36 units on a
             GPU under JAX. Weights and files do not depend on it.
         kernel_regularizer: A penalty on the convolutions' kernels that is a sum over their elements, as L1 and L2 are.
-        remat: If positive, the backward pass computes every `remat` units anew and keeps only the signal between them.
+        remat: If positive, the backward pass computes every `remat` units again and keeps only the signal between them.
 
     Input shape (batch, height, width, units[0].in_width), output shape (batch, height / strides, width / strides,
     units[0].out_width), both of the layer's compute dtype. With `return_units=True`, `call` returns the x_{l+1} of
     every unit as well, stacked as (units, batch, height, width, channels); with `return_lead=True`, of a pre-activation
-    ordering, x behind the first unit's leading activation, which is what that unit's first convolution reads.
+    ordering, x after the first unit's leading activation, which is what that unit's first convolution reads.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class ResidualUnits(keras.layers.Layer):
         }
         for name, variable in self.stacks.items():  # as attributes, `tf.train.Checkpoint` finds them
             setattr(self, f"stacked_{name.replace('/', '_')}", variable)
-        # A BN right behind a convolution is part of it in inference. The others see a signal that is a sum.
+        # A BN that follows a convolution is part of it in inference. The others see a signal that is a sum.
         operations = [operation.name for operation in shapes.operations]
         self.foldable = {
             after: before
@@ -137,7 +137,7 @@ class ResidualUnits(keras.layers.Layer):
         return count if unroll == "all" or self.bn_synchronized or count <= SHORT_RUN else unroll
 
     def folded(self):
-        """Returns the stacked weights of inference by name: each BN right behind a convolution is part of it."""
+        """Returns the stacked weights of inference by name: each BN that follows a convolution is part of it."""
         stacked = self._cast()
         for bn, conv in self.foldable.items():
             kernel, bias = (self.stacks.get(f"{conv}/{part}") for part in ("kernel", "bias"))

@@ -1,4 +1,4 @@
-"""Other authors' weights files as arrays with our names: one file a source, everything of the file used, once.
+"""Other authors' weights files as arrays with our names: one module per source, everything of the file used, once.
 
 A source says how its files are read (`read`), what we call an array of theirs (`our_name`: None for what we have no
 use of), and how an array is laid out for us (`our_array`, where that differs).

@@ -7,7 +7,7 @@ from keras_preact.files import hdf5_arrays
 
 @contextlib.contextmanager
 def read(path):
-    """Yields {name: h5py dataset} of a Keras 2 weights file; names come without the `:0` behind them."""
+    """Yields {name: h5py dataset} of a Keras 2 weights file; names come without their `:0`."""
     import h5py
 
     with h5py.File(path, "r") as file:

@@ -1,0 +1,139 @@
+"""The README and the pages of docs/: their code runs, their commands exist, and the map is that of the code."""
+
+import contextlib
+import io
+import pathlib
+import re
+import shlex
+
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+from test_structure import ORDER, PACKAGE
+
+from keras_preact.cli import main
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
+BLOCK = re.compile(r"(?:^<!-- (long|not run: [^\n]*) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(page, language):
+    """Returns (mark, code) of a page's blocks: None, "long", or why it is not run."""
+    return [(mark, code) for mark, name, code in BLOCK.findall(PAGES[page]) if name == language]
+
+
+def pages_with(*marks):
+    return [page for page in PAGES if {mark for mark, _ in blocks(page, "python")} & set(marks)]
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Makes a folder of an empty working folder that has `photos/class/name.png`: dark and bright noise."""
+    rng = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("bright", 128)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(low, low + 128, (16, 16), "uint8")
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+
+
+def run(page, marks):
+    namespace = {"__name__": "__main__"}
+    for number, (mark, code) in enumerate(blocks(page, "python"), start=1):
+        program = compile(code, f"{page}[{number}]", "exec")
+        if mark in marks:
+            exec(program, namespace)
+
+
+@pytest.mark.parametrize("page", pages_with(""))
+def test_the_code_of_a_page_runs(page, photos):
+    run(page, ("",))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", pages_with("long"))
+def test_the_code_of_a_page_runs_with_what_takes_minutes(page, photos):
+    run(page, ("", "long"))
+
+
+def commands():
+    """Yields (page, words) of every `keras-preact` command in a block of shell or in a line of text."""
+    for page, text in PAGES.items():
+        lines = "\n".join(code for _, code in blocks(page, "sh")).splitlines()
+        lines += re.findall(r"`(keras-preact [^`]+)`", text.replace("\n", " "))
+        for line in lines:
+            if found := re.search(r"(?:^|/|\s)keras-preact (.+)$", line):
+                yield page, shlex.split(found.group(1))
+
+
+@pytest.fixture(scope="module")
+def help_of():
+    """Returns a function from a verb to the text of its `--help`, each made once."""
+    texts = {}
+
+    def text(verb):
+        if verb not in texts:
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out), pytest.raises(SystemExit):
+                main([*verb, "--help"])
+            texts[verb] = out.getvalue()
+        return texts[verb]
+
+    return text
+
+
+def test_the_commands_of_the_pages_exist_and_take_their_flags(help_of):
+    verbs = help_of(())
+    for page, (verb, *words) in commands():
+        if verb in ("VERB", "--help"):
+            continue
+        assert re.search(rf"\b{verb}\b", verbs), f"{page}: {verb}"
+        inner = words[:1] if verb == "weights" else []
+        if "--" in words:  # launch: what follows is another command
+            words = words[: words.index("--")]
+        for flag in (word for word in words if word.startswith("--") and word not in ("--help", "--FIELD")):
+            assert flag in help_of((verb, *inner)), f"{page}: {verb} {flag}"
+
+
+def test_the_map_is_that_of_the_code():
+    (_, text), *_ = blocks("docs/code.md", "")
+    rows = re.findall(r"^( +)(\S+)", text, re.MULTILINE)
+    found, room = {"": []}, ""
+    for indent, name in rows:
+        room = room if len(indent) > 2 else ""
+        assert (PACKAGE / room / name).is_dir() == name.endswith("/"), name
+        part = name.removesuffix("/").removesuffix(".py")
+        found.setdefault(room, []).append(part)
+        room = room or part
+    assert found == ORDER
+
+
+def test_every_link_of_the_readme_leads_to_a_file():
+    links = re.findall(r"\]\((?!http)([^)#]+)", PAGES["README.md"])
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_the_readme_is_short():
+    lines = PAGES["README.md"].splitlines()
+    assert len(lines) <= 110
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_notebooks_are_pages():
+    found = {path.name: path.resolve() for path in (ROOT / "docs" / "notebooks").iterdir()}
+    assert found == {path.name: path for path in (ROOT / "examples" / "notebooks").glob("*.ipynb")}
+
+
+def test_the_index_of_examples_names_every_file():
+    text = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
+    names = [path.name for path in (ROOT / "examples").rglob("*") if path.suffix in (".py", ".ipynb")]
+    assert names
+    assert not [name for name in names if f"{name})" not in text]
