@@ -10,8 +10,9 @@ from keras_preact.commands import explain, export, networks, reproduce, runs, sw
 from keras_preact.errors import printable
 from keras_preact.exporting import ParityError
 from keras_preact.training.signals import EndingSignals, status
+from keras_preact.version import __version__
 
-ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3."
+ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3. --version prints the version."
 
 
 def main(arguments=None):
@@ -20,6 +21,9 @@ def main(arguments=None):
     SIGTERM and SIGHUP end it with status 143 and 129, Ctrl-C with 130, each with a sentence.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"keras-preact {__version__}")
+        return
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chosen.add_argument("--recipe", default="digits")
     try:

@@ -18,8 +18,8 @@ from keras_preact.laboratory.analysis.measure import analyze
 from keras_preact.laboratory.analysis.sections import SECTIONS
 from keras_preact.laboratory.analysis.sources import batch_for, find_network
 from keras_preact.laboratory.analysis.studies import study_depths, study_shortcuts
+from keras_preact.network.families import cifar_spec
 from keras_preact.version import __version__
-from keras_preact.zoo import cifar_spec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,11 @@ from keras_preact.data.batches import TrainingBatches
 from keras_preact.errors import check_integer, check_integers
 from keras_preact.laboratory.analysis.measure import analyze
 from keras_preact.laboratory.analysis.result import Propagation
+from keras_preact.network.families import cifar_spec
 from keras_preact.network.spec import ShortcutSpec
+from keras_preact.resnets import ResNet
 from keras_preact.training.optimizers import make_optimizer
 from keras_preact.training.recipes import get_recipe
-from keras_preact.zoo import ResNet, cifar_spec
 
 KINDS = {
     "plain": {"ordering": "original", "shortcut": "none"},
@@ -139,7 +140,7 @@ def _first_images(data, count):
 
 def _network(data, seed, depth, **options):
     keras.utils.set_random_seed(seed)
-    return ResNet(depth, input_shape=data.image_shape, num_classes=len(data.class_names), **options)
+    return ResNet(depth, family="cifar", input_shape=data.image_shape, num_classes=len(data.class_names), **options)
 
 
 def _train(network, data, steps, global_batch_size, seed):

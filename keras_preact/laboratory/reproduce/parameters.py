@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_preact.network.costs import model_costs, table
-from keras_preact.zoo import ResNet
+from keras_preact.resnets import ResNet
 
 RELEASED = {"first_unit_activates": True, "widening_reads": "raw", "shortcut_norm": True}
 BOTH_ACTIVATE = {"first_unit_activates": True}
