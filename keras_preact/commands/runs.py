@@ -64,7 +64,7 @@ def train_command(recipe):
 
         Args:
             model: A network, as `keras-preact list` shows them.
-            data: A data set: digits, cifar10, cifar100, imagenet2012, or a folder of images (class/name.png).
+            data: A data set: digits, cifar10, cifar100, imagenet, or a folder of images (class/name.png).
             recipe: The recipe whose values the flags below start from.
             start: Trained weights to begin with, of this network or a shallower one: a run folder, a name of
                 `keras-preact weights list`, a .keras or a .weights.h5 file.

@@ -18,7 +18,7 @@ CHECKED = 50_000  # files up to which each is checked at the start
 
 IMAGENET_MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
 IMAGENET_DEVIATION = tuple(255 * value for value in (0.229, 0.224, 0.225))
-IMAGENET = "imagenet2012"
+IMAGENET, IMAGENET_OF_TFDS = "imagenet", "imagenet2012"
 IMAGENET_CROP = 224 / 256
 IMAGENET_HELP = (
     "ImageNet is given out by image-net.org to those who register: unpack it to DIR/train/n01440764/*.JPEG and "
@@ -74,7 +74,7 @@ def load_imagenet(data_dir=None, image_size=None, skip_corrupt=False):
     if (folder / "train").is_dir():
         names, listed = _listed(folder)
         parts = [listed["train"], listed["test"]]
-    elif prepared := find_prepared(IMAGENET, folder):
+    elif prepared := find_prepared(IMAGENET_OF_TFDS, folder):
         records = [Records(prepared, split) for split in ("train", "validation")]
         names = tuple(records[0].builder.info.features["label"].names)
         parts = [(split, split.labels) for split in records]
