@@ -277,9 +277,13 @@ def test_a_run_folder_holds_what_the_readme_says(run):
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_networks_options_may_be_specs_but_nothing_that_json_cannot_hold(tmp_path):
+def test_recipe_fields_are_keywords_and_options_may_be_specs_but_nothing_that_json_cannot_hold(tmp_path):
     options = {"shortcut": ShortcutSpec("constant_scaling", scale=0.3)}
-    card = keras_preact.train("ResNet11", recipe=QUICK, model_options=options, output=tmp_path / "run", verbose=0)
+    fields = {"global_batch_size": 128, "steps": 2, "learning_rate": 0.05}
+    card = keras_preact.train("ResNet11", **fields, model_options=options, output=tmp_path / "run", verbose=0)
+    assert {name: card["recipe"][name] for name in fields} == fields
+    assert card["recipe"]["name"] == "custom"
+    assert card["recipe"]["source"].startswith("digits with its own steps, global_batch_size, learning_rate; ")
     assert (card["options"]["shortcut"]["scale"], card["network"]["spec"]["shortcut"]["scale"]) == (0.3, 0.3)
     with pytest.raises(ValueError, match=r"`model_options` must be values that JSON can hold.*not JSON serializable"):
         keras_preact.train("ResNet11", recipe=QUICK, model_options={"name": object()}, output=tmp_path / "other")
@@ -385,6 +389,10 @@ def test_the_same_seed_trains_the_same(tmp_path):
         ({"data": "digit"}, r'data.*Nearest: "digits"'),
         ({"recipe": "digit"}, r'recipe.*Nearest: "digits"'),
         ({"recipe": 3}, r"recipe.*3"),
+        ({"epoch": 3}, '`epoch` must be left out, as train has no such argument.*Nearest: "epochs"'),
+        ({"outpt": "run"}, '`outpt`.*Nearest: "output"'),
+        ({"epochs": 0}, "epochs.*at least 1"),
+        ({"recipe": "paper_cifar", "epochs": 3}, "`epochs` must be left out.*64,000 steps.*Pass steps"),
         ({"strategy": "mirror"}, r'strategy.*Nearest: "mirrored"'),
         ({"checkpoint_steps": -1}, r"checkpoint_steps.*at least 0.*-1"),
         ({"recipe": QUICK.replace(global_batch_size=5000)}, r"global_batch_size.*at most the 1437"),

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
+import inspect
 import pathlib
 import sys
 
@@ -13,7 +14,7 @@ import numpy as np
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import ArraySplit, held_out
 from keras_preact.data.preparation import Preparation
-from keras_preact.errors import argument_error, check_integer
+from keras_preact.errors import argument_error, check_arguments, check_integer
 from keras_preact.files import file_digest, remove_asides
 from keras_preact.locks import held
 from keras_preact.names import check_lines, safe_name
@@ -93,6 +94,7 @@ def train(
     model_options=None,
     callbacks=(),
     verbose="auto",
+    **fields,
 ):
     """Trains a network and writes a run folder; the same call again goes on where one before it stopped.
 
@@ -115,6 +117,7 @@ def train(
         model_options: Keywords for the network's function, e.g. `{"ordering": "original"}`.
         callbacks: Further `keras.callbacks.Callback`s.
         verbose: As in `keras.Model.fit`; `"auto"` draws a progress bar on a terminal, else a line an epoch.
+        **fields: Fields of `Recipe` that differ from the recipe's, e.g. `steps=200, learning_rate=0.05`.
 
     Returns:
         The card, a dict: what ran, with what, and `error_percent` on the test split after the last epoch. In a worker
@@ -127,7 +130,9 @@ def train(
     """
     clock = Clock()
     key = model_key(model)
-    name, recipe = named_recipe(recipe)
+    own = [name for name in inspect.signature(train).parameters if name != "fields"]
+    check_arguments("train", fields, [*own, *(field.name for field in dataclasses.fields(Recipe))])
+    name, recipe = named_recipe(recipe, **fields)
     options = run_folder.plain_options(model_options)
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
     where, begin = str(data_dir) if data_dir else None, None if start is None else find_source(start)
@@ -142,6 +147,9 @@ def named_recipe(recipe, **changes):
         recipe = get_recipe(recipe)
     if not isinstance(recipe, Recipe):
         raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
+    if "epochs" in changes and changes.get("steps", recipe.steps):
+        expected = f"left out with {changes.get('steps', recipe.steps):,} steps, which are counted instead"
+        raise argument_error("epochs", expected, changes["epochs"], "Pass steps=.")
     return named(recipe.replace(**changes))
 
 
