@@ -1,6 +1,8 @@
 """The command line: `keras-preact <verb>`. The verbs are in `commands/`, each one call of a public function."""
 
 import argparse
+import contextlib
+import logging
 import signal
 import sys
 
@@ -13,6 +15,32 @@ from keras_preact.training.signals import EndingSignals, status
 from keras_preact.version import __version__
 
 ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3. --version prints the version."
+
+
+class _Terminal(logging.Handler):
+    """Shows what the package logs, as it comes: notes on standard output, warnings on standard error."""
+
+    def emit(self, record):
+        text = printable(record.getMessage())
+        if record.levelno < logging.WARNING:
+            print(text, flush=True)
+        else:
+            print(f"keras-preact: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _shown():
+    """Shows what the package logs while the context lasts."""
+    logger, handler = logging.getLogger("keras_preact"), _Terminal()
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # a handler of the root would show it a second time
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
 
 
 def main(arguments=None):
@@ -42,7 +70,7 @@ def main(arguments=None):
             "weights": weights.weights,
             "verify": weights.verify,
         }
-        with EndingSignals("It was ended by this signal."):
+        with _shown(), EndingSignals("It was ended by this signal."):
             tyro.extras.subcommand_cli_from_dict(verbs, prog="keras-preact", description=ABOUT, args=arguments)
     except KeyboardInterrupt:
         print("\nkeras-preact: SIGINT. It was ended by Ctrl-C.", file=sys.stderr)

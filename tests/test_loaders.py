@@ -128,7 +128,7 @@ def test_images_larger_than_memory_stay_in_files(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:60], lambda raw: b"", lambda raw: raw[:70] + b"x" + raw[71:]])
-def test_a_corrupt_image_is_named_or_left_out(folder, damage, capsys):
+def test_a_corrupt_image_is_named_or_left_out(folder, damage, caplog):
     path, _ = folder
     bad = path / "train" / "cat" / "a.png"
     bad.write_bytes(damage(bad.read_bytes()))
@@ -136,13 +136,13 @@ def test_a_corrupt_image_is_named_or_left_out(folder, damage, capsys):
         load(path)
     data = load(path, skip_corrupt=True)
     assert data.train.labels.tolist() == [0, 1]
-    assert "Left out 1 of 3 files" in capsys.readouterr().out
+    assert "Left out 1 of 3 files" in caplog.text
     (path / "train" / "dog" / "a.PNG").write_bytes(b"")
     with pytest.raises(ValueError, match=r'data.*one train image of each class.*"dog"'):
         load(path, skip_corrupt=True)
 
 
-def test_an_image_that_turns_out_corrupt_gives_way_to_one_of_its_class(folder, monkeypatch, capsys):
+def test_an_image_that_turns_out_corrupt_gives_way_to_one_of_its_class(folder, monkeypatch, caplog):
     path, pixels = folder
     monkeypatch.setattr(folders, "IN_MEMORY", 100)
     data, strict = load(path, skip_corrupt=True), load(path)
@@ -151,7 +151,7 @@ def test_an_image_that_turns_out_corrupt_gives_way_to_one_of_its_class(folder, m
         strict.train.read([0, 1])
     np.testing.assert_array_equal(data.train.read([1, 1])[0], pixels["train/cat/a.png"])
     assert data.train.skipped == {1}
-    assert capsys.readouterr().out.count("Skipped") == 1
+    assert caplog.text.count("Skipped") == 1
     (path / "train" / "dog" / "a.PNG").write_bytes(b"")
     with pytest.raises(ValueError, match=r"one whole image a class"):
         data.train.read([2])
@@ -214,9 +214,10 @@ def test_imagenet_has_one_name_for_the_images_and_for_weights(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
-def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, capsys):
+def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, caplog):
     import tensorflow_datasets as tfds
 
+    caplog.set_level("INFO", "keras_preact")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     features = tfds.features.FeaturesDict(
@@ -241,7 +242,8 @@ def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, caps
         disable_shuffling=True,
     )
     data = load("imagenet", tmp_path / "tfds", image_size=32)
-    assert "Reading the labels of 3 records" in capsys.readouterr().out
+    assert "Reading the labels of 3 records" in caplog.text
+    caplog.clear()
     assert (data.class_names, data.image_shape) == (("n01", "n02", "n03"), (32, 32, 3))
     assert data.train.labels.tolist() + data.test.labels.tolist() == labels
     # The same images out of folders, whose order is by class.
@@ -253,7 +255,7 @@ def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, caps
         np.testing.assert_array_equal(data.train.read([1, 2, 0], drawn), folders.train.read([0, 1, 2], drawn))
     # The second time labels and places are known, with TFDS's own place for a default.
     again = load("imagenet", image_size=32)
-    assert capsys.readouterr().out == ""
+    assert caplog.text == ""
     np.testing.assert_array_equal(again.test.read([1, 0]), data.test.read([1, 0]))
     monkeypatch.setenv("KERAS_HOME", "/proc/keras")  # where nothing can be written
     with pytest.warns(UserWarning, match="cannot be written.*read again"):

@@ -338,7 +338,8 @@ class LossOfTwo(keras.callbacks.Callback):
         self.loss = self.model.compute_loss(None, labels, probabilities, training=False)
 
 
-def test_a_float64_run_has_a_float64_loss_and_says_what_an_epoch_leaves_out(tmp_path, capsys, monkeypatch):
+def test_a_float64_run_has_a_float64_loss_and_says_what_an_epoch_leaves_out(tmp_path, capsys, caplog, monkeypatch):
+    caplog.set_level("INFO", "keras_preact")
     monkeypatch.setattr(exporting, "can_export", lambda: False)  # which takes longer than the run
     train, test, kept = load("digits").train, load("digits").test, LossOfTwo()
     data = from_arrays(train.images[:100], train.labels[:100], test.images[:40], test.labels[:40])
@@ -348,8 +349,11 @@ def test_a_float64_run_has_a_float64_loss_and_says_what_an_epoch_leaves_out(tmp_
     assert float(kept.loss) == pytest.approx(np.log(10), abs=1e-14)
     assert keras.config.floatx() == "float32"
     assert keras.models.load_model(tmp_path / "model.keras").loss.dtype == "float64"
-    out = capsys.readouterr().out
-    assert "An epoch is 3 whole batches of 32: the last 4 images of its order, others in each epoch, are left" in out
+    assert capsys.readouterr().out == ""  # verbose is 0
+    assert (
+        "An epoch is 3 whole batches of 32: the last 4 images of its order, others in each epoch, are left"
+        in caplog.text
+    )
 
 
 def test_a_run_folder_is_overwritten_only_if_asked(run, tmp_path):
@@ -364,11 +368,12 @@ def test_a_run_folder_is_overwritten_only_if_asked(run, tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-def test_the_same_call_again_returns_the_finished_run(run, capsys):
+def test_the_same_call_again_returns_the_finished_run(run, caplog):
+    caplog.set_level("INFO", "keras_preact")
     folder, card = run
     again = keras_preact.train("ResNet11", recipe=QUICK.replace(epochs=3), output=folder)
     assert again == json.loads(json.dumps({**card, "folder": str(folder)}))
-    assert "finished" in capsys.readouterr().out
+    assert "finished" in caplog.text
 
 
 def test_the_same_seed_trains_the_same(tmp_path):

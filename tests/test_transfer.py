@@ -291,12 +291,13 @@ def test_the_recipe_follows_the_size_of_the_data():
     assert (short.steps, short.warmup_steps, short.drops) == (50, 2, (20, 30, 40))
 
 
-def test_few_images_are_repeated_within_an_epoch(capsys):
+def test_few_images_are_repeated_within_an_epoch(caplog):
+    caplog.set_level("INFO", "keras_preact")
     recipe = Recipe(steps=100, global_batch_size=8)
     often = repeated(DATA, recipe)
     assert len(often.train) == 2 * len(DATA.train)  # ten epochs of ten steps, or eight images
     np.testing.assert_array_equal(np.bincount(often.train.labels), 2 * np.bincount(DATA.train.labels))
-    assert "40 training images 2 times" in capsys.readouterr().out
+    assert "40 training images 2 times" in caplog.text
     assert repeated(DATA, Recipe(epochs=3)) is DATA
 
 

@@ -1,6 +1,7 @@
 """Data sets that are folders of image files: a person's own, and ImageNet."""
 
 import hashlib
+import logging
 import os
 import pathlib
 
@@ -10,6 +11,8 @@ from keras_preact.data.dataset import ArraySplit, DataSet, measure
 from keras_preact.data.files import FileSplit, corrupt_files, look
 from keras_preact.data.tfds import Records, find_prepared, tfds_folder
 from keras_preact.errors import argument_error, check_integer, check_integers
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 TEST_FOLDERS = ("test", "val", "validation")
@@ -141,7 +144,7 @@ def _without_corrupt(paths, labels, skip_corrupt):
     if not skip_corrupt:
         hint = f"{len(corrupt)} of {len(paths)} are none. Leave such files out with skip_corrupt (--skip-corrupt)."
         raise argument_error("data", "files of whole images", corrupt[0], hint)
-    print(f"Left out {len(corrupt)} of {len(paths)} files that are no images, the first {corrupt[0]}")
+    log.warning(f"Left out {len(corrupt)} of {len(paths)} files that are no images, the first {corrupt[0]}")
     left_out = set(corrupt)
     kept = [k for k, path in enumerate(paths) if path not in left_out]
     return [paths[k] for k in kept], labels[kept]

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import inspect
+import logging
 import pathlib
 import sys
 
@@ -34,6 +35,8 @@ from keras_preact.training.strategies import make_devices, read
 from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel, loss_dtype
 from keras_preact.weights import schema
 from keras_preact.zoo import get_model, model_key
+
+log = logging.getLogger(__name__)
 
 RESUMES = "The same command resumes from the last checkpoint."
 RESIDENT_BYTES = 1 << 30  # a data set up to here lives on an accelerator
@@ -177,7 +180,7 @@ def carry_out(experiment, data, kind, run_options):
         folder = run_folder.check_folder(folder, experiment.plain(), run_options.overwrite)
         if (finished := run_folder.finished_card(folder, run_options.overwrite)) is not None:
             remove_asides(folder)
-            print(f"{output} holds this run, finished: {finished['error_percent']:.2f} % test error.")
+            log.info(f"{output} holds this run, finished: {finished['error_percent']:.2f} % test error.")
             return {**finished, "folder": output}
         with EndingSignals(RESUMES) as signals:
             devices = make_devices(run_options.strategy)
@@ -319,27 +322,27 @@ class Training:
         self.devices.functions.clear()  # which hold the variables of the model before
         if self.devices.is_chief:
             side = level.image_size or self.data.image_shape[0]
-            print(f"level {number + 1} of {len(self.levels)}: {network.name}, {side}x{side} images")
+            log.info(f"level {number + 1} of {len(self.levels)}: {network.name}, {side}x{side} images")
 
     def _announce(self, step):
         if not self.devices.is_chief:
             return
         devices, data = self.devices, self.data
         workers = f" in {devices.workers} workers" if devices.workers > 1 else ""
-        print(
+        log.info(
             f"{self.model.network.name}, {self.model.network.count_params():,} parameters, on {data.name}:"
             f" {len(data.train):,} training and {len(data.test):,} test images; {devices.replicas} x {devices.kind}"
             f"{workers} ({devices.name})"
         )
         if left := len(data.train) % self.recipe.global_batch_size:
-            print(
+            log.info(
                 f"An epoch is {self.steps_per_epoch:,} whole batches of {self.recipe.global_batch_size}: the last "
                 f"{left:,} images of its order, others in each epoch, are left out."
             )
         if devices.on_tensorflow and devices.kind == "GPU":
-            print("XLA is off: Keras cannot compile a step under a tf.distribute strategy.")
+            log.info("XLA is off: Keras cannot compile a step under a tf.distribute strategy.")
         if step:
-            print(f"resuming after step {step:,} of {self.total_steps:,}")
+            log.info(f"resuming after step {step:,} of {self.total_steps:,}")
 
     def fit(self, signals):
         """Trains from the restored step to the last, or to what ends the training; `signals` may end it before."""

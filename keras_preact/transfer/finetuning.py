@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import logging
 from dataclasses import dataclass
 
 import keras
@@ -21,6 +22,8 @@ from keras_preact.transfer.optimizer import StagewiseSGD
 from keras_preact.transfer.rule import recipe_for
 from keras_preact.transfer.trunk import Tuning, freeze, parts_of_variables, thaw
 from keras_preact.zoo import build_network
+
+log = logging.getLogger(__name__)
 
 RULE = "finetune"  # the name of the recipe that the number of images chooses; it counts in steps
 EPOCHS = 10
@@ -188,7 +191,7 @@ def repeated(data, recipe):
         return data
     if recipe.global_batch_size > count:
         raise argument_error("global_batch_size", f"at most the {count:,} training images", recipe.global_batch_size)
-    print(f"An epoch has each of the {count:,} training images {times} times.")
+    log.info(f"An epoch has each of the {count:,} training images {times} times.")
     return dataclasses.replace(data, train=Subset(data.train, np.tile(np.arange(count), times)))
 
 
