@@ -1,6 +1,6 @@
 """Pre-activation ResNets (*Identity Mappings in Deep Residual Networks*, He et al. 2016) for Keras 3."""
 
-import importlib
+import importlib.util
 import os
 import pathlib
 import sys
@@ -96,7 +96,8 @@ _NOW = (
     *("ResidualNetwork", "ShortcutSpec", "StemSpec", "__version__", "build_network", "cifar_spec", "deepen"),
     *("fetch_weights", "frozen_function", "get_model", "imagenet_spec", "list_models", "relayout", "summary"),
 )
-__all__ = [*_NOW, *_LAZY]
+_TUNES = all(map(importlib.util.find_spec, ("keras_tuner", "tensorboard")))  # the extra `tune`
+__all__ = [*_NOW, *(name for name in _LAZY if _TUNES or name != "PreActHyperModel")]
 
 
 def __getattr__(name):

@@ -78,7 +78,7 @@ def with_every_argument(function: Function) -> Function:
         for name, annotation in NetworkOptions.__annotations__.items()
     ]
     function.__signature__ = signature.replace(parameters=[*own, *options])
-    function.__doc__ += inspect.cleandoc(NetworkOptions.__doc__)
+    function.__doc__ = "\n\n".join(map(inspect.getdoc, (function, NetworkOptions)))
     return function
 
 
@@ -109,7 +109,6 @@ def ResNet110(
 
     The arguments up to `name`, the result and the errors are those of `build_network`; `options` are a
     `NetworkOptions`.
-
     """
     return _build("resnet110", locals())
 
@@ -130,7 +129,6 @@ def ResNet164(
 
     The arguments up to `name`, the result and the errors are those of `build_network`; `options` are a
     `NetworkOptions`.
-
     """
     return _build("resnet164", locals())
 
@@ -151,7 +149,6 @@ def ResNet1001(
 
     The arguments up to `name`, the result and the errors are those of `build_network`; `options` are a
     `NetworkOptions`.
-
     """
     return _build("resnet1001", locals())
 
@@ -172,7 +169,6 @@ def ResNet50(
 
     The arguments up to `name`, the result and the errors are those of `build_network`; `options` are a
     `NetworkOptions`.
-
     """
     return _build("resnet50", locals())
 
@@ -193,7 +189,6 @@ def ResNet101(
 
     The arguments up to `name`, the result and the errors are those of `build_network`; `options` are a
     `NetworkOptions`.
-
     """
     return _build("resnet101", locals())
 
@@ -214,7 +209,6 @@ def ResNet152(
 
     The arguments up to `name`, the result and the errors are those of `build_network`; `options` are a
     `NetworkOptions`.
-
     """
     return _build("resnet152", locals())
 
@@ -235,7 +229,6 @@ def ResNet200(
 
     The arguments up to `name`, the result and the errors are those of `build_network`; `options` are a
     `NetworkOptions`.
-
     """
     return _build("resnet200", locals())
 
@@ -265,7 +258,6 @@ def ResNet(
         units: `"imagenet"` only: units of the four stages, for any depth 3 * sum(units) + 2 (2 * sum + 2 if basic).
 
     The other arguments, the result and the errors are those of `build_network`; `options` are a `NetworkOptions`.
-
     """
     arguments, units = locals(), options.get("units")
     check_arguments("ResNet", options, ("depth", "family", *ARGUMENTS), FOREIGN)

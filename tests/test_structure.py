@@ -116,3 +116,9 @@ def test_the_package_runs_as_a_module_and_tells_its_version():
     command = [sys.executable, "-m", "keras_preact", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout == f"keras-preact {keras_preact.__version__}\n"
+
+
+def test_all_can_be_imported_without_keras_tuner():
+    code = "import sys; sys.modules['keras_tuner'] = None\nfrom keras_preact import *\nprint(sorted(globals()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert {*keras_preact.__all__} - {*ast.literal_eval(done.stdout)} == {"PreActHyperModel"}
