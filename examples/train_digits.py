@@ -6,9 +6,7 @@ python examples/train_digits.py
 import keras
 
 import keras_preact
-from keras_preact.data import load
-from keras_preact.data.augment import Augmentation
-from keras_preact.data.batches import TrainingBatches
+from keras_preact import Augmentation, TrainingBatches, load
 
 keras.utils.set_random_seed(0)
 digits = load("digits")

@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 import keras_preact
-from keras_preact.data import from_arrays, load
+from keras_preact import from_arrays, load
 
 SIZES = (5, 20, 100)
 METHODS = ("fine-tuned", "from scratch")

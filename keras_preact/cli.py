@@ -1,6 +1,8 @@
 """The command line: `keras-preact <verb>`. The verbs are in `commands/`, each one call of a public function."""
 
 import argparse
+import contextlib
+import logging
 import signal
 import sys
 
@@ -10,8 +12,35 @@ from keras_preact.commands import explain, export, networks, reproduce, runs, sw
 from keras_preact.errors import printable
 from keras_preact.exporting import ParityError
 from keras_preact.training.signals import EndingSignals, status
+from keras_preact.version import __version__
 
-ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3."
+ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3. --version prints the version."
+
+
+class _Terminal(logging.Handler):
+    """Shows what the package logs, as it comes: notes on standard output, warnings on standard error."""
+
+    def emit(self, record):
+        text = printable(record.getMessage())
+        if record.levelno < logging.WARNING:
+            print(text, flush=True)
+        else:
+            print(f"keras-preact: {text}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _shown():
+    """Shows what the package logs while the context lasts."""
+    logger, handler = logging.getLogger("keras_preact"), _Terminal()
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # a handler of the root would show it a second time
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
 
 
 def main(arguments=None):
@@ -20,6 +49,9 @@ def main(arguments=None):
     SIGTERM and SIGHUP end it with status 143 and 129, Ctrl-C with 130, each with a sentence.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        print(f"keras-preact {__version__}")
+        return
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chosen.add_argument("--recipe", default="digits")
     try:
@@ -38,7 +70,7 @@ def main(arguments=None):
             "weights": weights.weights,
             "verify": weights.verify,
         }
-        with EndingSignals("It was ended by this signal."):
+        with _shown(), EndingSignals("It was ended by this signal."):
             tyro.extras.subcommand_cli_from_dict(verbs, prog="keras-preact", description=ABOUT, args=arguments)
     except KeyboardInterrupt:
         print("\nkeras-preact: SIGINT. It was ended by Ctrl-C.", file=sys.stderr)

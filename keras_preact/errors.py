@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import functools
+import inspect
 import math
 import numbers
 
@@ -30,6 +32,37 @@ def check_choice(argument, value, choices):
         return value
     listed = ", ".join(f'"{choice}"' for choice in choices)
     raise argument_error(argument, f"one of {listed}", value, f'Nearest: "{nearest(value, choices)}".')
+
+
+def check_arguments(function, received, names, foreign=()):
+    """Raises a `ValueError` if a key of `received` is none of a function's arguments.
+
+    Args:
+        function: The function's name.
+        received: A dict of the keywords that it was called with.
+        names: All arguments that it takes; the nearest is named.
+        foreign: A dict from words of other libraries to a sentence that says what there is here instead.
+    """
+    for name, value in received.items():
+        if name not in names:
+            hint = foreign[name] if name in foreign else f'Nearest: "{nearest(name, names)}".'
+            raise argument_error(name, f"left out, as {function} has no such argument", value, hint)
+
+
+def arguments_checked(foreign=()):
+    """Returns a decorator of functions that refuse unknown keywords as `check_arguments` does."""
+
+    def decorate(function):
+        names = tuple(inspect.signature(function).parameters)
+
+        @functools.wraps(function)
+        def checked(*arguments, **keywords):
+            check_arguments(function.__name__, keywords, names, foreign)
+            return function(*arguments, **keywords)
+
+        return checked
+
+    return decorate
 
 
 def check_integer(argument, value, minimum=1):

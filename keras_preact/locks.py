@@ -6,12 +6,14 @@ This file imports no Keras.
 import contextlib
 import datetime
 import json
+import logging
 import os
 import pathlib
 import socket
-import sys
 
 from keras_preact.errors import argument_error
+
+log = logging.getLogger(__name__)
 
 
 class HeldError(ValueError):
@@ -47,7 +49,7 @@ def held(path, argument="output", wait=False):
             expected = "what no other process is writing to"
             reason = argument_error(argument, expected, str(path), f"It is held by {who}. {hint}")
             raise HeldError(str(reason)) from error
-        print(f"keras-preact: waiting for {who}, which writes {path}", file=sys.stderr, flush=True)
+        log.warning(f"waiting for {who}, which writes {path}")
         lock.acquire()
         waited = True
     try:

@@ -1,16 +1,39 @@
-"""The networks of the paper and their families, as functions with Keras' arguments, and a registry of them."""
+"""Building a network: of a `NetworkSpec`, of a family, or by name; the functions of one network are in `resnets`."""
+
+import dataclasses
+import fnmatch
+import inspect
 
 import keras
 
-from keras_preact.errors import argument_error, check_choice, check_integer
+from keras_preact.errors import argument_error, arguments_checked, check_arguments, check_choice, check_integer
 from keras_preact.network.checks import LAYOUTS, check_execution, check_features
-from keras_preact.network.families import FAMILIES, IMPLEMENTATIONS, changed, cifar_spec
+from keras_preact.network.families import FAMILIES, IMPLEMENTATIONS, NETWORKS, changed, family_of
 from keras_preact.network.model import ResidualNetwork, read_fingerprint
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.weights.cards import Card, find_weights, get_card
 from keras_preact.weights.pretrained import check_spec, load_pretrained, weights_file
 
+# What other libraries call an argument, and what there is of it here.
+FOREIGN = {
+    "classes": "Here it is num_classes.",
+    "num_outputs": "Here it is num_classes.",
+    "pretrained": 'Here it is weights, e.g. weights="imagenet", or a name of list_weights().',
+    "in_chans": "Here it is the last of input_shape=(height, width, channels).",
+    "img_size": "Here it is input_shape=(height, width, channels).",
+    "features_only": 'Here it is features, the stages whose signals are returned, e.g. features=("stage2", "stage3").',
+    "out_indices": 'Here it is features, the stages by name, e.g. features=("stage2", "stage3").',
+    "global_pool": 'Here it is pooling="avg" or "max", with include_top=False.',
+    "drop_rate": "There is no dropout before the classifier; put a keras.layers.Dropout and a classifier on a network "
+    'with include_top=False, pooling="avg".',
+    "drop_path_rate": "Here it is stochastic_depth.",
+    "norm_eps": "Here it is bn_epsilon.",
+    "include_preprocessing": "Images are prepared by preprocess_input(images, model.card).",
+    "include_rescaling": "Images are prepared by preprocess_input(images, model.card).",
+}
 
+
+@arguments_checked(FOREIGN)
 def build_network(
     spec,
     include_top=True,
@@ -78,39 +101,34 @@ def build_network(
     if isinstance(weights, Card):
         check_spec(weights, card_spec(weights), spec)
     input_shape, num_classes = _fitted(weights, input_shape, input_tensor, num_classes, (32, 32, 3), 10)
-    if keras.config.image_data_format() != "channels_last":
-        hint = "Call keras.config.set_image_data_format('channels_last') and feed (batch, height, width, channels)."
-        raise argument_error("image_data_format", '"channels_last"', keras.config.image_data_format(), hint)
-    check_choice("layout", layout, LAYOUTS)
+    _check_data_format()
     unroll, remat = check_execution(unroll, remat)
-    if include_top:
-        num_classes = check_integer("num_classes", num_classes)
-    if pooling is not None:
-        check_choice("pooling", pooling, ("avg", "max"))
-    classifier_activation = _check_activation(classifier_activation)
-    features = check_features(spec, features, tap, pooling)
+    num_classes, classifier_activation = _check_head(include_top, pooling, num_classes, classifier_activation)
     shape = _check_input(spec, input_shape, input_tensor)
     is_input = input_tensor is None or isinstance(input_tensor._keras_history.operation, keras.layers.InputLayer)
     model = ResidualNetwork(
         spec,
-        shape,
+        input_shape=shape,
         include_top=bool(include_top),
         pooling=pooling,
         num_classes=num_classes,
         classifier_activation=classifier_activation,
-        layout=layout,
+        layout=check_choice("layout", layout, LAYOUTS),
         unroll=unroll,
         remat=remat,
         dtype=dtype,
         name=name or f"resnet{spec.depth}",
         input_tensor=input_tensor if is_input else None,
-        features=features,
+        features=check_features(spec, features, tap, pooling),
     )
     if weights is not None:
         load_pretrained(model, weights)
-    if is_input:
-        return model
-    whole = keras.Model(keras.utils.get_source_inputs(input_tensor), model(input_tensor), name=model.name)
+    return model if is_input else _placed_on(input_tensor, model)
+
+
+def _placed_on(tensor, model):
+    """Returns the model from what a Keras tensor is computed of to what `model` makes of that tensor."""
+    whole = keras.Model(keras.utils.get_source_inputs(tensor), model(tensor), name=model.name)
     whole.card, whole.loaded = model.card, model.loaded
     return whole
 
@@ -126,6 +144,21 @@ def _fitted(weights, shape, tensor, classes, default_shape, default_classes):
         default_classes = theirs["num_classes"] or default_classes
     shape = default_shape if shape is None and tensor is None else shape
     return shape, default_classes if classes is None else classes
+
+
+def _check_data_format():
+    if keras.config.image_data_format() != "channels_last":
+        hint = "Call keras.config.set_image_data_format('channels_last') and feed (batch, height, width, channels)."
+        raise argument_error("image_data_format", '"channels_last"', keras.config.image_data_format(), hint)
+
+
+def _check_head(include_top, pooling, num_classes, activation):
+    """Returns the number of classes and the name of the activation, once all are checked."""
+    if include_top:
+        num_classes = check_integer("num_classes", num_classes)
+    if pooling is not None:
+        check_choice("pooling", pooling, ("avg", "max"))
+    return num_classes, _check_activation(activation)
 
 
 def _check_activation(activation):
@@ -158,68 +191,33 @@ def _check_input(spec, shape, tensor):
     return height, width, channels
 
 
-def _builder(family, about="", **which):
-    """Returns the public function of one network, with Keras' arguments first and this package's keyword-only.
+SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(NetworkSpec))
+ARGUMENTS = (*(name for name in inspect.signature(build_network).parameters if name != "spec"), *SPEC_FIELDS)
 
-    `which` are the arguments of the family's function that choose the network: `depth`, `unit`, `units`.
+
+def build_of_family(family, which, arguments):
+    """Builds a network of a family; what is left out, or None, is the family's, or that of the weights.
+
+    Args:
+        family: A key of `FAMILIES`.
+        which: The arguments of the family's function that choose the network: `depth`, `unit`, `units`.
+        arguments: A dict of arguments of `build_network` and of fields of `NetworkSpec`; the caller has checked its
+            keys with `check_arguments`.
+
+    Raises:
+        ValueError: As `build_network`.
     """
     make_spec, side, classes = FAMILIES[family]
     base = make_spec(**which)
-    function_name = f"ResNet{base.depth}"
-
-    def spec_of(unit=which.get("unit"), **fields):
-        return make_spec(**{**which, "unit": unit}, **fields)
-
-    def builder(
-        include_top=True,
-        weights=None,
-        input_tensor=None,
-        input_shape=None,
-        pooling=None,
-        num_classes=None,
-        classifier_activation="softmax",
-        name=function_name.lower(),
-        *,
-        ordering=None,
-        shortcut=None,
-        widening=None,
-        stride_on=None,
-        layout="stacked",
-        unroll="auto",
-        remat=False,
-        dtype=None,
-        features=None,
-        tap="sum",
-        **spec_fields,
-    ):
-        weights = find_weights(weights, function_name.lower())
-        variants = dict(ordering=ordering, shortcut=shortcut, widening=widening, stride_on=stride_on)
-        fields = {**{name: value for name, value in variants.items() if value is not None}, **spec_fields}
-        spec = changed(_card_spec_of(base, weights), fields) if isinstance(weights, Card) else spec_of(**fields)
-        shape = (side, side, 3)
-        input_shape, num_classes = _fitted(weights, input_shape, input_tensor, num_classes, shape, classes)
-        return build_network(
-            spec,
-            include_top,
-            weights,
-            input_tensor,
-            input_shape,
-            pooling,
-            num_classes,
-            classifier_activation,
-            name,
-            layout=layout,
-            unroll=unroll,
-            remat=remat,
-            dtype=dtype,
-            features=features,
-            tap=tap,
-        )
-
-    builder.make_spec = spec_of
-    builder.__name__ = builder.__qualname__ = function_name
-    builder.__doc__ = _DOC.format(name=function_name, base=base, side=side, classes=classes, about=about)
-    return builder
+    fields = {name: arguments[name] for name in SPEC_FIELDS if arguments.get(name) is not None}
+    rest = {name: value for name, value in arguments.items() if name not in SPEC_FIELDS}
+    weights = find_weights(rest.get("weights"), f"resnet{base.depth}")
+    is_card = isinstance(weights, Card)
+    spec = changed(_card_spec_of(base, weights), fields) if is_card else make_spec(**{**which, **fields})
+    shape, tensor = rest.get("input_shape"), rest.get("input_tensor")
+    shape, classes = _fitted(weights, shape, tensor, rest.get("num_classes"), (side, side, 3), classes)
+    own = {"weights": weights, "input_shape": shape, "num_classes": classes}
+    return build_network(spec, **{**rest, **own, "name": rest.get("name") or f"resnet{base.depth}"})
 
 
 def _card_spec_of(base, card):
@@ -235,88 +233,66 @@ def card_spec(card):
     """Returns the `NetworkSpec` of a card's network."""
     if card.spec is not None:
         return NetworkSpec.from_dict(card.spec)
-    return _MODELS[card.network].make_spec(**IMPLEMENTATIONS[card.graph])
+    return network_spec(card.network, **IMPLEMENTATIONS[card.graph])
 
 
-_DOC = """Builds {name}: {about}, {base.units} {base.unit} units, {side}x{side} images, {classes} classes.
+def list_models(pattern="*"):
+    """Returns the names that have a function of their own, `ResNet164` as `"resnet164"`, by family and depth.
 
-An argument that is left out has the paper's value, as above and in brackets, or that of `weights`.
-
-Args:
-    ordering: Where BN and ReLU stand in a unit, a key of `ORDERINGS` (Fig. 4) ["{base.ordering}"].
-    shortcut: What stands on the shortcut, a key of `SHORTCUT_PARAMETERS` (Fig. 2), or a `ShortcutSpec`
-        ["{base.shortcut.name}"].
-    widening: `"projection"` or `"zero_pad"`: how a shortcut changes shape ["{base.widening}"].
-    stride_on: `"1x1"` or `"3x3"`: which convolution of a bottleneck unit takes the stride ["{base.stride_on}"].
-    **spec_fields: Any other field of `NetworkSpec`.
-
-The other arguments, the result and the errors are those of `build_network`.
-"""
-
-ResNet110 = _builder("cifar", "for CIFAR, Tables 1 and 2", depth=110, unit="basic")
-ResNet164 = _builder("cifar", "for CIFAR, Tables 2 and 3", depth=164, unit="bottleneck")
-ResNet1001 = _builder("cifar", "for CIFAR, Tables 3 and 4", depth=1001, unit="bottleneck")
-ResNet50 = _builder("imagenet", "for ImageNet", depth=50)
-ResNet101 = _builder("imagenet", "for ImageNet", depth=101)
-ResNet152 = _builder("imagenet", "for ImageNet, Table 5", depth=152)
-ResNet200 = _builder("imagenet", "for ImageNet, Table 5", depth=200)
-
-_MODELS = {
-    function.__name__.lower(): function
-    for function in (ResNet110, ResNet164, ResNet1001, ResNet50, ResNet101, ResNet152, ResNet200)
-}
-
-
-def ResNet(depth=None, *arguments, family="cifar", unit=None, units=None, **keywords):
-    """Builds any depth of a family: `ResNet(29)`, `ResNet(56, unit="bottleneck")`, `ResNet(50, family="imagenet")`.
+    `get_model` takes more: every depth of the families has a name, such as `"resnet56"` of CIFAR's (6n + 2 or 9n + 2)
+    or `"resnet18"` of ImageNet's.
 
     Args:
-        depth: Weight layers: 6n + 2 of basic or 9n + 2 of bottleneck units for `"cifar"`; a key of `IMAGENET_UNITS`
-            for `"imagenet"`.
-        *arguments: As in `ResNet164`.
-        family: `"cifar"` or `"imagenet"`.
-        unit: `"basic"`, `"bottleneck"` or `"single"`; chosen by the depth if None.
-        units: `"imagenet"` only: units of the four stages, for any depth 3 * sum(units) + 2 (2 * sum + 2 if basic).
-        **keywords: As in `ResNet164`.
-
-    Raises:
-        ValueError: If an argument is not allowed; the nearest depths are named.
+        pattern: Only the names that it fits, as the shell matches files, in any case: `"resnet1*"`.
     """
-    check_choice("family", family, FAMILIES)
-    which = {"depth": depth, "unit": unit}
-    if units is not None:
-        if family != "imagenet":
-            raise argument_error("units", 'left out unless family="imagenet"', units, "Use NetworkSpec for others.")
-        which["units"] = units
-    return _builder(family, **which)(*arguments, **keywords)
-
-
-def list_models():
-    """Returns the names that `get_model` takes: the functions' names in lower case, in order of family and depth."""
-    return list(_MODELS)
+    if not isinstance(pattern, str):
+        raise argument_error("pattern", 'a string such as "resnet1*"', pattern)
+    return [name for name in NETWORKS if fnmatch.fnmatchcase(name, pattern.lower())]
 
 
 def model_key(name):
     """Returns `name`, in any case, as `get_model` takes it; raises a `ValueError` if there is no such network."""
     key = name.lower() if isinstance(name, str) else name
-    if isinstance(key, str) and key.startswith("resnet") and key[6:].isdigit() and key not in _MODELS:
-        cifar_spec(int(key[6:]))
+    if isinstance(key, str) and key.startswith("resnet") and key[6:].isdigit() and key not in NETWORKS:
+        family_of(int(key[6:]))
         return key
-    return check_choice("model", key, _MODELS)
+    return check_choice("model", key, NETWORKS)
 
 
-def get_model(name, **keywords):
+def _chosen(name, family):
+    """Returns the family of a name, and the arguments of its function that choose the network."""
+    key = model_key(name)
+    if key in NETWORKS and family in (None, NETWORKS[key][0]):
+        return NETWORKS[key]
+    depth = int(key[6:])
+    return family_of(depth) if family is None else check_choice("family", family, FAMILIES), {"depth": depth}
+
+
+def model_family(name):
+    """Returns `"cifar"` or `"imagenet"`, the family that `get_model` takes `name` from."""
+    return _chosen(name, None)[0]
+
+
+def network_spec(name, family=None, **fields):
+    """Returns the `NetworkSpec` of the network that `get_model(name, family=family)` builds, some fields changed."""
+    family, which = _chosen(name, family)
+    return FAMILIES[family][0](**{**which, **fields})
+
+
+def get_model(name, *, family=None, **keywords):
     """Builds the network called `name`, with the keywords of its function.
 
     Args:
-        name: One of `list_models()`, or `resnet<depth>` for another depth of the CIFAR family; in any case.
+        name: One of `list_models()`, or `resnet<depth>` for any other depth of the families; in any case.
+        family: `"cifar"` or `"imagenet"`; if None, that of the function of this name (`"resnet50"` is ImageNet's), else
+            the one that has the depth.
         **keywords: As in `ResNet164`.
 
     Raises:
-        ValueError: If there is none of that name; the nearest is named.
+        ValueError: If there is none of that name, or an argument is not allowed; the nearest is named.
     """
-    key = model_key(name)
-    return _MODELS[key](**keywords) if key in _MODELS else ResNet(int(key[6:]), **keywords)
+    check_arguments("get_model", keywords, ("family", *ARGUMENTS), FOREIGN)
+    return build_of_family(*_chosen(name, family), keywords)
 
 
 def fetch_weights(name, place=None, digest=None, output=None):

@@ -221,9 +221,22 @@ def test_predictions_get_their_names(source):
             keras_preact.decode_predictions(wrong, card)
 
 
+def test_a_model_stands_for_its_card():
+    model = keras_preact.ResNet(11, input_shape=(8, 8, 1))
+    images, numbers = np.full((1, 8, 8, 1), 9, "uint8"), np.eye(10)[:1]
+    calls = {keras_preact.preprocess_input: images, keras_preact.decode_predictions: numbers}
+    for function, argument in calls.items():
+        with pytest.raises(ValueError, match=r"`card` must be a Card, or a model.*'resnet11, a model without a card'"):
+            function(argument, model)
+    model.card = card = keras_preact.get_card("resnet164.digits.digits")
+    assert keras_preact.decode_predictions(numbers, model) == keras_preact.decode_predictions(numbers, card)
+    expected = keras_preact.preprocess_input(images, card)
+    np.testing.assert_array_equal(keras_preact.preprocess_input(images, model), expected)
+
+
 @pytest.mark.parametrize("card", [None, "resnet164.digits.digits", 5])
 def test_what_is_no_card_is_refused_with_where_to_get_one(card):
-    with pytest.raises(ValueError, match=r"`card` must be a Card.*Received.*model.card.*get_card"):
+    with pytest.raises(ValueError, match=r"`card` must be a Card, or a model that has one.*Received.*get_card"):
         keras_preact.preprocess_input(np.zeros((1, 8, 8, 3), "uint8"), card)
-    with pytest.raises(ValueError, match=r"`card` must be a Card.*Received.*model.card.*get_card"):
+    with pytest.raises(ValueError, match=r"`card` must be a Card, or a model that has one.*Received.*get_card"):
         keras_preact.decode_predictions(np.zeros((1, 4)), card)

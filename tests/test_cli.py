@@ -1,10 +1,12 @@
 """The command line, as a person types it."""
 
 import json
+import logging
 
 import pytest
 
 from keras_preact.cli import main
+from keras_preact.commands import networks, runs
 from keras_preact.weights.cards import TRAINED
 
 
@@ -47,6 +49,32 @@ def test_train_evaluate_predict_and_inspect(tmp_path, capsys):
     assert capsys.readouterr().out.count("%") == 2
     main(["inspect", run])
     assert "11 layers, original" in capsys.readouterr().out
+
+
+def test_train_takes_a_family_where_a_depth_is_in_both(monkeypatch):
+    asked = []
+    monkeypatch.setattr(runs.trainer, "train", lambda model, **keywords: asked.append(keywords["model_options"]) or {})
+    main(["train", "ResNet50", "--family", "cifar"])
+    main(["train", "ResNet50"])
+    assert asked[0] == {**asked[1], "family": "cifar"}
+    assert "family" not in asked[1]
+
+
+def test_what_is_logged_is_shown_while_a_command_runs(capsys, monkeypatch):
+    log = logging.getLogger("keras_preact.data.files")
+
+    def lists():
+        log.info("a note of \x1b[1m%s", "cat.png")
+        log.warning("a warning")
+        log.debug("a detail")
+
+    monkeypatch.setattr(networks, "list_networks", lists)
+    main(["list"])
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("a note of \\x1b[1mcat.png\n", "keras-preact: a warning\n")
+    lists()
+    assert capsys.readouterr().out == ""
+    assert logging.getLogger("keras_preact").propagate
 
 
 @pytest.mark.parametrize(

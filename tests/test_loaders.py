@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_preact.data import Augmentation, download, files, folders, load
+import keras_preact
+from keras_preact.data import DATA_SETS, Augmentation, download, files, folders, load
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.cifar import CIFAR10, CIFAR100
 from keras_preact.data.preparation import Preparation
+from keras_preact.training import publish, run_folder
 
 RNG = np.random.default_rng(0)
 
@@ -126,7 +128,7 @@ def test_images_larger_than_memory_stay_in_files(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:60], lambda raw: b"", lambda raw: raw[:70] + b"x" + raw[71:]])
-def test_a_corrupt_image_is_named_or_left_out(folder, damage, capsys):
+def test_a_corrupt_image_is_named_or_left_out(folder, damage, caplog):
     path, _ = folder
     bad = path / "train" / "cat" / "a.png"
     bad.write_bytes(damage(bad.read_bytes()))
@@ -134,13 +136,13 @@ def test_a_corrupt_image_is_named_or_left_out(folder, damage, capsys):
         load(path)
     data = load(path, skip_corrupt=True)
     assert data.train.labels.tolist() == [0, 1]
-    assert "Left out 1 of 3 files" in capsys.readouterr().out
+    assert "Left out 1 of 3 files" in caplog.text
     (path / "train" / "dog" / "a.PNG").write_bytes(b"")
     with pytest.raises(ValueError, match=r'data.*one train image of each class.*"dog"'):
         load(path, skip_corrupt=True)
 
 
-def test_an_image_that_turns_out_corrupt_gives_way_to_one_of_its_class(folder, monkeypatch, capsys):
+def test_an_image_that_turns_out_corrupt_gives_way_to_one_of_its_class(folder, monkeypatch, caplog):
     path, pixels = folder
     monkeypatch.setattr(folders, "IN_MEMORY", 100)
     data, strict = load(path, skip_corrupt=True), load(path)
@@ -149,7 +151,7 @@ def test_an_image_that_turns_out_corrupt_gives_way_to_one_of_its_class(folder, m
         strict.train.read([0, 1])
     np.testing.assert_array_equal(data.train.read([1, 1])[0], pixels["train/cat/a.png"])
     assert data.train.skipped == {1}
-    assert capsys.readouterr().out.count("Skipped") == 1
+    assert caplog.text.count("Skipped") == 1
     (path / "train" / "dog" / "a.PNG").write_bytes(b"")
     with pytest.raises(ValueError, match=r"one whole image a class"):
         data.train.read([2])
@@ -186,22 +188,36 @@ def test_wrong_folders_are_refused(folder, tmp_path):
 def test_imagenet_is_its_two_folders(tmp_path):
     for name in ("train/n01/a.JPEG", "train/n02/b.JPEG", "val/n01/c.JPEG", "val/n02/d.JPEG"):
         write(tmp_path / name, colours(40, 30))
-    data = load("imagenet2012", tmp_path)
-    assert (data.name, data.class_names, data.image_shape) == ("imagenet2012", ("n01", "n02"), (224, 224, 3))
+    data = load("imagenet", tmp_path)
+    assert load("imagenet2012", tmp_path).name == data.name  # what TFDS calls it
+    assert (data.name, data.class_names, data.image_shape) == ("imagenet", ("n01", "n02"), (224, 224, 3))
     assert data.mean == pytest.approx((123.675, 116.28, 103.53))
     with Image.open(tmp_path / "val/n01/c.JPEG") as image:
         expected = np.asarray(image.resize((256, 341), Image.Resampling.BICUBIC))[58:282, 16:240]
     np.testing.assert_array_equal(data.test.read([0])[0], expected)
     with pytest.raises(ValueError, match=r"data_dir.*image-net\.org.*DIR/val/n01440764"):
-        load("imagenet2012")
+        load("imagenet")
     with pytest.raises(ValueError, match=r"data_dir.*image-net\.org"):
-        load("imagenet2012", tmp_path / "train")
+        load("imagenet", tmp_path / "train")
+
+
+def test_imagenet_has_one_name_for_the_images_and_for_weights(tmp_path, monkeypatch):
+    assert "imagenet" in DATA_SETS
+    assert "imagenet2012" not in DATA_SETS
+    for name in ("train/n01/a.JPEG", "train/n02/b.JPEG", "val/n01/c.JPEG", "val/n02/d.JPEG"):
+        write(tmp_path / name, colours(40, 30))
+    card = keras_preact.get_card(keras_preact.list_weights("resnet50", "imagenet")[0])
+    monkeypatch.setattr(publish, "_error_percent", lambda found, split: found.error_percent)
+    assert publish.verify(card.name, tmp_path).agrees
+    for old in ({"data": "imagenet2012"}, {"data": "imagenet"}):
+        assert len({str(each) for each in run_folder.comparable(old, {"data": "imagenet"})}) == 1
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
-def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, capsys):
+def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, caplog):
     import tensorflow_datasets as tfds
 
+    caplog.set_level("INFO", "keras_preact")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     features = tfds.features.FeaturesDict(
@@ -225,33 +241,34 @@ def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, caps
         file_format=file_format,
         disable_shuffling=True,
     )
-    data = load("imagenet2012", tmp_path / "tfds", image_size=32)
-    assert "Reading the labels of 3 records" in capsys.readouterr().out
+    data = load("imagenet", tmp_path / "tfds", image_size=32)
+    assert "Reading the labels of 3 records" in caplog.text
+    caplog.clear()
     assert (data.class_names, data.image_shape) == (("n01", "n02", "n03"), (32, 32, 3))
     assert data.train.labels.tolist() + data.test.labels.tolist() == labels
     # The same images out of folders, whose order is by class.
     (tmp_path / "folders" / "val" / "n01").mkdir()
     write(tmp_path / "folders" / "val" / "n01" / "z.jpeg", colours(40, 30))
-    folders = load("imagenet2012", tmp_path / "folders", image_size=32)
+    folders = load("imagenet", tmp_path / "folders", image_size=32)
     draws = Augmentation(area=(0.08, 1.0)).draw(np.random.default_rng(0), 3, (32, 32, 3))
     for drawn in (None, draws):
         np.testing.assert_array_equal(data.train.read([1, 2, 0], drawn), folders.train.read([0, 1, 2], drawn))
     # The second time labels and places are known, with TFDS's own place for a default.
-    again = load("imagenet2012", image_size=32)
-    assert capsys.readouterr().out == ""
+    again = load("imagenet", image_size=32)
+    assert caplog.text == ""
     np.testing.assert_array_equal(again.test.read([1, 0]), data.test.read([1, 0]))
     monkeypatch.setenv("KERAS_HOME", "/proc/keras")  # where nothing can be written
     with pytest.warns(UserWarning, match="cannot be written.*read again"):
-        assert load("imagenet2012", image_size=32).train.labels.tolist() == labels[:3]
+        assert load("imagenet", image_size=32).train.labels.tolist() == labels[:3]
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ValueError, match=r"data_dir.*can read.*tensorflow_datasets.*keras_preact\[data\]"):
-        load("imagenet2012", image_size=32)
+        load("imagenet", image_size=32)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", tfds)
     if file_format == "tfrecord":
         (shard,) = (tmp_path / "tfds").glob("imagenet2012/*/*train.tfrecord*")
         shard.write_bytes(shard.read_bytes()[:-9])
         with pytest.raises(ValueError, match=r"data_dir.*whole.*imagenet2012-train.tfrecord.*cut short"):
-            load("imagenet2012", image_size=32)
+            load("imagenet", image_size=32)
 
 
 def records(kind):

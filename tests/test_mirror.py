@@ -43,7 +43,8 @@ def whole(store, url):
     return sorted(path.split("/")[-2] for path in store.glob(f"{url}/checkpoints/*/{checkpoints.SUMS}"))
 
 
-def test_a_run_at_a_url_goes_on_and_ends_as_one_in_a_folder(store, tmp_path, capsys):
+def test_a_run_at_a_url_goes_on_and_ends_as_one_in_a_folder(store, tmp_path, caplog):
+    caplog.set_level("INFO", "keras_preact")
     expected = train(tmp_path / "run")
     url = "memory://bucket/runs/a"
     with pytest.raises(KeyboardInterrupt):
@@ -53,7 +54,7 @@ def test_a_run_at_a_url_goes_on_and_ends_as_one_in_a_folder(store, tmp_path, cap
     assert not store.exists(f"{url}/{run_folder.CARD}")
     store.rm_file(f"{url}/checkpoints/000000009/{checkpoints.SUMS}")  # as if killed while it copied
     card = train(url)
-    assert "resuming after step 6 of 12" in capsys.readouterr().out
+    assert "resuming after step 6 of 12" in caplog.text
     assert (card["folder"], card["error_percent"]) == (url, expected["error_percent"])
     store.get(url, str(tmp_path / "copy"), recursive=True)
     assert keras_preact.evaluate(tmp_path / "copy", DATA)["error_percent"] == card["error_percent"]
@@ -63,7 +64,7 @@ def test_a_run_at_a_url_goes_on_and_ends_as_one_in_a_folder(store, tmp_path, cap
     for name in ours.arrays:
         np.testing.assert_array_equal(ours.arrays[name], theirs.arrays[name], err_msg=name)
     assert train(url)["error_percent"] == card["error_percent"]
-    assert f"{url} holds this run, finished" in capsys.readouterr().out
+    assert f"{url} holds this run, finished" in caplog.text
     with pytest.raises(
         ValueError, match=r"output.*bucket/runs/a.*learning_rate is 0.01 there and 0.02 here.*overwrite"
     ):

@@ -66,7 +66,8 @@ def test_a_key_that_leads_out_of_its_folder_is_refused(key, tmp_path):
     assert path_inside("output", tmp_path, "a/b c/d.npz") == tmp_path / "a" / "b c" / "d.npz"
 
 
-def test_names_that_are_no_names_of_files_are_kept_on_the_card_and_lead_nowhere(tmp_path, monkeypatch, capsys):
+def test_names_that_are_no_names_of_files_are_kept_on_the_card_and_lead_nowhere(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "keras_preact")
     (tmp_path / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b")
     names = ("../../ESCAPED", "cat/dog", "cat_dog", "x" * 255, "CAT_DOG")
@@ -80,7 +81,7 @@ def test_names_that_are_no_names_of_files_are_kept_on_the_card_and_lead_nowhere(
     assert [path.name for path in tmp_path.rglob("*ESCAPED*")] == ["_._.._ESCAPED.png"]
     # A URL of a local file is its path.
     again = keras_preact.train("ResNet11", data=data, recipe=RECIPE, output=folder.as_uri())
-    assert f"{folder} holds this run, finished" in capsys.readouterr().out
+    assert f"{folder} holds this run, finished" in caplog.text
     assert again["folder"] == str(folder)
 
 

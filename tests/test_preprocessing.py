@@ -157,7 +157,7 @@ def folder_of_many_sizes(folder, image_size):
 def imagenet(folder, image_size):
     written(folder, "train", SIZES[:4])
     images = written(folder, "val", [*SIZES[:3], (224, 224)])
-    return load("imagenet2012", folder, image_size=image_size), images
+    return load("imagenet", folder, image_size=image_size), images
 
 
 DATA = {each.__name__: each for each in (digits, arrays, folder_of_one_size, folder_of_many_sizes, imagenet)}

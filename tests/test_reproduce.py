@@ -92,12 +92,12 @@ def store(folder, table, errors, scale="smoke", seed=0):
             (folder / f"{trial.name}.json").write_text(json.dumps(result))
 
 
-def test_a_table_prints_paper_ours_and_difference_and_leaves_blank_what_was_not_run(tmp_path):
+def test_a_table_prints_paper_ours_and_difference_and_leaves_blank_what_was_not_run(tmp_path, capsys):
     errors = {"original": 7.0, "conv1x1": 12.5, "dropout_0.5": None, "exclusive_gating_-7": 20.5}
     for seed, change in ((0, 0.0), (1, 0.5), (2, 2.0)):
         store(tmp_path, "table1", {name: error and error + change for name, error in errors.items()}, seed=seed)
-    lines = []
-    results = reproduce_table("table1", seeds=3, output=tmp_path, run=False, print_fn=lines.append)
+    results = reproduce_table("table1", seeds=3, output=tmp_path, run=False)
+    lines = capsys.readouterr().out.splitlines()
     cells = {line.split()[0]: line.split()[1:] for line in lines}
     assert cells["original"] == ["6.61", "7.50", "+0.89", "7.00", "9.00", "3"]
     assert cells["conv1x1"] == ["12.22", "13.00", "+0.78", "12.50", "14.50", "3"]
@@ -119,10 +119,11 @@ def test_ranks_are_compared_with_fails_last():
     assert rank_correlation([(6.61, 1.0), (8.17, 1.0), (9.0, 1.0)]) is None
 
 
-def test_a_row_in_two_tables_is_run_once(tmp_path, monkeypatch):
+def test_a_row_in_two_tables_is_run_once(tmp_path, monkeypatch, capsys):
     store(tmp_path, "table1", {"original": 7.0})
     monkeypatch.setattr(report, "run_all", lambda trials, *_, **__: trials and pytest.fail(f"ran {trials}"))
-    results = reproduce_table("table2", row="110.original", output=tmp_path, print_fn=len)
+    results = reproduce_table("table2", row="110.original", output=tmp_path, verbose=0)
+    assert capsys.readouterr().out == ""
     assert results["110.original"][0]["error_percent"] == 7.0
 
 

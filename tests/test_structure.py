@@ -1,12 +1,15 @@
 """The structure of the code: which way imports go, and what `import keras_preact` brings along."""
 
 import ast
+import inspect
 import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
+
+import keras_preact
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "keras_preact"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -15,10 +18,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # below it there, and what stands below the room.
 ORDER = {
     "": [
-        *("__init__", "cli", "commands"),
+        *("__init__", "__main__", "cli", "commands"),
         "laboratory",
         *("transfer", "training", "exporting", "data"),  # what makes it practical
-        *("backbone", "zoo", "weights", "network"),  # what people install
+        *("backbone", "resnets", "zoo", "weights", "network"),  # what people install
         *("files", "locks", "names", "errors", "bounds", "version"),
     ],
     "laboratory": ["reproduce", "sweep", "analysis", "__init__"],
@@ -92,3 +95,30 @@ def test_importing_keras_preact_imports_nothing_but_keras():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "['keras_preact']"
+
+
+def test_dir_and_all_are_the_public_names():
+    shown = dir(keras_preact)
+    assert shown == sorted(set(keras_preact.__all__))
+    assert not any(inspect.ismodule(getattr(keras_preact, name)) for name in shown)
+    assert [name for name in shown if name.startswith("_")] == ["__version__"]
+    wanted = ["load", "from_arrays", "TrainingBatches", "Augmentation", "frozen_function", "sweep", "PreActHyperModel"]
+    assert {*wanted, "Preprocessing", "reproduce_table", "ResNet164", "train"} <= set(shown)
+
+
+def test_editors_see_the_lazy_names_where_they_are():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    assert {alias.name: node.module for node in block.body for alias in node.names} == keras_preact._LAZY
+
+
+def test_the_package_runs_as_a_module_and_tells_its_version():
+    command = [sys.executable, "-m", "keras_preact", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout == f"keras-preact {keras_preact.__version__}\n"
+
+
+def test_all_can_be_imported_without_keras_tuner():
+    code = "import sys; sys.modules['keras_tuner'] = None\nfrom keras_preact import *\nprint(sorted(globals()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert {*keras_preact.__all__} - {*ast.literal_eval(done.stdout)} == {"PreActHyperModel"}

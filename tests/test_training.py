@@ -277,9 +277,13 @@ def test_a_run_folder_holds_what_the_readme_says(run):
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_networks_options_may_be_specs_but_nothing_that_json_cannot_hold(tmp_path):
+def test_recipe_fields_are_keywords_and_options_may_be_specs_but_nothing_that_json_cannot_hold(tmp_path):
     options = {"shortcut": ShortcutSpec("constant_scaling", scale=0.3)}
-    card = keras_preact.train("ResNet11", recipe=QUICK, model_options=options, output=tmp_path / "run", verbose=0)
+    fields = {"global_batch_size": 128, "steps": 2, "learning_rate": 0.05}
+    card = keras_preact.train("ResNet11", **fields, model_options=options, output=tmp_path / "run", verbose=0)
+    assert {name: card["recipe"][name] for name in fields} == fields
+    assert card["recipe"]["name"] == "custom"
+    assert card["recipe"]["source"].startswith("digits with its own steps, global_batch_size, learning_rate; ")
     assert (card["options"]["shortcut"]["scale"], card["network"]["spec"]["shortcut"]["scale"]) == (0.3, 0.3)
     with pytest.raises(ValueError, match=r"`model_options` must be values that JSON can hold.*not JSON serializable"):
         keras_preact.train("ResNet11", recipe=QUICK, model_options={"name": object()}, output=tmp_path / "other")
@@ -334,7 +338,8 @@ class LossOfTwo(keras.callbacks.Callback):
         self.loss = self.model.compute_loss(None, labels, probabilities, training=False)
 
 
-def test_a_float64_run_has_a_float64_loss_and_says_what_an_epoch_leaves_out(tmp_path, capsys, monkeypatch):
+def test_a_float64_run_has_a_float64_loss_and_says_what_an_epoch_leaves_out(tmp_path, capsys, caplog, monkeypatch):
+    caplog.set_level("INFO", "keras_preact")
     monkeypatch.setattr(exporting, "can_export", lambda: False)  # which takes longer than the run
     train, test, kept = load("digits").train, load("digits").test, LossOfTwo()
     data = from_arrays(train.images[:100], train.labels[:100], test.images[:40], test.labels[:40])
@@ -344,8 +349,11 @@ def test_a_float64_run_has_a_float64_loss_and_says_what_an_epoch_leaves_out(tmp_
     assert float(kept.loss) == pytest.approx(np.log(10), abs=1e-14)
     assert keras.config.floatx() == "float32"
     assert keras.models.load_model(tmp_path / "model.keras").loss.dtype == "float64"
-    out = capsys.readouterr().out
-    assert "An epoch is 3 whole batches of 32: the last 4 images of its order, others in each epoch, are left" in out
+    assert capsys.readouterr().out == ""  # verbose is 0
+    assert (
+        "An epoch is 3 whole batches of 32: the last 4 images of its order, others in each epoch, are left"
+        in caplog.text
+    )
 
 
 def test_a_run_folder_is_overwritten_only_if_asked(run, tmp_path):
@@ -360,11 +368,12 @@ def test_a_run_folder_is_overwritten_only_if_asked(run, tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-def test_the_same_call_again_returns_the_finished_run(run, capsys):
+def test_the_same_call_again_returns_the_finished_run(run, caplog):
+    caplog.set_level("INFO", "keras_preact")
     folder, card = run
     again = keras_preact.train("ResNet11", recipe=QUICK.replace(epochs=3), output=folder)
     assert again == json.loads(json.dumps({**card, "folder": str(folder)}))
-    assert "finished" in capsys.readouterr().out
+    assert "finished" in caplog.text
 
 
 def test_the_same_seed_trains_the_same(tmp_path):
@@ -385,6 +394,10 @@ def test_the_same_seed_trains_the_same(tmp_path):
         ({"data": "digit"}, r'data.*Nearest: "digits"'),
         ({"recipe": "digit"}, r'recipe.*Nearest: "digits"'),
         ({"recipe": 3}, r"recipe.*3"),
+        ({"epoch": 3}, '`epoch` must be left out, as train has no such argument.*Nearest: "epochs"'),
+        ({"outpt": "run"}, '`outpt`.*Nearest: "output"'),
+        ({"epochs": 0}, "epochs.*at least 1"),
+        ({"recipe": "paper_cifar", "epochs": 3}, "`epochs` must be left out.*64,000 steps.*Pass steps"),
         ({"strategy": "mirror"}, r'strategy.*Nearest: "mirrored"'),
         ({"checkpoint_steps": -1}, r"checkpoint_steps.*at least 0.*-1"),
         ({"recipe": QUICK.replace(global_batch_size=5000)}, r"global_batch_size.*at most the 1437"),

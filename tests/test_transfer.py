@@ -1,5 +1,6 @@
 """Fine-tuning: what is frozen stays, what BN's statistics become, learning rates by stage, runs that go on."""
 
+import dataclasses
 import json
 
 import keras
@@ -9,6 +10,7 @@ from PIL import Image
 
 import keras_preact
 from keras_preact.cli import main
+from keras_preact.commands import transfer
 from keras_preact.data import from_arrays
 from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import TrainingBatches
@@ -103,6 +105,28 @@ def test_what_is_frozen_stays_to_the_bit_and_the_rest_is_trained(run, source):
     assert moved(before, after) == trained
     assert after["logits/kernel"].shape == (8, 3)
     assert np.abs(after["logits/kernel"]).max() > 0
+
+
+def test_the_command_takes_every_field_of_a_recipe(monkeypatch, capsys):
+    asked = {}
+    monkeypatch.setattr(transfer.finetuning, "finetune", lambda *what, **fields: asked.update(fields) or {})
+    flags = "--epochs 3 --schedule linear --area 0.5 1 --flip True --ema 0.9 --freeze stem --levels 20 8 1 29 16 2"
+    main(["finetune", "--weights", "w", "--data", "d", *flags.split()])
+    recipe = {field.name for field in dataclasses.fields(Recipe)}
+    assert {name: value for name, value in asked.items() if name in recipe} == {
+        "epochs": 3,
+        "schedule": "linear",
+        "area": (0.5, 1.0),
+        "flip": True,
+        "ema": 0.9,
+        "levels": ((20, 8, 1), (29, 16, 2)),
+    }
+    assert recipe - set(vars(transfer.RecipeChanges())) == {"source"}
+    with pytest.raises(SystemExit):
+        main(["finetune", "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "Passes over the training images." in shown
+    assert "Mirror half of the images." in shown
 
 
 def test_the_run_folder_is_one_as_any(run, folder, source):
@@ -267,12 +291,13 @@ def test_the_recipe_follows_the_size_of_the_data():
     assert (short.steps, short.warmup_steps, short.drops) == (50, 2, (20, 30, 40))
 
 
-def test_few_images_are_repeated_within_an_epoch(capsys):
+def test_few_images_are_repeated_within_an_epoch(caplog):
+    caplog.set_level("INFO", "keras_preact")
     recipe = Recipe(steps=100, global_batch_size=8)
     often = repeated(DATA, recipe)
     assert len(often.train) == 2 * len(DATA.train)  # ten epochs of ten steps, or eight images
     np.testing.assert_array_equal(np.bincount(often.train.labels), 2 * np.bincount(DATA.train.labels))
-    assert "40 training images 2 times" in capsys.readouterr().out
+    assert "40 training images 2 times" in caplog.text
     assert repeated(DATA, Recipe(epochs=3)) is DATA
 
 
@@ -330,7 +355,10 @@ SMALL = from_arrays(*(part[:, :4, :4] if part.ndim == 4 else part for part in im
         ({"unfreeze_every": -1}, "unfreeze_every.*at least 0"),
         ({"unfreeze_every": 200}, "unfreeze_every.*3 stages.*500 steps.*Nearest: 166"),
         ({"layer_decay": 0.5, "weight_decay_kind": "decoupled"}, "weight_decay_kind.*layer_decay"),
-        ({"learning_rat": 0.1}, 'argument.*Nearest: "learning_rate"'),
+        ({"learning_rat": 0.1}, '`learning_rat` must be left out, as finetune.*Nearest: "learning_rate"'),
+        ({"layer_decai": 0.1}, '`layer_decai`.*Nearest: "layer_decay"'),
+        ({"verbos": 0}, '`verbos`.*Nearest: "verbose"'),
+        ({"recipe": "paper_cifar", "epochs": 3}, "`epochs` must be left out.*64,000 steps.*Pass steps"),
         ({"recipe": "digit"}, 'recipe.*Nearest: "digits"'),
         ({"recipe": 3}, "recipe.*3"),
         ({"global_batch_size": 41, "recipe": "digits"}, "global_batch_size.*40 training images"),

@@ -16,6 +16,7 @@ import keras_tuner
 import numpy as np
 import pytest
 
+import keras_preact
 from keras_preact.cli import main
 from keras_preact.data import from_arrays
 from keras_preact.laboratory.sweep import PreActHyperModel, Range, axes, launch_search, sweep, trials
@@ -80,6 +81,18 @@ def test_a_point_is_a_network_and_a_recipe():
     )
     assert options["shortcut"] == {"name": "constant_scaling", "scale": 0.9, "branch_scale": 0.5}
     assert axes.recipe_of(point, TINY) == TINY.replace(learning_rate=0.5)
+
+
+@pytest.mark.parametrize(
+    ("model", "depth", "options", "stages"),
+    [("resnet20", 50, {"family": "cifar"}, 3), ("resnet50", 101, {}, 4), ("resnet20", 56, {}, 3)],
+)
+def test_a_depth_of_both_families_is_of_the_models(model, depth, options, stages):
+    key, found = axes.network_of({"depth": depth, "width": 4}, model)
+    assert {name: value for name, value in found.items() if name == "family"} == options
+    assert len(found["widths"]) == stages
+    network = keras_preact.get_model(key, input_shape=(32, 32, 3), num_classes=2, **found)
+    assert (network.spec.depth, len(network.spec.units)) == (depth, stages)
 
 
 @pytest.mark.parametrize(

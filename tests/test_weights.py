@@ -445,7 +445,7 @@ def test_a_card_decides_what_the_user_left_out_and_the_user_what_is_free(monkeyp
     assert model.output_shape == (None, 100)
     assert asked == [keras_preact.get_card("resnet164.cifar100.osmr")]
     with pytest.raises(ValueError, match=r"weights.*units=\(8, 8, 8\).*Received.*resnet50.*units=\(3, 4, 6, 3\)"):
-        keras_preact.ResNet(50, weights="imagenet")
+        keras_preact.ResNet(50, family="cifar", weights="imagenet")
 
 
 def test_the_best_weights_that_can_be_verified_are_taken():

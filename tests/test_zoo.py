@@ -1,13 +1,17 @@
 """The public builders: signatures, counts, names of layers, and bad input."""
 
+import ast
+import dataclasses
 import inspect
 import math
+import pydoc
 
 import keras
 import pytest
 
 import keras_preact
 from keras_preact.laboratory.reproduce.parameters import ROWS, measure
+from keras_preact.network.families import IMAGENET_UNITS
 
 KERAS = [
     "include_top",
@@ -19,7 +23,8 @@ KERAS = [
     "classifier_activation",
     "name",
 ]
-OURS = ["ordering", "shortcut", "widening", "stride_on", "layout", "unroll", "remat", "dtype", "features", "tap"]
+BUILD = ["layout", "unroll", "remat", "dtype", "features", "tap"]
+SPEC = [field.name for field in dataclasses.fields(keras_preact.NetworkSpec)]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.label)
@@ -51,13 +56,33 @@ def test_other_implementations_graphs_have_their_counts(implementation, depth, c
     assert sum(math.prod(variable.shape) for variable in model.trainable_variables) == trainable
 
 
+def function_of(name):
+    return getattr(keras_preact, f"ResNet{name[6:]}")
+
+
 @pytest.mark.parametrize("name", keras_preact.list_models())
 def test_keras_arguments_come_first_and_ours_are_keyword_only(name):
-    parameters = inspect.signature(keras_preact.zoo._MODELS[name]).parameters
-    assert list(parameters) == [*KERAS, *OURS, "spec_fields"]
+    parameters = inspect.signature(function_of(name)).parameters
+    assert list(parameters)[:8] == KERAS
+    assert sorted(list(parameters)[8:]) == sorted([*SPEC, *BUILD])
     assert parameters["name"].default == name
-    ours = [parameter.kind for parameter in list(parameters.values())[8:-1]]
+    ours = [parameter.kind for parameter in list(parameters.values())[8:]]
     assert set(ours) == {inspect.Parameter.KEYWORD_ONLY}
+    build = inspect.signature(keras_preact.build_network).parameters
+    assert list(build) == ["spec", *KERAS, *BUILD]
+    assert all(parameters[key].default == build[key].default for key in [*KERAS[:-1], *BUILD])
+
+
+@pytest.mark.parametrize("name", ["resnet", *keras_preact.list_models()])
+def test_every_network_is_a_def_whose_help_shows_every_argument(name):
+    function = function_of(name)
+    tree = ast.parse(inspect.getsource(inspect.getmodule(function)))
+    (found,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function.__name__)
+    assert found.lineno < function.__code__.co_firstlineno + 2  # the decorator's line
+    shown = pydoc.render_doc(function, renderer=pydoc.plaintext)
+    assert f"\n{function.__name__}(" in shown
+    assert all(f"{key}: " in shown for key in [*KERAS, *SPEC, *BUILD])
+    assert "ordering: Where BN and ReLU stand" in shown
 
 
 def test_the_registry_lists_the_functions_in_lower_case():
@@ -114,13 +139,69 @@ def test_layer_names_are_frozen():
         ({"remat": -1}, "remat.*-1"),
         ({"input_tensor": [1, 2]}, "input_tensor.*Keras tensor.*list"),
         ({"shortcut": keras_preact.ShortcutSpec, "dtype": None}, "shortcut"),
-        ({"width": 3}, "NetworkSpec field.*width.*Nearest"),
+        ({"width": 3}, '`width`.*ResNet164 has no such argument.*Nearest: "widths"'),
+        ({"num_clases": 7}, '`num_clases`.*Nearest: "num_classes"'),
+        ({"weight": "cifar10"}, '`weight`.*Nearest: "weights"'),
+        ({"input_shpae": (32, 32, 3)}, '`input_shpae`.*Nearest: "input_shape"'),
+        ({"laiout": "layers"}, '`laiout`.*Nearest: "layout"'),
+        ({"classes": 7}, r"`classes`.*Here it is num_classes\."),
+        ({"pretrained": True}, "`pretrained`.*Here it is weights"),
+        ({"in_chans": 1}, "`in_chans`.*Here it is the last of input_shape"),
+        ({"features_only": True}, "`features_only`.*Here it is features"),
+        ({"global_pool": "avg"}, "`global_pool`.*Here it is pooling"),
+        ({"drop_rate": 0.1}, "`drop_rate`.*no dropout before the classifier"),
+        ({"drop_path_rate": 0.1}, r"`drop_path_rate`.*Here it is stochastic_depth\."),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_built(arguments, message, monkeypatch):
     monkeypatch.setattr(keras_preact.zoo, "ResidualNetwork", None)
     with pytest.raises(ValueError, match=message):
         keras_preact.ResNet164(**arguments)
+
+
+def test_every_way_to_a_network_names_an_unknown_argument():
+    spec = keras_preact.NetworkSpec((1, 1), (4, 8))
+    with pytest.raises(ValueError, match=r'`num_clases`.*build_network has no such.*Nearest: "num_classes"'):
+        keras_preact.build_network(spec, num_clases=7)
+    with pytest.raises(ValueError, match=r'`familly`.*ResNet has no such.*Nearest: "family"'):
+        keras_preact.ResNet(50, familly="cifar")
+    with pytest.raises(ValueError, match=r"`classes`.*get_model has no such.*num_classes"):
+        keras_preact.get_model("resnet56", classes=7)
+    with pytest.raises(ValueError, match=r'`orderings`.*Nearest: "ordering"'):
+        keras_preact.ResNetFeatures("resnet29", "stage1", orderings="original")
+
+
+def test_a_depth_of_both_families_asks_for_one():
+    depths = [depth for depth in IMAGENET_UNITS if cifar_has(depth)]
+    assert depths == [50, 101, 152, 200]
+    for depth in depths:
+        with pytest.raises(ValueError, match=rf'`family` must be "cifar" or "imagenet".*{depth} layers') as error:
+            keras_preact.ResNet(depth)
+        assert str(error.value).count(". ") == 1  # what must be, what was received
+    assert keras_preact.ResNet(50, family="cifar", num_classes=3).spec.units == (8, 8, 8)
+    assert keras_preact.ResNet(50, unit="basic").spec.units == (8, 8, 8)  # ImageNet's 50 has bottleneck units
+    assert keras_preact.ResNet(18, input_shape=(32, 32, 3)).spec.units == (2, 2, 2, 2)  # no depth of CIFAR's
+    assert keras_preact.zoo.network_spec("resnet50").units == (3, 4, 6, 3)
+    assert keras_preact.zoo.network_spec("resnet50", family="cifar").units == (8, 8, 8)
+    assert keras_preact.zoo.network_spec("resnet34").units == (3, 4, 6, 3)
+    with pytest.raises(ValueError, match=r"depth.*50, 101, 152, 200.*110"):
+        keras_preact.get_model("resnet110", family="imagenet")
+
+
+def cifar_has(depth):
+    try:
+        keras_preact.cifar_spec(depth)
+    except ValueError:
+        return False
+    return True
+
+
+def test_models_are_listed_by_pattern():
+    assert keras_preact.list_models("resnet1*") == ["resnet110", "resnet164", "resnet1001", "resnet101", "resnet152"]
+    assert keras_preact.list_models("ResNet?00") == ["resnet200"]
+    assert keras_preact.list_models("vgg*") == []
+    with pytest.raises(ValueError, match=r'pattern.*"resnet1\*".*164'):
+        keras_preact.list_models(164)
 
 
 def test_an_unknown_model_or_depth_names_the_nearest():

@@ -8,7 +8,7 @@
 The network is the CIFAR pre-activation bottleneck ResNet, float32, batch 16, SGD with momentum. The contestants:
 
     plain       one stock Keras layer per operation (`plain.py`), compiled with jit_compile=False on TensorFlow
-    stacked     `keras_preact.ResNet(depth, unit="bottleneck")`; also with remat=True; on a GPU at each unroll
+    stacked     `ResNet(depth, family="cifar", unit="bottleneck")`; also with remat=True; on a GPU at each unroll
     torch       eager PyTorch, channels_last (`torch_eager.py`), if torch is installed
 
 `--what` chooses among
@@ -323,7 +323,8 @@ def keras_network(task, **arguments):
     else:
         import keras_preact
 
-        network = keras_preact.ResNet(task["depth"], unit="bottleneck", **OURS[task["contestant"]], **arguments)
+        options = {"family": "cifar", "unit": "bottleneck", **OURS[task["contestant"]]}
+        network = keras_preact.ResNet(task["depth"], **options, **arguments)
     check_parameters(network.trainable_weights, task["depth"])
     return network
 

@@ -34,9 +34,5 @@ def explain(
     from keras_preact.laboratory.analysis.report import explain as write_report
 
     options = dict(depths=depths, steps=steps, images=images, seed=seed)
-    path = write_report(model, output, data=data, data_dir=data_dir, quick=quick, **options, tell=_tell)
+    path = write_report(model, output, data=data, data_dir=data_dir, quick=quick, **options)
     print(f"\n{path}: open it in a browser")
-
-
-def _tell(line):
-    print(line, flush=True)

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from keras_preact.errors import argument_error
 from keras_preact.network.checks import LAYOUTS
+from keras_preact.network.families import FAMILIES
 from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS
 from keras_preact.training import evaluation, launcher, predictor, remote_folder, run_folder, trainer
 from keras_preact.training.recipe import Recipe
@@ -56,6 +57,7 @@ def train_command(recipe):
         layout: Literal[LAYOUTS] = "stacked",
         unroll: int | Literal["auto", "all"] = "auto",
         remat: bool = False,
+        family: Literal[tuple(FAMILIES)] | None = None,
         settings: Annotated[Recipe, arg(name="")] = get_recipe(recipe),
     ) -> None:
         """Trains a network and writes a run folder: model, SavedModel, card, history, curves.
@@ -64,7 +66,7 @@ def train_command(recipe):
 
         Args:
             model: A network, as `keras-preact list` shows them.
-            data: A data set: digits, cifar10, cifar100, imagenet2012, or a folder of images (class/name.png).
+            data: A data set: digits, cifar10, cifar100, imagenet, or a folder of images (class/name.png).
             recipe: The recipe whose values the flags below start from.
             start: Trained weights to begin with, of this network or a shallower one: a run folder, a name of
                 `keras-preact weights list`, a .keras or a .weights.h5 file.
@@ -74,9 +76,12 @@ def train_command(recipe):
             layout: Stacked units in a loop, or one Keras layer per operation.
             unroll: Units in one turn of the loop; more is faster on a GPU and slower to compile.
             remat: Compute units again in the backward pass: less memory, about a quarter more time.
+            family: The family of the network, where its depth is in both; the name's own if left out.
             settings: The recipe.
         """
         options = {"ordering": ordering, "shortcut": shortcut, "layout": layout, "unroll": unroll, "remat": remat}
+        if family is not None:
+            options["family"] = family
         card = trainer.train(model, data=data, recipe=settings, start=start, model_options=options, **vars(running))
         if "error_percent" in card:  # the first of several workers has it
             print_result(card)

@@ -1,12 +1,37 @@
 """The verb `finetune`."""
 
+import ast
+import dataclasses
+import inspect
 from typing import Annotated
 
 from tyro.conf import arg
 
 from keras_preact.commands.runs import RunFlags, print_result
+from keras_preact.data.augment import Augmentation
+from keras_preact.training.recipe import Recipe
 from keras_preact.transfer import finetuning
 from keras_preact.transfer.trunk import Tuning
+
+
+def _texts(kind):
+    """Returns the text under each field of a dataclass, by the field's name."""
+    (tree,) = ast.parse(inspect.getsource(kind)).body
+    pairs = zip(tree.body, tree.body[1:])
+    return {field.target.id: text.value.value for field, text in pairs if isinstance(field, ast.AnnAssign)}
+
+
+def _flag(field, text):
+    """Returns the field of a flag that changes a recipe's; None is the recipe's own."""
+    return field.name, Annotated[field.type | None, arg(help=inspect.cleandoc(text))], None
+
+
+_TEXTS = {**_texts(Augmentation), **_texts(Recipe)}
+RecipeChanges = dataclasses.make_dataclass(
+    "RecipeChanges",
+    [_flag(field, _TEXTS[field.name]) for field in dataclasses.fields(Recipe) if field.name != "source"],
+    frozen=True,
+)
 
 
 def finetune(
@@ -16,14 +41,7 @@ def finetune(
     recipe: str | None = None,
     running: Annotated[RunFlags, arg(name="")] = RunFlags(),
     tuning: Annotated[Tuning, arg(name="")] = Tuning(),
-    steps: int | None = None,
-    global_batch_size: int | None = None,
-    learning_rate: float | None = None,
-    crop_padding: int | None = None,
-    flip: bool | None = None,
-    image_size: int | None = None,
-    precision: str | None = None,
-    seed: int | None = None,
+    changes: Annotated[RecipeChanges, arg(name="")] = RecipeChanges(),
 ) -> None:
     """Trains a trained network on other images: a new head, and as much of the rest as you say.
 
@@ -33,32 +51,9 @@ def finetune(
         recipe: A named recipe; one chosen by the number of training images if left out, and called finetune.
         running: Where files are, and on what to compute.
         tuning: What is trained.
-        steps: Steps of training; the recipe's if left out, as are all below.
-        global_batch_size: Images in a step, over all replicas.
-        learning_rate: The head's highest learning rate.
-        crop_padding: Pixels of padding for random crops.
-        flip: Mirror half of the images.
-        image_size: Side of the square images that the network sees; the files' own if left out.
-        precision: A Keras dtype policy.
-        seed: Decides order, augmentation and dropout.
+        changes: What differs from the recipe; its own value where it is None.
     """
-    changes = {
-        "steps": steps,
-        "global_batch_size": global_batch_size,
-        "learning_rate": learning_rate,
-        "crop_padding": crop_padding,
-        "flip": flip,
-        "image_size": image_size,
-        "precision": precision,
-        "seed": seed,
-    }
-    card = finetuning.finetune(
-        weights,
-        data,
-        recipe=recipe,
-        **vars(running),
-        **vars(tuning),
-        **{name: value for name, value in changes.items() if value is not None},
-    )
+    changed = {name: value for name, value in vars(changes).items() if value is not None}
+    card = finetuning.finetune(weights, data, recipe=recipe, **vars(running), **vars(tuning), **changed)
     if "error_percent" in card:  # the first of several workers has it
         print_result(card)

@@ -10,15 +10,16 @@ from keras_preact.data.digits import load_digits
 from keras_preact.data.folders import load_folder, load_imagenet
 from keras_preact.errors import argument_error, check_choice, nearest
 
-__all__ = ["DATA_SETS", "Augmentation", "from_arrays", "load"]
+__all__ = ["ALIASES", "DATA_SETS", "Augmentation", "from_arrays", "load"]
 
 DATA_SETS = {
     "digits": load_digits,
     "cifar10": functools.partial(load_cifar, CIFAR10),
     "cifar100": functools.partial(load_cifar, CIFAR100),
     "cifar10_16": functools.partial(load_cifar, CIFAR10, side=16),  # a quarter of the cost: for CPUs
-    "imagenet2012": load_imagenet,
+    "imagenet": load_imagenet,
 }
+ALIASES = {"imagenet2012": "imagenet"}  # what TFDS calls it
 
 ARRAYS = ("digits", "cifar10", "cifar100", "cifar10_16")  # those whose images have one size, and are held in memory
 
@@ -36,6 +37,7 @@ def load(name, data_dir=None, *, image_size=None, skip_corrupt=False):
     Raises:
         ValueError: If there is no such data set, or its files are not there and cannot be downloaded, or are broken.
     """
+    name = ALIASES.get(name, name) if isinstance(name, str) else name
     if name not in DATA_SETS and isinstance(name, (str, os.PathLike)):
         if os.path.isdir(name):
             if data_dir is not None:

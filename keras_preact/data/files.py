@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import functools
+import logging
 import os
 
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image
 from keras_preact.data import geometry
 from keras_preact.data.dataset import check_labels, measure
 from keras_preact.errors import argument_error
+
+log = logging.getLogger(__name__)
 
 SAMPLE = 1000  # files that are looked at to learn what all are like
 
@@ -73,7 +76,7 @@ class FileSplit:
                 raise
         if index not in self.skipped:
             self.skipped.add(index)
-            print(f"Skipped {self.paths[index]}, which is no whole image ({len(self.skipped)} so far).")
+            log.warning(f"Skipped {self.paths[index]}, which is no whole image ({len(self.skipped)} so far).")
         alike = np.flatnonzero(self.labels == self.labels[index])
         for other in np.roll(alike, -1 - np.searchsorted(alike, index))[:-1]:
             with contextlib.suppress(ValueError):

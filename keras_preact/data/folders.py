@@ -1,6 +1,7 @@
 """Data sets that are folders of image files: a person's own, and ImageNet."""
 
 import hashlib
+import logging
 import os
 import pathlib
 
@@ -11,6 +12,8 @@ from keras_preact.data.files import FileSplit, corrupt_files, look
 from keras_preact.data.tfds import Records, find_prepared, tfds_folder
 from keras_preact.errors import argument_error, check_integer, check_integers
 
+log = logging.getLogger(__name__)
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 TEST_FOLDERS = ("test", "val", "validation")
 IN_MEMORY = 2**28  # bytes of pixels up to which images of one size are read at the start
@@ -18,7 +21,7 @@ CHECKED = 50_000  # files up to which each is checked at the start
 
 IMAGENET_MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
 IMAGENET_DEVIATION = tuple(255 * value for value in (0.229, 0.224, 0.225))
-IMAGENET = "imagenet2012"
+IMAGENET, IMAGENET_OF_TFDS = "imagenet", "imagenet2012"
 IMAGENET_CROP = 224 / 256
 IMAGENET_HELP = (
     "ImageNet is given out by image-net.org to those who register: unpack it to DIR/train/n01440764/*.JPEG and "
@@ -74,7 +77,7 @@ def load_imagenet(data_dir=None, image_size=None, skip_corrupt=False):
     if (folder / "train").is_dir():
         names, listed = _listed(folder)
         parts = [listed["train"], listed["test"]]
-    elif prepared := find_prepared(IMAGENET, folder):
+    elif prepared := find_prepared(IMAGENET_OF_TFDS, folder):
         records = [Records(prepared, split) for split in ("train", "validation")]
         names = tuple(records[0].builder.info.features["label"].names)
         parts = [(split, split.labels) for split in records]
@@ -141,7 +144,7 @@ def _without_corrupt(paths, labels, skip_corrupt):
     if not skip_corrupt:
         hint = f"{len(corrupt)} of {len(paths)} are none. Leave such files out with skip_corrupt (--skip-corrupt)."
         raise argument_error("data", "files of whole images", corrupt[0], hint)
-    print(f"Left out {len(corrupt)} of {len(paths)} files that are no images, the first {corrupt[0]}")
+    log.warning(f"Left out {len(corrupt)} of {len(paths)} files that are no images, the first {corrupt[0]}")
     left_out = set(corrupt)
     kept = [k for k, path in enumerate(paths) if path not in left_out]
     return [paths[k] for k in kept], labels[kept]

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import importlib
 import io
+import logging
 import os
 import pathlib
 import warnings
@@ -13,6 +14,8 @@ import numpy as np
 from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
 from keras_preact.weights.store import cache_folder
+
+log = logging.getLogger(__name__)
 
 ARRAY_RECORD = "array_record"
 FRAME = 12  # bytes in front of a TFRecord's data: its length, and a checksum of that; four more follow the data
@@ -125,7 +128,7 @@ class Records:
 
     def _read_labels(self):
         count = len(self.places) if self.source is None else len(self.source)
-        print(f"Reading the labels of {count:,} records of {self.folder}, {self.split}: once.", flush=True)
+        log.info(f"Reading the labels of {count:,} records of {self.folder}, {self.split}: once.")
         return np.array([self._example(index)["label"] for index in range(count)], np.int32)
 
     def _keep(self, path):

@@ -141,3 +141,49 @@ def _nearest_depths(depth, steps):
 
 
 FAMILIES = {"cifar": (cifar_spec, 32, 10), "imagenet": (imagenet_spec, 224, 1000)}  # spec, input side, classes
+
+# The networks that have a name of their own: the family, and what its function is to be given.
+NETWORKS = {
+    "resnet110": ("cifar", {"depth": 110, "unit": "basic"}),
+    "resnet164": ("cifar", {"depth": 164, "unit": "bottleneck"}),
+    "resnet1001": ("cifar", {"depth": 1001, "unit": "bottleneck"}),
+    "resnet50": ("imagenet", {"depth": 50}),
+    "resnet101": ("imagenet", {"depth": 101}),
+    "resnet152": ("imagenet", {"depth": 152}),
+    "resnet200": ("imagenet", {"depth": 200}),
+}
+
+
+def family_of(depth, unit=None):
+    """Returns the name of the family that has a depth.
+
+    Args:
+        depth: Weight layers.
+        unit: The kind of unit, if it is known.
+
+    Raises:
+        ValueError: If no family has it, or more than one.
+    """
+    depth = check_integer("depth", depth)
+    found = [family for family, (make_spec, _, _) in FAMILIES.items() if _exists(make_spec, depth, unit)]
+    if not found:
+        cifar_spec(depth, unit)  # whose error names the nearest depths
+    if len(found) > 1:
+        choices = " or ".join(f'"{family}"' for family in found)
+        raise argument_error("family", f"{choices}, which both have a network of {depth} layers", None)
+    return found[0]
+
+
+def _exists(make_spec, depth, unit):
+    try:
+        make_spec(depth, unit=unit)
+    except ValueError:
+        return False
+    return True
+
+
+def key_of(family, depth):
+    """Returns (name, options) by which `get_model` builds a depth of a family, whichever the bare name stands for."""
+    key = f"resnet{depth}"
+    named = NETWORKS[key][0] if key in NETWORKS else family_of(depth)
+    return key, {} if named == family else {"family": family}

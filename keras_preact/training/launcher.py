@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -12,6 +13,8 @@ import time
 
 from keras_preact.errors import check_integer
 from keras_preact.training.signals import NUMBERS
+
+log = logging.getLogger(__name__)
 
 END_SECONDS = 10.0
 WRONG_USAGE = 2  # the exit status of a command with wrong arguments, which no restart mends
@@ -47,7 +50,7 @@ def launch(command, workers, max_restarts=3, backend=None):
             return status
         left = restarts - number
         what = f"starting the job again, {left - 1} more times at most" if left else "giving up"
-        print(f"keras-preact: a worker ended with status {status}; {what}.", file=sys.stderr, flush=True)
+        log.warning(f"a worker ended with status {status}; {what}.")
     return status
 
 

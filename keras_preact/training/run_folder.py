@@ -9,6 +9,7 @@ import textwrap
 import keras
 import numpy as np
 
+from keras_preact.data import ALIASES
 from keras_preact.data.identity import digest
 from keras_preact.errors import argument_error
 from keras_preact.files import file_digest, is_aside, remove_asides, write_text
@@ -92,8 +93,13 @@ def identity(data):
     }
 
 
+def _of_today(name, value):
+    return ALIASES.get(value, value) if name == "data" and isinstance(value, str) else value
+
+
 def comparable(before, now):
-    """Returns two experiments, without `identity` unless both have one."""
+    """Returns two experiments, without `identity` unless both have one, a data set by its name of today."""
+    before, now = ({name: _of_today(name, value) for name, value in each.items()} for each in (before, now))
     if "identity" in before and "identity" in now:
         return before, now
     return [{name: value for name, value in each.items() if name != "identity"} for each in (before, now)]

@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.util
+import inspect
+import logging
 import pathlib
 import sys
 
@@ -13,7 +15,7 @@ import numpy as np
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import ArraySplit, held_out
 from keras_preact.data.preparation import Preparation
-from keras_preact.errors import argument_error, check_integer
+from keras_preact.errors import argument_error, check_arguments, check_integer
 from keras_preact.files import file_digest, remove_asides
 from keras_preact.locks import held
 from keras_preact.names import check_lines, safe_name
@@ -34,6 +36,8 @@ from keras_preact.training.strategies import make_devices, read
 from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel, loss_dtype
 from keras_preact.weights import schema
 from keras_preact.zoo import get_model, model_key
+
+log = logging.getLogger(__name__)
 
 RESUMES = "The same command resumes from the last checkpoint."
 RESIDENT_BYTES = 1 << 30  # a data set up to here lives on an accelerator
@@ -94,6 +98,7 @@ def train(
     model_options=None,
     callbacks=(),
     verbose="auto",
+    **fields,
 ):
     """Trains a network and writes a run folder; the same call resumes a run that stopped.
 
@@ -116,6 +121,7 @@ def train(
         model_options: Keywords for the network's function, e.g. `{"ordering": "original"}`.
         callbacks: Further `keras.callbacks.Callback`s.
         verbose: As in `keras.Model.fit`; `"auto"` draws a progress bar on a terminal, else prints one line per epoch.
+        **fields: Fields of `Recipe` that differ from the recipe's, e.g. `steps=200, learning_rate=0.05`.
 
     Returns:
         The card as a dict, with what ran and `error_percent` on the test split after the last epoch. In a worker
@@ -128,7 +134,9 @@ def train(
     """
     clock = Clock()
     key = model_key(model)
-    name, recipe = named_recipe(recipe)
+    own = [name for name in inspect.signature(train).parameters if name != "fields"]
+    check_arguments("train", fields, [*own, *(field.name for field in dataclasses.fields(Recipe))])
+    name, recipe = named_recipe(recipe, **fields)
     options = run_folder.plain_options(model_options)
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
     where, begin = str(data_dir) if data_dir else None, None if start is None else find_source(start)
@@ -143,6 +151,9 @@ def named_recipe(recipe, **changes):
         recipe = get_recipe(recipe)
     if not isinstance(recipe, Recipe):
         raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
+    if "epochs" in changes and changes.get("steps", recipe.steps):
+        expected = f"left out with {changes.get('steps', recipe.steps):,} steps, which are counted instead"
+        raise argument_error("epochs", expected, changes["epochs"], "Pass steps=.")
     return named(recipe.replace(**changes))
 
 
@@ -170,7 +181,7 @@ def carry_out(experiment, data, kind, run_options):
         folder = run_folder.check_folder(folder, experiment.plain(), run_options.overwrite)
         if (finished := run_folder.finished_card(folder, run_options.overwrite)) is not None:
             remove_asides(folder)
-            print(f"{output} holds this run, finished: {finished['error_percent']:.2f} % test error.")
+            log.info(f"{output} holds this run, finished: {finished['error_percent']:.2f} % test error.")
             return {**finished, "folder": output}
         with EndingSignals(RESUMES) as signals:
             devices = make_devices(run_options.strategy)
@@ -313,27 +324,27 @@ class Training:
         self.devices.functions.clear()  # which hold the variables of the model before
         if self.devices.is_chief:
             side = level.image_size or self.data.image_shape[0]
-            print(f"level {number + 1} of {len(self.levels)}: {network.name}, {side}x{side} images")
+            log.info(f"level {number + 1} of {len(self.levels)}: {network.name}, {side}x{side} images")
 
     def _announce(self, step):
         if not self.devices.is_chief:
             return
         devices, data = self.devices, self.data
         workers = f" in {devices.workers} workers" if devices.workers > 1 else ""
-        print(
+        log.info(
             f"{self.model.network.name}, {self.model.network.count_params():,} parameters, on {data.name}:"
             f" {len(data.train):,} training and {len(data.test):,} test images; {devices.replicas} x {devices.kind}"
             f"{workers} ({devices.name})"
         )
         if left := len(data.train) % self.recipe.global_batch_size:
-            print(
+            log.info(
                 f"An epoch is {self.steps_per_epoch:,} whole batches of {self.recipe.global_batch_size}: the last "
                 f"{left:,} images of its order, others in each epoch, are left out."
             )
         if devices.on_tensorflow and devices.kind == "GPU":
-            print("XLA is off: Keras cannot compile a step under a tf.distribute strategy.")
+            log.info("XLA is off: Keras cannot compile a step under a tf.distribute strategy.")
         if step:
-            print(f"resuming after step {step:,} of {self.total_steps:,}")
+            log.info(f"resuming after step {step:,} of {self.total_steps:,}")
 
     def fit(self, signals):
         """Trains from the restored step to the last, or to what ends the training; `signals` may end it before."""

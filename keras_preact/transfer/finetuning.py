@@ -1,13 +1,15 @@
 """Fine-tuning: a trained trunk with a new head becomes a run on other images."""
 
 import dataclasses
+import inspect
+import logging
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
 from keras_preact.data.dataset import Subset
-from keras_preact.errors import argument_error, check_choice, check_integer
+from keras_preact.errors import argument_error, check_arguments, check_integer
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.training.evaluation import evaluation_metrics, loaded, reestimate_statistics
 from keras_preact.training.optimizers import make_optimizer
@@ -20,6 +22,8 @@ from keras_preact.transfer.optimizer import StagewiseSGD
 from keras_preact.transfer.rule import recipe_for
 from keras_preact.transfer.trunk import Tuning, freeze, parts_of_variables, thaw
 from keras_preact.zoo import build_network
+
+log = logging.getLogger(__name__)
 
 RULE = "finetune"  # the name of the recipe that the number of images chooses; it counts in steps
 EPOCHS = 10
@@ -102,10 +106,10 @@ def finetune(
 
 
 def _sorted(fields):
-    """Returns the `Tuning` and the fields of `Recipe` in `fields`; a `ValueError` lists all if one is neither."""
+    """Returns the `Tuning` and the fields of `Recipe` in `fields`; a `ValueError` says if one is neither."""
     tuning, recipe = ([field.name for field in dataclasses.fields(kind)] for kind in (Tuning, Recipe))
-    for name in fields:
-        check_choice("argument", name, [*tuning, *recipe])
+    own = [name for name in inspect.signature(finetune).parameters if name != "fields"]
+    check_arguments("finetune", fields, [*own, *tuning, *recipe])
     chosen = {name: value for name, value in fields.items() if name in tuning}
     return Tuning(**chosen), {name: value for name, value in fields.items() if name in recipe}
 
@@ -188,7 +192,7 @@ def repeated(data, recipe):
         return data
     if recipe.global_batch_size > count:
         raise argument_error("global_batch_size", f"at most the {count:,} training images", recipe.global_batch_size)
-    print(f"An epoch has each of the {count:,} training images {times} times.")
+    log.info(f"An epoch has each of the {count:,} training images {times} times.")
     return dataclasses.replace(data, train=Subset(data.train, np.tile(np.arange(count), times)))
 
 

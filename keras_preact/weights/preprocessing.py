@@ -70,7 +70,7 @@ def preprocess_input(images, card):
     Args:
         images: (batch, height, width, channels) or a list of (height, width, channels), from 0 to 255, RGB or, for a
             card of one channel, grey.
-        card: A `Card`, e.g. `model.card`.
+        card: A `Card`, or a network whose weights have one (`model.card`).
 
     Returns:
         float32 (batch, *card.preprocessing.size, channels).
@@ -89,11 +89,13 @@ def preprocess_input(images, card):
 
 
 def _of_card(card, field):
-    """Returns a field of a `Card`; a `ValueError` says if `card` is none, as of a model whose weights had no card."""
-    if not hasattr(card, field):
-        hint = "model.card of a model built with weights that have one, or get_card of a name of list_weights()."
-        raise argument_error("card", "a Card", card, f"Pass {hint}")
-    return getattr(card, field)
+    """Returns a field of a `Card`, or of a model's; a `ValueError` says if there is none."""
+    found = getattr(card, "card", card)
+    if not hasattr(found, field):
+        hint = "Pass a model built with weights that have a card, or get_card of a name of list_weights()."
+        received = card if found is card else f"{card.name}, a model without a card"
+        raise argument_error("card", "a Card, or a model that has one", received, hint)
+    return getattr(found, field)
 
 
 def _checked(image, how):
@@ -120,7 +122,7 @@ def decode_predictions(probabilities, card, top=5):
 
     Args:
         probabilities: (batch, classes), what the network of the card returns.
-        card: A `Card`, e.g. `model.card`.
+        card: A `Card`, or a network whose weights have one (`model.card`).
         top: How many to name for each image.
 
     Returns:

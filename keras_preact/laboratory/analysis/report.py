@@ -17,9 +17,9 @@ from keras_preact.laboratory.analysis.gradients import check_backend
 from keras_preact.laboratory.analysis.measure import analyze
 from keras_preact.laboratory.analysis.sections import SECTIONS
 from keras_preact.laboratory.analysis.sources import batch_for, find_network
-from keras_preact.laboratory.analysis.studies import study_depths, study_shortcuts
+from keras_preact.laboratory.analysis.studies import progress, study_depths, study_shortcuts
+from keras_preact.network.families import cifar_spec
 from keras_preact.version import __version__
-from keras_preact.zoo import cifar_spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def explain(
     steps=None,
     images=16,
     seed=0,
-    tell=print,
+    verbose=1,
 ):
     """Measures why a network trains, or does not, and writes a report: one HTML file, with no other file needed.
 
@@ -72,7 +72,7 @@ def explain(
         steps: Training steps of each of them; likewise.
         images: Images to measure with.
         seed: Decides weights, order and masks.
-        tell: Is called with lines of progress.
+        verbose: 0 to print no lines of progress.
 
     Returns:
         The path of the report.
@@ -87,14 +87,14 @@ def explain(
     keras.utils.set_random_seed(seed)
     network, data = find_network(model, data, data_dir)
     batch, labels = batch_for(network, data, images)
-    tell(f"{network.name}: {sum(network.spec.units)} units, {len(batch)} images of {data.name}")
+    progress(verbose, f"{network.name}: {sum(network.spec.units)} units, {len(batch)} images of {data.name}")
     result = analyze(network, batch, labels, deletions=0 if labels is None else effort.deletions, seed=seed)
     figures = _own_figures(result)
     digits = load("digits")
-    runs = study_depths(digits, effort.depths, effort.steps, images=images, seed=seed, tell=tell)
+    runs = study_depths(digits, effort.depths, effort.steps, images=images, seed=seed, verbose=verbose)
     figures["depths"] = plots.plot_depths(runs)
     figures["degradation"] = plots.plot_degradation(runs, len(digits.class_names))
-    shortcuts = study_shortcuts(digits, effort.shortcut_depth, images=images, seed=seed, tell=tell)
+    shortcuts = study_shortcuts(digits, effort.shortcut_depth, images=images, seed=seed, verbose=verbose)
     figures["shortcuts"] = plots.plot_shortcuts(shortcuts)
     facts = {"steps": effort.steps, "depth": effort.shortcut_depth}
     note = QUICK_NOTE if quick else ""

@@ -10,10 +10,11 @@ from keras_preact.data.batches import TrainingBatches
 from keras_preact.errors import check_integer, check_integers
 from keras_preact.laboratory.analysis.measure import analyze
 from keras_preact.laboratory.analysis.result import Propagation
+from keras_preact.network.families import cifar_spec
 from keras_preact.network.spec import ShortcutSpec
+from keras_preact.resnets import ResNet
 from keras_preact.training.optimizers import make_optimizer
 from keras_preact.training.recipes import get_recipe
-from keras_preact.zoo import ResNet, cifar_spec
 
 KINDS = {
     "plain": {"ordering": "original", "shortcut": "none"},
@@ -74,7 +75,13 @@ class DepthRun:
         return float(np.mean(self.losses[-max(1, len(self.losses) // 10) :]))
 
 
-def study_depths(data, depths, steps, kinds=tuple(KINDS), images=16, global_batch_size=32, seed=0, tell=print):
+def progress(verbose, line):
+    """Prints a line of progress, unless `verbose` is 0."""
+    if verbose:
+        print(line, flush=True)
+
+
+def study_depths(data, depths, steps, kinds=tuple(KINDS), images=16, global_batch_size=32, seed=0, verbose=1):
     """Measures networks of bottleneck units of growing depth, before and after a little training.
 
     Args:
@@ -85,7 +92,7 @@ def study_depths(data, depths, steps, kinds=tuple(KINDS), images=16, global_batc
         images: Test images to measure with.
         global_batch_size: Images a training step.
         seed: Decides weights and order.
-        tell: Is called with a line of progress after each network.
+        verbose: 0 to print no line of progress after each network.
 
     Returns:
         A list of `DepthRun`s, one a depth and kind.
@@ -105,11 +112,12 @@ def study_depths(data, depths, steps, kinds=tuple(KINDS), images=16, global_batc
             losses = _train(network, data, steps, global_batch_size, seed)
             after = analyze(network, *batch) if np.all(np.isfinite(losses)) else None
             runs.append(DepthRun(kind, depth, start, after, losses))
-            tell(f"{kind:13} {depth:5} layers: training loss {runs[-1].training_loss:.3f} after {steps} steps")
+            loss = f"training loss {runs[-1].training_loss:.3f} after {steps} steps"
+            progress(verbose, f"{kind:13} {depth:5} layers: {loss}")
     return runs
 
 
-def study_shortcuts(data, depth=110, images=16, seed=0, tell=print):
+def study_shortcuts(data, depth=110, images=16, seed=0, verbose=1):
     """Measures an untrained network of original basic units with each shortcut of Table 1.
 
     Args:
@@ -117,7 +125,7 @@ def study_shortcuts(data, depth=110, images=16, seed=0, tell=print):
         depth: Weight layers, 6n + 2.
         images: Test images to measure with.
         seed: Decides the weights.
-        tell: Is called with a line of progress after each network.
+        verbose: 0 to print no line of progress after each network.
 
     Returns:
         A list of (`Row`, `Propagation`).
@@ -127,7 +135,7 @@ def study_shortcuts(data, depth=110, images=16, seed=0, tell=print):
     for row in TABLE_1:
         network = _network(data, seed, depth, unit="basic", ordering="original", shortcut=row.shortcut)
         found.append((row, analyze(network, *batch, seed=seed)))
-        tell(f"{row.label:24} product of the shortcut factors {found[-1][1].network_product[0]:.2g}")
+        progress(verbose, f"{row.label:24} product of the shortcut factors {found[-1][1].network_product[0]:.2g}")
     return found
 
 
@@ -139,7 +147,7 @@ def _first_images(data, count):
 
 def _network(data, seed, depth, **options):
     keras.utils.set_random_seed(seed)
-    return ResNet(depth, input_shape=data.image_shape, num_classes=len(data.class_names), **options)
+    return ResNet(depth, family="cifar", input_shape=data.image_shape, num_classes=len(data.class_names), **options)
 
 
 def _train(network, data, steps, global_batch_size, seed):

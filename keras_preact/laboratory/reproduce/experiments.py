@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from keras_preact.laboratory.sweep.trials import Trial
+from keras_preact.network.families import key_of
 from keras_preact.network.spec import ShortcutSpec
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
@@ -39,14 +40,15 @@ class Experiment:
             return None
         recipe, data = replace(scale.recipes[self.recipe], seed=seed), scale.data or self.data
         fields = {name: value for name, value in vars(self.shortcut).items() if value is not None}
-        options = {"ordering": self.ordering, "shortcut": fields}
+        key, family = key_of("cifar", depth)
+        options = {"ordering": self.ordering, "shortcut": fields, **family}
         if self.unit:
             options["unit"] = self.unit
         words = [f"{name}={value:g}" for name, value in fields.items() if name != "name"]
-        parts = [data, f"resnet{depth}", self.unit, self.ordering, "_".join([self.shortcut.name, *words])]
+        parts = [data, key, self.unit, self.ordering, "_".join([self.shortcut.name, *words])]
         parts += [self.recipe] if self.recipe != "paper_cifar" else []
         name = ".".join(filter(None, [*parts, f"seed{seed}"]))
-        return Trial(name, f"resnet{depth}", data, recipe, options)
+        return Trial(name, key, data, recipe, options)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_preact.network.costs import model_costs, table
-from keras_preact.zoo import ResNet
+from keras_preact.resnets import ResNet
 
 RELEASED = {"first_unit_activates": True, "widening_reads": "raw", "shortcut_norm": True}
 BOTH_ACTIVATE = {"first_unit_activates": True}
@@ -80,7 +80,7 @@ def measure(row):
     return parameters, sum(cost.multiply_adds for cost in model_costs(model))
 
 
-def parameter_table(print_fn=print):
+def parameter_table(verbose=1):
     """Builds every network of `ROWS` and prints its counts beside the exact integers; returns whether all are equal."""
     lines, right = [("network", "parameters", "exact", "multiply-adds", "exact", "")], True
     for row in ROWS:
@@ -90,6 +90,6 @@ def parameter_table(print_fn=print):
         exact = "" if row.multiply_adds is None else f"{row.multiply_adds:,}"
         mark = "equal" if equal else "DIFFERS"
         lines.append((row.label, f"{parameters:,}", f"{row.parameters:,}", f"{multiply_adds:,}", exact, mark))
-    for line in table(lines):
-        print_fn(line)
+    if verbose:
+        print("\n".join(table(lines)))
     return right

@@ -12,7 +12,7 @@ from keras_preact.network.costs import table
 
 
 def reproduce_table(
-    name, row=None, scale="smoke", seeds=1, output=None, data_dir=None, strategy="auto", run=True, print_fn=print
+    name, row=None, scale="smoke", seeds=1, output=None, data_dir=None, strategy="auto", run=True, verbose=1
 ):
     """Runs a table of the paper and prints it: the paper's error, ours (median of the seeds), the difference.
 
@@ -27,7 +27,7 @@ def reproduce_table(
         data_dir: Where CIFAR's files are, if not where its loader looks.
         strategy: As in `train`.
         run: Whether to run what has no result; otherwise it stays blank.
-        print_fn: What takes each line.
+        verbose: 0 to print nothing.
 
     Returns:
         {row: [results]}, each a dict as `run_trial` returns it.
@@ -50,7 +50,8 @@ def reproduce_table(
         wanted = [trial for entry, found in trials.items() if row in (None, entry) for trial in found]
         run_trials(wanted, folder, data_dir, strategy)
     results = {entry: _results(found, folder) for entry, found in trials.items()}
-    _print(name, kind, rows, results, print_fn)
+    if verbose:
+        print("\n".join(_lines(name, kind, rows, results)))
     return results
 
 
@@ -74,8 +75,9 @@ def _results(trials, folder):
     return [result for result in found if result is not None]
 
 
-def _print(name, kind, rows, results, print_fn):
-    print_fn(f"{name}, test error in %: {kind.about}")
+def _lines(name, kind, rows, results):
+    """Yields what is printed of a table."""
+    yield f"{name}, test error in %: {kind.about}"
     lines, pairs = [("row", "paper", "ours", "difference", "lowest", "highest", "seeds")], []
     for row in rows:
         median, low, high = median_error(results[row.name])
@@ -87,13 +89,11 @@ def _print(name, kind, rows, results, print_fn):
         lines.append((row.name, paper, shown(median), difference, *spread, str(count or "")))
         if count:
             pairs.append((math.inf if row.paper == FAIL else row.paper, median))
-    for line in table(lines):
-        print_fn(line)
+    yield from table(lines)
     correlation = rank_correlation(pairs)
     if correlation is not None:
-        print_fn(f"rank correlation of {len(pairs)} rows with the paper's (Spearman): {correlation:+.2f}")
-    for line in _provenance([result for found in results.values() for result in found]):
-        print_fn(line)
+        yield f"rank correlation of {len(pairs)} rows with the paper's (Spearman): {correlation:+.2f}"
+    yield from _provenance([result for found in results.values() for result in found])
 
 
 def rank_correlation(pairs):

@@ -1,15 +1,14 @@
 """What is varied: axes of the network (Figs. 2 and 4, depth, width) and fields of the recipe."""
 
 import dataclasses
-import inspect
 import itertools
 import json
 
 from keras_preact.errors import argument_error, check_choice, check_integer
-from keras_preact.network.families import IMAGENET_UNITS, cifar_spec, imagenet_spec
-from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS, UNIT_KINDS, NetworkSpec, ShortcutSpec
+from keras_preact.network.families import key_of
+from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS, UNIT_KINDS, ShortcutSpec
 from keras_preact.training.recipe import MOMENTUM_RULES, PRECISIONS, SCHEDULES, WEIGHT_DECAYS, Recipe
-from keras_preact.zoo import build_network, list_models, model_key
+from keras_preact.zoo import ARGUMENTS, SPEC_FIELDS, model_family, model_key, network_spec
 
 # Axes with values that are known; the others need theirs.
 CHOICES = {
@@ -31,9 +30,6 @@ RECIPE_AXES = tuple(
     for field in dataclasses.fields(Recipe)
     if field.name not in ("source", "seed", "image_size") and not isinstance(field.default, tuple)
 )
-
-SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(NetworkSpec))
-OPTIONS = (*SPEC_FIELDS, *(name for name in inspect.signature(build_network).parameters if name != "spec"))
 
 
 def takers(parameter):
@@ -130,7 +126,7 @@ def network_of(point, model="resnet20", options=None):
 
     Args:
         point: {axis: value}.
-        model: The network whose depth and family are used, if the depth is no axis.
+        model: The network whose family is used, and whose depth, if that is no axis.
         options: Keywords for the network's function, in which the point's values are put.
 
     Raises:
@@ -138,7 +134,7 @@ def network_of(point, model="resnet20", options=None):
     """
     options = dict(options or {})
     for name in options:
-        check_choice("model_options", name, OPTIONS)
+        check_choice("model_options", name, ("family", *ARGUMENTS))
     shortcut = ShortcutSpec.of(options.get("shortcut", "identity"))
     if "shortcut" in point and point["shortcut"] != shortcut.name:
         shortcut = ShortcutSpec(point["shortcut"])
@@ -149,20 +145,17 @@ def network_of(point, model="resnet20", options=None):
     for name in ("ordering", "unit", "widening", "stride_on"):
         if name in point:
             options[name] = point[name]
-    key = model_key(f"resnet{point['depth']}" if "depth" in point else model)
+    key, family = model_key(model), options.get("family")
+    if "depth" in point:
+        key, which = key_of(family or model_family(key), point["depth"])
+        options = {**options, **which}
     if "width" in point:
-        stages = len(_spec(key, {}).widths)
+        stages = len(network_spec(key, options.get("family")).widths)
         options["widths"] = [point["width"] * 2**stage for stage in range(stages)]
         options["stem"] = {"width": point["width"]}
-    _spec(key, options)
-    return key, options
-
-
-def _spec(key, options):
-    depth = int(key.removeprefix("resnet"))
-    is_imagenet = key in list_models() and depth in IMAGENET_UNITS
     fields = {name: value for name, value in options.items() if name in SPEC_FIELDS}
-    return (imagenet_spec if is_imagenet else cifar_spec)(depth, **fields)
+    network_spec(key, options.get("family"), **fields)
+    return key, options
 
 
 def recipe_of(point, recipe):

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import json
+import logging
 import math
 import pathlib
 import statistics
@@ -18,6 +19,8 @@ from keras_preact.laboratory.sweep.provenance import provenance
 from keras_preact.training import run_folder, trainer
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.strategies import make_devices
+
+log = logging.getLogger(__name__)
 
 FAIL_PERCENT = 20.0  # Table 1 writes "fail" for a test error above it
 RUNS = "runs"
@@ -124,11 +127,12 @@ def run_all(trials, data, folder, after=None, **keywords):
         **keywords: Those of `run_trial`.
     """
     for number, trial in enumerate(trials, start=1):
+        place = f"[{number}/{len(trials)}] {trial.name}"
         result = run_trial(trial, data[trial.data], folder, **keywords)
         if result is None:
-            print(f"[{number}/{len(trials)}] {trial.name}: {locks.holder(pathlib.Path(folder) / trial.name)} is on it")
+            log.info(f"{place}: {locks.holder(pathlib.Path(folder) / trial.name)} is on it")
             continue
-        print(f"[{number}/{len(trials)}] {trial.name}: {_told(result)}", flush=True)
+        log.info(f"{place}: {_told(result)}")
         if after is not None:
             after(_results(trials, folder))
     return _results(trials, folder)
