@@ -24,10 +24,22 @@ ORDER = {
     "laboratory": ["reproduce", "sweep", "analysis", "__init__"],
     "network": [
         *("deepening", "costs", "frozen", "model", "loaded", "claims", "named_weights", "checks", "build", "layers"),
-        *("shapes", "initializers", "units", "shortcuts", "families", "spec", "unit_spec", "__init__"),
+        *("shapes", "initializers", "units", "families", "spec", "unit_spec", "shortcuts", "environment", "__init__"),
     ],
 }
-WITHOUT_KERAS = ("units", "shortcuts", "families", "spec", "unit_spec", "files", "locks", "names", "errors", "bounds")
+WITHOUT_KERAS = (
+    "units",
+    "shortcuts",
+    "families",
+    "spec",
+    "unit_spec",
+    "environment",
+    "files",
+    "locks",
+    "names",
+    "errors",
+    "bounds",
+)
 
 
 def place(path):
