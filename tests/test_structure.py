@@ -21,24 +21,26 @@ ORDER = {
         *("backbone", "zoo", "weights", "network"),  # what people install
         *("files", "locks", "names", "errors", "bounds", "version"),
     ],
-    "laboratory": ["reproduce", "sweep", "analysis", "__init__"],
+    "laboratory": ["reproduce", "sweep", "analysis", "table1", "__init__"],
     "network": [
         *("deepening", "costs", "frozen", "model", "loaded", "claims", "named_weights", "checks", "build", "layers"),
-        *("shapes", "initializers", "units", "families", "spec", "unit_spec", "shortcuts", "environment", "__init__"),
+        *(
+            "registry",
+            "shapes",
+            "initializers",
+            "units",
+            "families",
+            "spec",
+            "unit_spec",
+            "shortcuts",
+            "environment",
+            "__init__",
+        ),
     ],
 }
 WITHOUT_KERAS = (
-    "units",
-    "shortcuts",
-    "families",
-    "spec",
-    "unit_spec",
-    "environment",
-    "files",
-    "locks",
-    "names",
-    "errors",
-    "bounds",
+    *("units", "families", "spec", "unit_spec", "shortcuts", "environment"),
+    *("files", "locks", "names", "errors", "bounds"),
 )
 
 

@@ -42,7 +42,7 @@ def network_costs(spec, input_shape, num_classes=None):
         num_classes: Outputs of the classifier; None for a network without the top.
     """
     env, groups, done = Shapes(), {}, 0
-    for part, last in network_parts(env, tuple(input_shape), spec):
+    for part, _ in network_parts(env, tuple(input_shape), spec):
         groups["head" if part == "final" else part] = env.operations[done:]
         done = len(env.operations)
     if num_classes is not None:
@@ -50,7 +50,7 @@ def network_costs(spec, input_shape, num_classes=None):
         groups["head"].append(Operation("pool", shape=(spec.out_width,)))
         groups["head"].append(Operation("logits", weights, weights["kernel"].size, (num_classes,)))
     units = {f"stage{number}": count for number, count in enumerate(spec.units, start=1)}
-    costs, before = [], last
+    costs, before = [], ()
     for name, operations in groups.items():
         before = operations[-1].shape if operations else before
         sizes = [(weight.trainable, weight.size) for op in operations for weight in op.weights.values()]

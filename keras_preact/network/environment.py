@@ -1,7 +1,7 @@
 """What an operation is: the interface through which the Residual Unit, written once in `units`, is run in many ways.
 
-A unit, and a network of them, is a function of its input and of an *environment*, which also decides what a signal is: a
-Keras tensor, a shape, an array, the name of an ONNX value. `build.KerasLayers` makes named Keras layers,
+A unit, and a network of them, is a function of its input and of an *environment*, which also decides what a signal is:
+a Keras tensor, a shape, an array, the name of an ONNX value. `build.KerasLayers` makes named Keras layers,
 `build.StackedLayers` one layer of every run of equal units, `shapes.Shapes` counts weights and multiply-adds,
 `layers.residual_units.Slices` computes with one unit's slice of stacked weights, `exporting.onnx_graph.OnnxGraph`
 writes a file.

@@ -212,6 +212,10 @@ class ShortcutSpec:
         """The values of the parameters that it takes, by name."""
         return {name: getattr(self, name) for name in self.row.parameters}
 
+    def to_dict(self):
+        """Returns the name, and the parameters that it takes: `ShortcutSpec.of` is its inverse."""
+        return {"name": self.name, **self.parameters}
+
     @classmethod
     def of(cls, value):
         """Returns the `ShortcutSpec` that `value` means: itself, a name, or a dict of its fields."""

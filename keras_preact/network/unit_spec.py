@@ -24,7 +24,8 @@ class Ordering:
     after_addition: str
 
     def __post_init__(self):
-        if sorted(self.lead + self.tail + self.after_addition) != ["B", "R"]:
+        places = (self.lead, self.tail, self.after_addition)
+        if not all(isinstance(letters, str) for letters in places) or sorted("".join(places)) != ["B", "R"]:
             raise argument_error("ordering", "a row with exactly one B and one R", self)
 
     @property
@@ -111,7 +112,8 @@ class UnitSpec:
     def convs(self):
         """The `ConvSpec`s of F, first to last."""
         kernels, _ = UNIT_KINDS[self.kind]
-        strided = 1 if self.kind == "bottleneck" and self.stride_on == "3x3" else 0
+        large = [k for k, kernel in enumerate(kernels) if kernel > 1]
+        strided = large[0] if large and self.stride_on == "3x3" else 0
         last = len(kernels) - 1
         return tuple(
             ConvSpec(

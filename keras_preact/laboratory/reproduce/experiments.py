@@ -38,7 +38,7 @@ class Experiment:
         if depth is None:
             return None
         recipe, data = replace(scale.recipes[self.recipe], seed=seed), scale.data or self.data
-        fields = {name: value for name, value in vars(self.shortcut).items() if value is not None}
+        fields = self.shortcut.to_dict()
         options = {"ordering": self.ordering, "shortcut": fields}
         if self.unit:
             options["unit"] = self.unit

@@ -175,8 +175,9 @@ class ResidualUnits(keras.layers.Layer):
 
     def _cast(self):
         """Returns the stacked weights by name: those of convolutions in the compute dtype, BN's in full precision."""
+        convolutions = weights_of(operation for operation in self.operations if "kernel" in operation.weights)
         return {
-            name: ops.cast(variable, self.compute_dtype if "conv" in name else variable.dtype)
+            name: ops.cast(variable, self.compute_dtype if name in convolutions else variable.dtype)
             for name, variable in self.stacks.items()
         }
 
