@@ -16,6 +16,8 @@ from keras_preact.network.deepening import deepen
 from keras_preact.network.families import IMPLEMENTATIONS, cifar_spec, imagenet_spec
 from keras_preact.network.frozen import frozen_function
 from keras_preact.network.model import ResidualNetwork, relayout
+from keras_preact.network.registry import register_ordering, register_shortcut, register_unit
+from keras_preact.network.shortcuts import ShortcutParameter
 from keras_preact.network.spec import (
     ORDERINGS,
     SHORTCUT_PARAMETERS,

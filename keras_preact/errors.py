@@ -25,13 +25,13 @@ def nearest(word, choices):
     return plain[difflib.get_close_matches(str(word).lower(), plain, n=1, cutoff=0.0)[0]]
 
 
-def check_choice(argument, value, choices):
+def check_choice(argument, value, choices, hint=""):
     """Returns `value` if it is one of the strings in `choices`; raises a `ValueError` with the nearest if not."""
     choices = list(choices)
     if isinstance(value, str) and value in choices:
         return value
     listed = ", ".join(f'"{choice}"' for choice in choices)
-    raise argument_error(argument, f"one of {listed}", value, f'Nearest: "{nearest(value, choices)}".')
+    raise argument_error(argument, f"one of {listed}", value, f'Nearest: "{nearest(value, choices)}". {hint}'.strip())
 
 
 def check_arguments(function, received, names, foreign=()):

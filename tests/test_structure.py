@@ -24,13 +24,27 @@ ORDER = {
         *("backbone", "resnets", "zoo", "weights", "network"),  # what people install
         *("files", "locks", "names", "errors", "bounds", "version"),
     ],
-    "laboratory": ["reproduce", "sweep", "analysis", "__init__"],
+    "laboratory": ["reproduce", "sweep", "analysis", "table1", "__init__"],
     "network": [
         *("deepening", "costs", "frozen", "model", "loaded", "claims", "named_weights", "checks", "build", "layers"),
-        *("shapes", "initializers", "units", "shortcuts", "families", "spec", "unit_spec", "__init__"),
+        *(
+            "registry",
+            "shapes",
+            "initializers",
+            "units",
+            "families",
+            "spec",
+            "unit_spec",
+            "shortcuts",
+            "environment",
+            "__init__",
+        ),
     ],
 }
-WITHOUT_KERAS = ("units", "shortcuts", "families", "spec", "unit_spec", "files", "locks", "names", "errors", "bounds")
+WITHOUT_KERAS = (
+    *("units", "families", "spec", "unit_spec", "shortcuts", "environment"),
+    *("files", "locks", "names", "errors", "bounds"),
+)
 
 
 def place(path):

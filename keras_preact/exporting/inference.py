@@ -5,6 +5,7 @@ from keras import ops
 from keras_preact.errors import argument_error
 from keras_preact.network.build import residual_network, run_name
 from keras_preact.network.checks import check_not_quantized
+from keras_preact.network.environment import NetworkEnvironment
 from keras_preact.network.layers.batch_norm import batch_norm, folded
 from keras_preact.network.layers.conv import convolve
 from keras_preact.network.layers.residual_units import ResidualUnits
@@ -74,18 +75,19 @@ def outputs(model, weights, images, straight=False):
     return {"probabilities": model.get_layer("predictions")(logits), "logits": logits, "features": features}
 
 
-class Inference:
-    """An environment (see `units`) that computes with the weights of a stacked network, given from outside."""
+class Inference(NetworkEnvironment):
+    """An environment that computes with the weights of a stacked network, given from outside.
+
+    It is none for units: their layer runs them.
+    """
 
     def __init__(self, model, weights, straight, prefix=""):
         self.model, self.weights, self.straight, self.prefix = model, weights, straight, prefix
 
     def within(self, name):
-        """Returns this environment with `name` before every layer's name."""
         return Inference(self.model, self.weights, self.straight, f"{self.prefix}{name}_")
 
     def units(self, x, run):
-        """Applies a run of units that are equal but for their names and drop rates."""
         layer = self.model.get_layer(run_name(run))
         return layer.infer(x, self.weights[layer.name], self.straight)
 

@@ -8,6 +8,7 @@ import numpy as np
 from keras_preact.errors import argument_error
 from keras_preact.exporting.inference import inference_weights, stacked
 from keras_preact.network.build import residual_network
+from keras_preact.network.environment import Environment
 from keras_preact.network.layers.residual_units import ResidualUnits
 from keras_preact.network.units import residual_unit
 from keras_preact.version import __version__
@@ -85,8 +86,8 @@ def _network(graph, model, preprocessing):
     graph.node(kind, "probabilities", "logits", **attributes)
 
 
-class OnnxGraph:
-    """An environment (see `units`) whose signals are names of ONNX values, (batch, channels, height, width)."""
+class OnnxGraph(Environment):
+    """An environment whose signals are names of ONNX values, (batch, channels, height, width)."""
 
     def __init__(self, weights, epsilon, prefix="", nodes=None, constants=None):
         self.weights, self.epsilon, self.prefix = weights, epsilon, prefix
@@ -95,7 +96,6 @@ class OnnxGraph:
         self.in_width = None
 
     def within(self, name):
-        """Returns this environment with `name` before every operation's name."""
         return OnnxGraph(self.weights, self.epsilon, f"{self.prefix}{name}_", self.nodes, self.constants)
 
     def node(self, kind, name, *inputs, **attributes):
@@ -125,7 +125,6 @@ class OnnxGraph:
         return onnx.helper.make_graph(self.nodes, name, [images], found, list(self.constants.values()))
 
     def units(self, x, run):
-        """Applies a run of units that are equal but for their names and drop rates."""
         for unit in run:
             env = self.within(unit.name)
             env.in_width = unit.in_width

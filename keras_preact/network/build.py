@@ -6,22 +6,31 @@ import keras
 import numpy as np
 from keras import layers
 
+from keras_preact.network.environment import ConvSpec, Environment
 from keras_preact.network.initializers import torch_uniform
 from keras_preact.network.layers.batch_norm import BatchNormalization
 from keras_preact.network.layers.padding import StemPool, ZeroPadShortcut
 from keras_preact.network.layers.residual_units import ResidualUnits
 from keras_preact.network.shapes import Weight
-from keras_preact.network.spec import ORDERINGS, ConvSpec
-from keras_preact.network.units import activate, residual_unit
+from keras_preact.network.spec import ORDERINGS
+from keras_preact.network.units import activate, lead_name, residual_unit
 
 
 def residual_network(env, x, spec):
     """Applies stem and stages to x, of shape (batch, height, width, channels), up to the last activation."""
+    *_, (_, x) = network_parts(env, x, spec)
+    return x
+
+
+def network_parts(env, x, spec):
+    """Yields the name of each part of a network, `"stem"`, `"stage1"`, ..., `"final"`, and the signal after it."""
     x = stem(env.within("stem"), x, spec)
-    for stage in spec.stages:
+    yield "stem", x
+    for number, stage in enumerate(spec.stages, start=1):
         for _, run in itertools.groupby(stage):
             x = env.units(x, tuple(run))
-    return last_activation(env, x, spec)
+        yield f"stage{number}", x
+    yield "final", last_activation(env, x, spec)
 
 
 def last_activation(env, x, spec):
@@ -119,16 +128,15 @@ def _configuration(layer):
     return plain(layer.get_config())
 
 
-class KerasLayers:
-    """An environment (see `units`) that makes a named Keras layer of every operation; its signals are Keras tensors."""
+class KerasLayers(Environment):
+    """An environment that makes a named Keras layer of every operation; its signals are Keras tensors."""
 
     def __init__(self, spec, dtype, prefix="", make=None):
         self.spec, self.dtype, self.prefix = spec, dtype, prefix
         self.make = make or LayerMaker()
-        self.first_relu = None
+        self.activated = {}  # the outputs of its BNs and ReLUs, by name
 
     def within(self, name):
-        """Returns this environment with `name` before every layer's name."""
         return KerasLayers(self.spec, self.dtype, f"{self.prefix}{name}_", self.make)
 
     @property
@@ -137,16 +145,11 @@ class KerasLayers:
         return self.spec.bn_synchronized and keras.backend.backend() == "tensorflow"
 
     def units(self, x, run, return_lead=False):
-        """Applies a run of units that are equal but for their names and drop rates.
-
-        With `return_lead` it returns the first unit's signal after its leading activation, too.
-        """
-        lead = None
-        for unit in run:
-            env = self.within(unit.name)
+        """Returns x after a run; with `return_lead`, too, the first unit's signal after its leading activation."""
+        envs = [self.within(unit.name) for unit in run]
+        for env, unit in zip(envs, run):
             x = residual_unit(env, x, unit)
-            lead = env.first_relu if lead is None else lead
-        return (x, lead) if return_lead else x
+        return (x, envs[0].activated[lead_name(run[0])]) if return_lead else x
 
     def conv(self, x, name, conv):
         padding = "same"
@@ -166,7 +169,7 @@ class KerasLayers:
         )(x)
 
     def batch_norm(self, x, name, center=True, scale=True):
-        return self._layer(
+        layer = self._layer(
             BatchNormalization,
             name,
             momentum=self.spec.bn_momentum,
@@ -174,12 +177,13 @@ class KerasLayers:
             center=center,
             scale=scale,
             synchronized=self.bn_synchronized,
-        )(x)
+        )
+        self.activated[name] = layer(x)
+        return self.activated[name]
 
     def relu(self, x, name):
-        x = self._layer(layers.Activation, name, activation="relu")(x)
-        self.first_relu = x if self.first_relu is None else self.first_relu
-        return x
+        self.activated[name] = self._layer(layers.Activation, name, activation="relu")(x)
+        return self.activated[name]
 
     def sigmoid(self, x, name):
         return self._layer(layers.Activation, name, activation="sigmoid")(x)
@@ -235,15 +239,14 @@ def remat_block(run):
 
     A block of one costs least, as its last convolution need not be computed again; pairs keep half the signals.
     """
-    return 2 if run[0].name.startswith("stage1_") else 1
+    return 2 if run[0].stage == 1 else 1
 
 
 def run_name(run):
     """Returns the name of a run's stacked layer: `stage1_unit01` for one unit, `stage1_units02_18` for many."""
     if len(run) == 1:
         return run[0].name
-    stage, first = run[0].name.split("_unit")
-    return f"{stage}_units{first}_{run[-1].name.split('_unit')[1]}"
+    return f"stage{run[0].stage}_units{run[0].label}_{run[-1].label}"
 
 
 def head(x, make, dtype, include_top, pooling, num_classes, classifier_activation):

@@ -10,7 +10,7 @@ from keras_preact import bounds
 from keras_preact.errors import argument_error, check_integer
 from keras_preact.files import hdf5_arrays
 from keras_preact.network.build import residual_network
-from keras_preact.network.shapes import Shapes
+from keras_preact.network.shapes import Shapes, weights_of
 from keras_preact.network.spec import NetworkSpec
 
 NETWORK = "keras_preact>ResidualNetwork"  # what Keras finds the class by
@@ -28,7 +28,7 @@ def check_parameters(spec, channels, classes, size):
     """
     shapes = Shapes()
     residual_network(shapes, (None, None, check_integer("channels", channels)), spec)
-    count = sum(weight.size for weight in shapes.weights.values())
+    count = sum(weight.size for weight in weights_of(shapes.operations).values())
     if classes is not None:
         count += spec.out_width * check_integer("num_classes", classes)
     if count > size:
@@ -84,6 +84,6 @@ def _as_far_as(spec, features):
     """Returns the spec of a network that ends with the last of the stages in `features`, or the whole one."""
     if not features:
         return spec
-    stages = max(int(name.removeprefix("stage")) for name in features)
+    stages = max(number for number in range(1, len(spec.units) + 1) if f"stage{number}" in features)
     parts = {name: getattr(spec, name)[:stages] for name in ("units", "widths", "strides")}
     return spec.replace(stochastic_depth=0.0, **parts)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import keras
 
 from keras_preact.errors import argument_error, check_integer
-from keras_preact.network.build import residual_network
+from keras_preact.network.build import network_parts
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.shapes import Operation, Shapes, Weight
 
@@ -41,18 +41,16 @@ def network_costs(spec, input_shape, num_classes=None):
         input_shape: (height, width, channels), all known.
         num_classes: Outputs of the classifier; None for a network without the top.
     """
-    env = Shapes()
-    shape = residual_network(env, tuple(input_shape), spec)
-    groups = {"stem": [], **{f"stage{number}": [] for number in range(1, len(spec.units) + 1)}, "head": []}
-    for operation in env.operations:
-        part = operation.name.split("_")[0]
-        groups["head" if part == "final" else part].append(operation)
+    env, groups, done = Shapes(), {}, 0
+    for part, _ in network_parts(env, tuple(input_shape), spec):
+        groups["head" if part == "final" else part] = env.operations[done:]
+        done = len(env.operations)
     if num_classes is not None:
         weights = {"kernel": Weight((spec.out_width, num_classes), "he"), "bias": Weight((num_classes,), 0.0)}
         groups["head"].append(Operation("pool", shape=(spec.out_width,)))
         groups["head"].append(Operation("logits", weights, weights["kernel"].size, (num_classes,)))
     units = {f"stage{number}": count for number, count in enumerate(spec.units, start=1)}
-    costs, before = [], shape
+    costs, before = [], ()
     for name, operations in groups.items():
         before = operations[-1].shape if operations else before
         sizes = [(weight.trainable, weight.size) for op in operations for weight in op.weights.values()]

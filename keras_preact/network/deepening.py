@@ -14,8 +14,7 @@ from keras_preact.network.families import units_of_depth
 from keras_preact.network.loaded import Loaded
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import assign, copy_optimizer, copy_trainable, named_weights
-from keras_preact.network.shapes import Shapes
-from keras_preact.network.units import residual_unit
+from keras_preact.network.shapes import unit_operations, weights_of
 
 PLACES = ("end", "spread")
 BRANCHES = ("zero", "copy")
@@ -72,19 +71,10 @@ def deepen(model, depth=None, *, units=None, place="end", branch="zero"):
 
 def check_identity(spec):
     """Raises a `ValueError` that says why if no unit of a `NetworkSpec` computes the identity."""
-    shortcut = spec.shortcut
-    reasons = {
-        "none": "A plain network has no unit that computes the identity: that is the degradation problem.",
-        "exclusive_gating": "A gate multiplies the shortcut by 1 - g(x), which is below 1.",
-        "shortcut_only_gating": "A gate multiplies the shortcut by 1 - g(x), which is below 1.",
-    }
-    if shortcut.name == "constant_scaling" and shortcut.scale != 1:
-        reasons["constant_scaling"] = f"The shortcut is multiplied by {shortcut.scale:g}."
-    if shortcut.name == "conv1x1" and spec.stages[0][-1].shortcut_norm:
-        reasons["conv1x1"] = "A BN follows the 1x1 convolution on the shortcut, and changes what it carries."
-    if shortcut.name in reasons:
-        raise argument_error("shortcut", "the identity in the network to deepen", shortcut.name, reasons[shortcut.name])
-    if spec.ordering == "bn_after_addition":
+    unit = spec.stages[0][-1]
+    if why := unit.shortcut.row.alters(unit):
+        raise argument_error("shortcut", "the identity in the network to deepen", unit.shortcut.name, why)
+    if "B" in unit.places.after_addition:
         why = "A BN follows the addition (Fig. 4(b)), and changes what the shortcut carries."
         raise argument_error("ordering", "one that leaves the sum to the shortcut", spec.ordering, why)
 
@@ -143,9 +133,7 @@ def _plan(old, new, place, branch):
 
 def _names(unit):
     """Returns the names of a unit's weights, without its own."""
-    shapes = Shapes()
-    residual_unit(shapes, (1, 1, unit.in_width), unit)
-    return list(shapes.weights)
+    return list(weights_of(unit_operations(unit)))
 
 
 def _origins(network, plan):

@@ -1,10 +1,13 @@
 """A network run on shapes alone: the weights each operation holds, its multiply-adds, the elements of its output."""
 
+import collections
+import itertools
 import math
 from dataclasses import dataclass, field
 
 import keras
 
+from keras_preact.network.environment import Environment
 from keras_preact.network.initializers import HeNormal
 from keras_preact.network.units import residual_unit
 
@@ -29,12 +32,23 @@ class Weight:
 
 @dataclass
 class Operation:
-    """Describes what one operation costs per image: `weights` by name, `multiply_adds`, the output's `shape`."""
+    """Describes one operation.
+
+    Attributes:
+        name: Its name.
+        weights: A `Weight` for each of its weights, by name.
+        multiply_adds: Those of one image.
+        shape: That of its output, of one image.
+        reads: The names of the operations whose outputs it reads; None for the input of all.
+        is_random: Whether it draws numbers in training.
+    """
 
     name: str
     weights: dict[str, Weight] = field(default_factory=dict)
     multiply_adds: int = 0
     shape: tuple[int, ...] = ()
+    reads: tuple[str | None, ...] = ()
+    is_random: bool = False
 
     @property
     def elements(self):
@@ -42,8 +56,14 @@ class Operation:
         return math.prod(self.shape)
 
 
-class Shapes:
-    """An environment (see `units`) whose signals are (height, width, channels); it records every operation in order.
+class Signal(tuple):
+    """A signal's (height, width, channels), which knows the operation that it is the output of."""
+
+    operation = None
+
+
+class Shapes(Environment):
+    """An environment whose signals are (height, width, channels); it records every operation in order.
 
     Attributes:
         operations: A list of `Operation`, shared with the environments that `within` returns.
@@ -54,19 +74,12 @@ class Shapes:
         self.operations = [] if operations is None else operations
 
     def within(self, name):
-        """Returns this environment with `name` before every operation's name."""
         return Shapes(f"{self.prefix}{name}_", self.operations)
 
     def units(self, x, run):
-        """Applies a run of units that are equal but for their names and drop rates."""
         for unit in run:
             x = residual_unit(self.within(unit.name), x, unit)
         return x
-
-    @property
-    def weights(self):
-        """All weights by `<operation>/<weight>`, in the order of their operations."""
-        return {f"{op.name}/{name}": weight for op in self.operations for name, weight in op.weights.items()}
 
     def conv(self, x, name, conv):
         shape = (subsampled(x[0], conv.strides), subsampled(x[1], conv.strides), conv.filters)
@@ -74,7 +87,7 @@ class Shapes:
         multiply_adds = 0 if None in shape else shape[0] * shape[1] * weights["kernel"].size
         if conv.bias is not None:
             weights["bias"] = Weight((conv.filters,), conv.bias)
-        return self._record(name, shape, weights, multiply_adds)
+        return self._record(name, shape, [x], weights=weights, multiply_adds=multiply_adds)
 
     def batch_norm(self, x, name, center=True, scale=True):
         weights = {"gamma": Weight((x[2],), 1.0)} if scale else {}
@@ -82,39 +95,74 @@ class Shapes:
             weights["beta"] = Weight((x[2],), 0.0)
         weights["moving_mean"] = Weight((x[2],), 0.0, trainable=False)
         weights["moving_variance"] = Weight((x[2],), 1.0, trainable=False)
-        return self._record(name, x, weights)
+        return self._record(name, x, [x], weights=weights)
 
     def relu(self, x, name):
-        return self._record(name, x)
+        return self._record(name, x, [x])
 
     def sigmoid(self, x, name):
-        return self._record(name, x)
+        return self._record(name, x, [x])
 
     def add(self, a, b, name):
-        assert a == b, (a, b)
-        return self._record(name, a)
+        return self._record(name, _common(a, b), [a, b])
 
     def multiply(self, a, b, name):
-        return self._record(name, a)
+        return self._record(name, _common(a, b), [a, b])
 
     def affine(self, x, name, scale, offset):
-        return self._record(name, x)
+        return self._record(name, x, [x])
 
     def dropout(self, x, name, rate):
-        return self._record(name, x)
+        return self._record(name, x, [x], is_random=True)
 
     def stochastic_depth(self, x, name, rate):
-        return self._record(name, x)
+        return self._record(name, x, [x], is_random=True)
 
     def zero_pad(self, x, name, filters, strides):
-        return self._record(name, (subsampled(x[0], strides), subsampled(x[1], strides), filters))
+        return self._record(name, (subsampled(x[0], strides), subsampled(x[1], strides), filters), [x])
 
     def max_pool(self, x, name, padding):
-        return self._record(name, (subsampled(x[0], 2), subsampled(x[1], 2), x[2]))
+        return self._record(name, (subsampled(x[0], 2), subsampled(x[1], 2), x[2]), [x])
 
-    def _record(self, name, shape, weights=None, multiply_adds=0):
-        self.operations.append(Operation(self.prefix + name, weights or {}, multiply_adds, shape))
-        return shape
+    def _record(self, name, shape, inputs, **fields):
+        name = self.prefix + name
+        reads = tuple(getattr(signal, "operation", None) for signal in inputs)
+        self.operations.append(Operation(name, shape=tuple(shape), reads=reads, **fields))
+        signal = Signal(shape)
+        signal.operation = name
+        return signal
+
+
+def unit_operations(unit):
+    """Returns the `Operation`s of a `UnitSpec`, in order, as named within the unit, for an image of one pixel."""
+    shapes = Shapes()
+    residual_unit(shapes, (1, 1, unit.in_width), unit)
+    return shapes.operations
+
+
+def weights_of(operations):
+    """Returns all weights of `Operation`s by `<operation>/<weight>`, in order."""
+    return {f"{op.name}/{name}": weight for op in operations for name, weight in op.weights.items()}
+
+
+def folded_bns(operations):
+    """Returns {batch normalisation: convolution}: BNs that read a convolution whose output nothing else reads."""
+    weights = {operation.name: operation.weights for operation in operations}
+    readers = collections.Counter(itertools.chain(*(operation.reads for operation in operations)))
+    return {
+        operation.name: operation.reads[0]
+        for operation in operations
+        if "moving_mean" in operation.weights
+        and "kernel" in weights.get(operation.reads[0], ())
+        and readers[operation.reads[0]] == 1
+    }
+
+
+def _common(a, b):
+    """Returns the shape of two signals; a `ValueError` if they differ."""
+    if tuple(a) != tuple(b):
+        raise ValueError(f"Two signals of one shape are needed, not of {tuple(a)} and {tuple(b)}.")
+    return a
 
 
 def subsampled(size, strides):

@@ -19,17 +19,11 @@ from keras_preact.errors import (
     check_number,
     from_fields,
 )
-from keras_preact.network.unit_spec import (
-    ORDERINGS,
-    SHORTCUT_PARAMETERS,
-    UNIT_KINDS,
-    ConvSpec,
-    Ordering,
-    ShortcutSpec,
-    UnitSpec,
-)
+from keras_preact.network.environment import ConvSpec
+from keras_preact.network.shortcuts import OWN, SHORTCUT_PARAMETERS, ShortcutSpec
+from keras_preact.network.unit_spec import ORDERINGS, UNIT_KINDS, Ordering, UnitSpec
 
-# What `unit_spec` describes is found here as well.
+# What a unit is made of is found here as well.
 __all__ = [
     "ORDERINGS",
     "SHORTCUT_PARAMETERS",
@@ -147,8 +141,8 @@ class NetworkSpec:
         if not isinstance(self.stem, StemSpec):
             raise argument_error("stem", "a StemSpec or a dict of its fields", self.stem)
         put("shortcut", ShortcutSpec.of(self.shortcut))
-        check_choice("unit", self.unit, UNIT_KINDS)
-        check_choice("ordering", self.ordering, ORDERINGS)
+        check_choice("unit", self.unit, UNIT_KINDS, OWN)
+        check_choice("ordering", self.ordering, ORDERINGS, OWN)
         check_choice("widening", self.widening, ("projection", "zero_pad"))
         check_choice("stride_on", self.stride_on, ("1x1", "3x3"))
         check_choice("widening_reads", self.widening_reads, ("activated", "raw"))
@@ -159,7 +153,7 @@ class NetworkSpec:
         put("bn_epsilon", check_number("bn_epsilon", self.bn_epsilon, 0.0, 1.0))
         put("stochastic_depth", self._check_stochastic_depth())
         self._check_widening()
-        if any(self.drop_rates) and self.shortcut.name == "none":
+        if any(self.drop_rates) and self.shortcut.row.is_plain:
             raise argument_error("stochastic_depth", "0 in a plain network (no shortcut)", self.stochastic_depth)
         if not self.stem.activates and not ORDERINGS[self.ordering].is_preactivation:
             raise argument_error("stem.activates", f"True with ordering={self.ordering!r}", False)
@@ -176,7 +170,7 @@ class NetworkSpec:
     def _check_widening(self):
         widths = (self.stem.width, *(width * UNIT_KINDS[self.unit][1] for width in self.widths))
         narrows = any(after < before for before, after in itertools.pairwise(widths))
-        pads = self.widening == "zero_pad" and self.shortcut.name not in ("none", "conv1x1")
+        pads = self.widening == "zero_pad" and not (self.shortcut.row.is_plain or self.shortcut.row.projects)
         if pads and narrows:
             hint = 'Use widening="projection" to make a signal narrower.'
             raise argument_error("widths", 'growing from stage to stage with widening="zero_pad"', self.widths, hint)
@@ -224,16 +218,18 @@ class NetworkSpec:
         for stage, (count, width, strides) in enumerate(zip(self.units, self.widths, self.strides), start=1):
             units, digits = [], max(2, len(str(count)))
             for number in range(1, count + 1):
-                unit = self._unit(f"stage{stage}_unit{number:0{digits}}", in_width, width, strides, number == 1)
+                unit = self._unit(stage, number, digits, in_width, width, strides)
                 own = dict(drops_lead=drops_lead, drop_rate=next(rates), has_stochastic_depth=drops)
                 units.append(dataclasses.replace(unit, **own))
                 in_width, strides, drops_lead = unit.out_width, 1, False
             stages.append(tuple(units))
         return tuple(stages)
 
-    def _unit(self, name, in_width, width, strides, is_first):
+    def _unit(self, stage, number, digits, in_width, width, strides):
         unit = UnitSpec(
-            name=name,
+            stage=stage,
+            number=number,
+            digits=digits,
             kind=self.unit,
             in_width=in_width,
             width=width,
@@ -243,13 +239,13 @@ class NetworkSpec:
             widening=self.widening,
             stride_on=self.stride_on,
             widening_reads=self.widening_reads,
-            projects=is_first and self.project_first_units,
+            projects=number == 1 and self.project_first_units,
             shortcut_norm="B" in ORDERINGS[self.ordering].tail if self.shortcut_norm is None else self.shortcut_norm,
             drops_lead=False,
             conv_bias=self.conv_bias,
             has_stochastic_depth=False,
         )
-        convolves = self.widening == "projection" or self.shortcut.name == "conv1x1"
+        convolves = self.widening == "projection" or self.shortcut.row.projects
         return dataclasses.replace(unit, projects=unit.projects or (unit.changes_shape and convolves))
 
     def to_dict(self):

@@ -1,4 +1,4 @@
-"""What a Residual Unit is, as frozen data: orderings (Fig. 4), shortcuts (Fig. 2), kinds of units. Imports no Keras.
+"""What a Residual Unit is, as frozen data: orderings (Fig. 4), kinds of units; `shortcuts` has Fig. 2. No Keras here.
 
 A figure or equation number refers to *Identity Mappings in Deep Residual Networks* (He et al. 2016, arXiv 1603.05027);
 "[1]" is *Deep Residual Learning for Image Recognition* (arXiv 1512.03385).
@@ -6,7 +6,9 @@ A figure or equation number refers to *Identity Mappings in Deep Residual Networ
 
 from dataclasses import dataclass, field
 
-from keras_preact.errors import argument_error, check_choice, check_number, from_fields
+from keras_preact.errors import argument_error
+from keras_preact.network.environment import ConvSpec
+from keras_preact.network.shortcuts import ShortcutSpec
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Ordering:
     after_addition: str
 
     def __post_init__(self):
-        if sorted(self.lead + self.tail + self.after_addition) != ["B", "R"]:
+        places = (self.lead, self.tail, self.after_addition)
+        if not all(isinstance(letters, str) for letters in places) or sorted("".join(places)) != ["B", "R"]:
             raise argument_error("ordering", "a row with exactly one B and one R", self)
 
     @property
@@ -39,74 +42,6 @@ ORDERINGS = {  # lead  tail  after_addition
     "preactivation": Ordering("BR", "", ""),  # Fig. 4(e)
 }
 
-# The parameters each shortcut takes, at the paper's value (Table 1).
-SHORTCUT_PARAMETERS = {
-    "identity": {},  # Fig. 2(a)
-    "constant_scaling": {"scale": 0.5, "branch_scale": 0.5},  # Fig. 2(b)
-    "exclusive_gating": {"gate_bias": -6.0},  # Fig. 2(c)
-    "shortcut_only_gating": {"gate_bias": -6.0},  # Fig. 2(d)
-    "conv1x1": {},  # Fig. 2(e)
-    "dropout": {"rate": 0.5},  # Fig. 2(f)
-    "none": {},  # a plain network, for the degradation problem of [1]
-}
-
-
-@dataclass(frozen=True)
-class ShortcutSpec:
-    """Describes h, the shortcut of every unit (Fig. 2), with its parameters; those left out get the paper's value.
-
-    Args:
-        name: A key of `SHORTCUT_PARAMETERS`. `"none"` is a plain network: F alone.
-        scale: `constant_scaling` only: lambda, the factor on the shortcut (eq. 6).
-        branch_scale: `constant_scaling` only: the factor on F.
-        gate_bias: Gating only: b_g, the initial bias of g(x) = sigmoid(W_g x + b_g).
-        rate: `dropout` only: the share of shortcut elements set to zero in training. This is inverted dropout: the
-            elements that stay are multiplied by 1 / (1 - rate), so the mean factor is 1 and inference is the identity.
-            The paper speaks of an expected factor of 1 - rate, that is, of dropout without this rescaling.
-
-    Raises:
-        ValueError: If `name` is unknown, a parameter does not belong to it, or a value is not finite or out of range.
-    """
-
-    name: str = "identity"
-    scale: float | None = None
-    branch_scale: float | None = None
-    gate_bias: float | None = None
-    rate: float | None = None
-
-    def __post_init__(self):
-        takes = SHORTCUT_PARAMETERS[check_choice("shortcut", self.name, SHORTCUT_PARAMETERS)]
-        for parameter in ("scale", "branch_scale", "gate_bias", "rate"):
-            value = getattr(self, parameter)
-            if parameter not in takes:
-                if value is not None:
-                    allowed = f"left out: the shortcut {self.name!r} takes {', '.join(takes) or 'no parameters'}"
-                    raise argument_error(parameter, allowed, value)
-                continue
-            bounds = {"low": 0.0, "high": 1.0, "below_high": True} if parameter == "rate" else {}
-            value = takes[parameter] if value is None else check_number(parameter, value, **bounds)
-            object.__setattr__(self, parameter, value)
-
-    @classmethod
-    def of(cls, value):
-        """Returns the `ShortcutSpec` that `value` means: itself, a name, or a dict of its fields."""
-        if isinstance(value, cls):
-            return value
-        if isinstance(value, dict):
-            return from_fields(cls, value)
-        return cls(value)
-
-
-@dataclass(frozen=True)
-class ConvSpec:
-    """Describes one convolution: output channels, square kernel side, stride, and the bias's start (None: no bias)."""
-
-    filters: int
-    kernel: int
-    strides: int = 1
-    bias: float | None = None
-
-
 # The kernel sides of a unit's convolutions, and the last one's channels over those of the others.
 UNIT_KINDS = {
     "basic": ((3, 3), 1),  # [3x3, 3x3] of [1]
@@ -119,10 +54,13 @@ UNIT_KINDS = {
 class UnitSpec:
     """Describes one Residual Unit. Units of one stage that are equal can share one definition and be stacked.
 
-    `drop_rate` (stochastic depth) and `name` differ from unit to unit and take no part in the comparison.
+    `stage` and `number`, both from 1, are its place in the network; its name has so many `digits` of the number. They
+    and `drop_rate` (stochastic depth) differ from unit to unit and take no part in the comparison.
     """
 
-    name: str = field(compare=False)
+    stage: int = field(compare=False)
+    number: int = field(compare=False)
+    digits: int = field(compare=False)
     kind: str
     in_width: int
     width: int
@@ -138,6 +76,16 @@ class UnitSpec:
     conv_bias: tuple[str, ...]
     has_stochastic_depth: bool
     drop_rate: float = field(default=0.0, compare=False)
+
+    @property
+    def label(self):
+        """The number as names have it: `07`, or `007` in a stage of 100 units or more."""
+        return f"{self.number:0{self.digits}}"
+
+    @property
+    def name(self):
+        """What the names of its layers begin with: `stage2_unit07`."""
+        return f"stage{self.stage}_unit{self.label}"
 
     @property
     def out_width(self):
@@ -158,13 +106,14 @@ class UnitSpec:
     def activates_before_split(self):
         """True if the shortcut, too, reads the activated signal (appendix of the paper; fb.resnet.torch)."""
         reshapes = self.changes_shape or self.projects
-        return reshapes and self.widening_reads == "activated" and self.shortcut.name != "none"
+        return reshapes and self.widening_reads == "activated" and not self.shortcut.row.is_plain
 
     @property
     def convs(self):
         """The `ConvSpec`s of F, first to last."""
         kernels, _ = UNIT_KINDS[self.kind]
-        strided = 1 if self.kind == "bottleneck" and self.stride_on == "3x3" else 0
+        large = [k for k, kernel in enumerate(kernels) if kernel > 1]
+        strided = large[0] if large and self.stride_on == "3x3" else 0
         last = len(kernels) - 1
         return tuple(
             ConvSpec(

@@ -1,16 +1,9 @@
 """The Residual Unit: y_l = h(x_l) + F(x_l, W_l), x_{l+1} = f(y_l) (eqs. 1 and 2). It is written here, once.
 
-A unit is a function of its input and of an *environment*, which says what an operation is. `networks.KerasLayers`
-makes named Keras layers, `shapes.Shapes` counts weights and multiply-adds, `layers.residual_units` declares stacked
-weights and reads one unit's slice of them inside a loop. An environment `env` offers, on whatever it calls a signal:
-
-    env.conv(x, name, ConvSpec)             env.add(a, b, name)            env.dropout(x, name, rate)
-    env.batch_norm(x, name)                 env.multiply(a, b, name)       env.stochastic_depth(x, name, rate)
-    env.relu(x, name)                       env.affine(x, name, scale, offset)
-    env.sigmoid(x, name)                    env.zero_pad(x, name, filters, strides)
+A unit is a function of its input and of an `environment.Environment`, which says what an operation is.
 """
 
-from keras_preact.network.shortcuts import SHORTCUTS, match_shape
+from keras_preact.network.shortcuts import match_shape
 
 
 def residual_unit(env, x, unit):
@@ -25,9 +18,10 @@ def paths(env, x, unit):
     if unit.activates_before_split:
         x, lead = activate(env, x, lead, "1"), ""
     branch = residual_branch(env, x, unit, lead)
-    if unit.shortcut.name == "none":
+    h = unit.shortcut.row
+    if h.is_plain:
         return None, branch
-    shortcut, branch = SHORTCUTS[unit.shortcut.name](env, match_shape(env, x, unit), branch, unit)
+    shortcut, branch = h.function(env, match_shape(env, x, unit), branch, unit)
     if unit.has_stochastic_depth:
         branch = env.stochastic_depth(branch, "stochastic_depth", unit.drop_rate)
     return shortcut, branch
@@ -48,6 +42,11 @@ def residual_branch(env, x, unit, lead):
         x = activate(env, x, unit.places.tail if is_last else "BR", str(place))
         place += 1
     return x
+
+
+def lead_name(unit):
+    """Returns the name of the last operation before the unit's first convolution; None if nothing stands there."""
+    return {"": None, "B": "bn1", "R": "relu1"}[unit.places.lead[-1:]]
 
 
 def activate(env, x, letters, place):

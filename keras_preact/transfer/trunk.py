@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 from keras_preact.errors import argument_error, check_choice, check_integer, check_number
+from keras_preact.network.build import network_parts
+from keras_preact.network.layers.residual_units import ResidualUnits
+from keras_preact.network.shapes import Shapes
 
 STATISTICS = ("inference", "reestimate", "train")
 HEAD, TRUNK = "head", "trunk"
@@ -74,19 +77,26 @@ def trunk_names(stages):
     return ["stem", *(f"stage{number}" for number in range(1, stages + 1))]
 
 
-def part_of(layer, stages):
-    """Returns the name of the part that a layer belongs to; the last activation is its last stage's."""
-    first = layer.name.split("_")[0]
-    return {"logits": HEAD, "final": f"stage{stages}"}.get(first, first)
+def parts_of_layers(network):
+    """Returns {layer: name of its part} of every layer with weights; the last activation is its last stage's."""
+    env, parts, done = Shapes(), {"logits": HEAD}, 0
+    channels = network.input_shape[-1]
+    for part, _ in network_parts(env, (None, None, channels), network.spec):
+        last = trunk_names(len(network.spec.units))[-1]
+        parts |= {operation.name: last if part == "final" else part for operation in env.operations[done:]}
+        done = len(env.operations)
+    stacked = {layer.name: f"stage{layer.unit.stage}" for layer in network.layers if isinstance(layer, ResidualUnits)}
+    parts |= stacked
+    return {layer.name: parts[layer.name] for layer in network.layers if layer.weights}
 
 
 def freeze(network, tuning):
     """Makes of a network's layers those trainable that `tuning` trains at some time."""
-    stages = len(network.spec.units)
-    trained = set(tuning.trained(stages))
+    trained = set(tuning.trained(len(network.spec.units)))
+    parts = parts_of_layers(network)
     for layer in network.layers:
         if layer.weights:
-            layer.trainable = part_of(layer, stages) in trained
+            layer.trainable = parts[layer.name] in trained
 
 
 def thaw(network):
@@ -97,6 +107,6 @@ def thaw(network):
 
 def parts_of_variables(network):
     """Returns the name of the part of each of `network.trainable_variables`."""
-    stages = len(network.spec.units)
-    names = {id(variable): part_of(layer, stages) for layer in network.layers for variable in layer.weights}
+    parts = parts_of_layers(network)
+    names = {id(variable): parts[layer.name] for layer in network.layers for variable in layer.weights}
     return [names[id(variable)] for variable in network.trainable_variables]

@@ -120,18 +120,20 @@ def _stacked(model):
 
 @dataclass(frozen=True)
 class _Unit:
-    """One unit of the network: its spec, its stage from 1, its compiled functions and its weights."""
+    """One unit of the network: its spec, its compiled functions and its weights."""
 
     spec: object
-    stage: int
     functions: object
     weights: dict
+
+    @property
+    def stage(self):
+        return self.spec.stage
 
 
 def _units(network, training, seed):
     """Returns the network's units, and its first and last layer of units."""
     layers = [layer for layer in network.layers if isinstance(layer, ResidualUnits)]
-    stages = {unit.name: number for number, stage in enumerate(network.spec.stages, start=1) for unit in stage}
     units, draw = [], np.array([seed, 0], "uint32")
     for layer in layers:
         settings = Settings(layer.bn_epsilon, layer.compute_dtype)
@@ -142,7 +144,7 @@ def _units(network, training, seed):
             if layer.seed_generator is not None:
                 noise = {"draw": draw, "index": np.array(len(units), "int32")}
                 weights |= {**noise, "drop_rate": np.array(spec.drop_rate, "float32")}
-            units.append(_Unit(spec, stages[spec.name], functions, weights))
+            units.append(_Unit(spec, functions, weights))
     return units, (layers[0], layers[-1])
 
 

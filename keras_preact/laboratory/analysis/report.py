@@ -8,6 +8,7 @@ import pathlib
 import sys
 
 import keras
+import numpy as np
 
 from keras_preact.data import load
 from keras_preact.errors import argument_error, check_integer, check_integers
@@ -19,6 +20,7 @@ from keras_preact.laboratory.analysis.sections import SECTIONS
 from keras_preact.laboratory.analysis.sources import batch_for, find_network
 from keras_preact.laboratory.analysis.studies import progress, study_depths, study_shortcuts
 from keras_preact.network.families import cifar_spec
+from keras_preact.network.shortcuts import SHORTCUTS
 from keras_preact.version import __version__
 
 
@@ -130,9 +132,9 @@ def _own_figures(result):
     figures = {"signals": plots.plot_signals(result)}
     if result.loss is not None:
         figures["gradients"] = plots.plot_gradients(result)
-        if result.shortcut != "none":
+        if not SHORTCUTS[result.shortcut].is_plain:
             figures["factors"] = plots.plot_factors(result)
-    if result.cut_share.any() or "gating" in result.shortcut:
+    if result.cut_share.any() or np.isfinite(result.gate_openness).any():
         figures["openness"] = plots.plot_openness(result)
     if result.loss_without is not None:
         figures["deletions"] = plots.plot_deletions(result)
@@ -208,7 +210,7 @@ def _facts(result):
         relative = result.gradient_norm[0] / result.gradient_at_end
         rows["loss"] = f"{result.loss:.4g} nats"
         rows["gradient"] = f"at the first unit {relative:.3g} times that behind the last"
-    if result.loss is not None and result.shortcut != "none":
+    if result.loss is not None and not SHORTCUTS[result.shortcut].is_plain:
         rows["shortcuts"] = f"product of the factors of all units that keep the shape: {result.network_product[0]:.4g}"
     lines = "".join(f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
     return f'<section class="wide"><table class="facts">{lines}</table></section>'

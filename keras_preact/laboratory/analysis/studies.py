@@ -10,8 +10,8 @@ from keras_preact.data.batches import TrainingBatches
 from keras_preact.errors import check_integer, check_integers
 from keras_preact.laboratory.analysis.measure import analyze
 from keras_preact.laboratory.analysis.result import Propagation
+from keras_preact.laboratory.table1 import TABLE_1
 from keras_preact.network.families import cifar_spec
-from keras_preact.network.spec import ShortcutSpec
 from keras_preact.resnets import ResNet
 from keras_preact.training.optimizers import make_optimizer
 from keras_preact.training.recipes import get_recipe
@@ -21,34 +21,6 @@ KINDS = {
     "original": {"ordering": "original"},
     "preactivation": {"ordering": "preactivation"},
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of Table 1: its shortcut, and the paper's test error on CIFAR-10 in percent; None for "fail"."""
-
-    label: str
-    shortcut: ShortcutSpec
-    paper_error_percent: float | None
-
-
-def _row(label, error, name, **parameters):
-    return Row(label, ShortcutSpec(name, **parameters), error)
-
-
-TABLE_1 = (
-    _row("identity", 6.61, "identity"),
-    _row("scaling 0, F x 1", None, "constant_scaling", scale=0.0, branch_scale=1.0),
-    _row("scaling 0.5, F x 1", None, "constant_scaling", scale=0.5, branch_scale=1.0),
-    _row("scaling 0.5, F x 0.5", 12.35, "constant_scaling", scale=0.5, branch_scale=0.5),
-    _row("exclusive gate, b = 0", None, "exclusive_gating", gate_bias=0.0),
-    _row("exclusive gate, b = -6", 8.70, "exclusive_gating", gate_bias=-6.0),
-    _row("exclusive gate, b = -7", 9.81, "exclusive_gating", gate_bias=-7.0),
-    _row("shortcut gate, b = 0", 12.86, "shortcut_only_gating", gate_bias=0.0),
-    _row("shortcut gate, b = -6", 6.91, "shortcut_only_gating", gate_bias=-6.0),
-    _row("1x1 convolution", 12.22, "conv1x1"),
-    _row("dropout 0.5", None, "dropout", rate=0.5),
-)
 
 
 @dataclass(frozen=True)
@@ -128,7 +100,7 @@ def study_shortcuts(data, depth=110, images=16, seed=0, verbose=1):
         verbose: 0 to print no line of progress after each network.
 
     Returns:
-        A list of (`Row`, `Propagation`).
+        A list of (`ShortcutRow`, `Propagation`).
     """
     batch = _first_images(data, images)
     found = []

@@ -39,7 +39,7 @@ class Experiment:
         if depth is None:
             return None
         recipe, data = replace(scale.recipes[self.recipe], seed=seed), scale.data or self.data
-        fields = {name: value for name, value in vars(self.shortcut).items() if value is not None}
+        fields = self.shortcut.to_dict()
         key, family = key_of("cifar", depth)
         options = {"ordering": self.ordering, "shortcut": fields, **family}
         if self.unit:

@@ -10,11 +10,11 @@ from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS, UNIT_KINDS
 from keras_preact.training.recipe import MOMENTUM_RULES, PRECISIONS, SCHEDULES, WEIGHT_DECAYS, Recipe
 from keras_preact.zoo import ARGUMENTS, SPEC_FIELDS, model_family, model_key, network_spec
 
-# Axes with values that are known; the others need theirs.
+# Axes with values that are known; the others need theirs. Three are tables that `keras_preact.register_...` adds to.
 CHOICES = {
-    "ordering": tuple(ORDERINGS),
-    "shortcut": tuple(SHORTCUT_PARAMETERS),
-    "unit": tuple(UNIT_KINDS),
+    "ordering": ORDERINGS,
+    "shortcut": SHORTCUT_PARAMETERS,
+    "unit": UNIT_KINDS,
     "widening": ("projection", "zero_pad"),
     "stride_on": ("1x1", "3x3"),
     "schedule": SCHEDULES,
@@ -22,14 +22,23 @@ CHOICES = {
     "momentum_rule": MOMENTUM_RULES,
     "precision": PRECISIONS,
 }
-PARAMETERS = tuple(dict.fromkeys(name for takes in SHORTCUT_PARAMETERS.values() for name in takes))
-NETWORK_AXES = ("depth", "width", "ordering", "shortcut", *PARAMETERS, "unit", "widening", "stride_on")
 # `seed` is what repeats a point; all points share images of one size; the text and tuples of a recipe are no axes.
 RECIPE_AXES = tuple(
     field.name
     for field in dataclasses.fields(Recipe)
     if field.name not in ("source", "seed", "image_size") and not isinstance(field.default, tuple)
 )
+
+
+def parameters():
+    """Returns the names of the shortcuts' parameters; one called as a field of a recipe is no axis."""
+    names = (name for takes in SHORTCUT_PARAMETERS.values() for name in takes if name not in RECIPE_AXES)
+    return tuple(dict.fromkeys(names))
+
+
+def network_axes():
+    """Returns the axes of the network."""
+    return ("depth", "width", "ordering", "shortcut", *parameters(), "unit", "widening", "stride_on")
 
 
 def takers(parameter):
@@ -55,7 +64,8 @@ def parse_axes(over):
             name: [_value(word) for word in values.split(":")] if equals else None for name, equals, values in parts
         }
     if not over:
-        raise argument_error("over", "one axis at least", over, f"There are: {', '.join(NETWORK_AXES + RECIPE_AXES)}.")
+        known = ", ".join(network_axes() + RECIPE_AXES)
+        raise argument_error("over", "one axis at least", over, f"There are: {known}.")
     return {name: _check_axis(name, values) for name, values in over.items()}
 
 
@@ -67,11 +77,11 @@ def _value(word):
 
 
 def _check_axis(name, values):
-    check_choice("over", name, NETWORK_AXES + RECIPE_AXES)
+    check_choice("over", name, network_axes() + RECIPE_AXES)
     if values is None:
         if name not in CHOICES:
             raise argument_error("over", f"with values for {name}", name, f"For example {name}={_example(name)}.")
-        return CHOICES[name]
+        return tuple(CHOICES[name])
     values = tuple(values) if isinstance(values, (list, tuple)) else (values,)
     if not values or len(set(values)) < len(values):
         raise argument_error(name, "values, none of them twice", values)
@@ -80,7 +90,7 @@ def _check_axis(name, values):
             check_choice(name, value, CHOICES[name])
         elif name in RECIPE_AXES:
             Recipe().replace(**{name: value})
-        elif name in PARAMETERS:
+        elif name in parameters():
             ShortcutSpec(takers(name)[0], **{name: value})
         else:
             check_integer(name, value)
@@ -107,7 +117,7 @@ def grid(axes, shortcut="identity"):
     for values in itertools.product(*axes.values()):
         point = dict(zip(axes, values))
         takes = SHORTCUT_PARAMETERS[point.get("shortcut", shortcut)]
-        point = {name: value for name, value in point.items() if name not in PARAMETERS or name in takes}
+        point = {name: value for name, value in point.items() if name not in parameters() or name in takes}
         if point not in points:
             points.append(point)
     for name in axes:
@@ -138,10 +148,8 @@ def network_of(point, model="resnet20", options=None):
     shortcut = ShortcutSpec.of(options.get("shortcut", "identity"))
     if "shortcut" in point and point["shortcut"] != shortcut.name:
         shortcut = ShortcutSpec(point["shortcut"])
-    given = {name: point[name] for name in PARAMETERS if name in point}
-    fields = {name: value for name, value in vars(shortcut).items() if value is not None}
-    options["shortcut"] = vars(ShortcutSpec.of({**fields, **given}))
-    options["shortcut"] = {name: value for name, value in options["shortcut"].items() if value is not None}
+    given = {name: point[name] for name in parameters() if name in point}
+    options["shortcut"] = ShortcutSpec.of({**shortcut.to_dict(), **given}).to_dict()
     for name in ("ordering", "unit", "widening", "stride_on"):
         if name in point:
             options[name] = point[name]

@@ -11,7 +11,7 @@ from keras_preact.data.dataset import held_out
 from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error, check_choice, check_number
 from keras_preact.laboratory.sweep import axes
-from keras_preact.network.spec import SHORTCUT_PARAMETERS
+from keras_preact.network.shortcuts import SHORTCUTS
 from keras_preact.training.callbacks import StopOnNonFiniteLoss
 from keras_preact.training.evaluation import EVALUATION_BATCH, evaluation_metrics, loaded
 from keras_preact.training.optimizers import make_optimizer, make_schedule
@@ -52,8 +52,8 @@ class Range:
 
 
 SPACE = {
-    "shortcut": tuple(name for name in SHORTCUT_PARAMETERS if name != "none"),
-    "ordering": axes.CHOICES["ordering"],
+    "shortcut": tuple(name for name, row in SHORTCUTS.items() if not row.is_plain),
+    "ordering": tuple(axes.CHOICES["ordering"]),
     "depth": (20, 32, 44, 56),
     "width": (16, 32),
     "scale": Range(0.1, 1.0),
@@ -86,7 +86,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
 
     Args:
         data: A name of `DATA_SETS`, the path of a folder of images, or a `DataSet`.
-        space: {axis: values, or a `Range`}; see `axes.NETWORK_AXES` and `axes.RECIPE_AXES`. `SPACE` if None.
+        space: {axis: values, or a `Range`}; see `axes.network_axes` and `axes.RECIPE_AXES`. `SPACE` if None.
         recipe: A name of `RECIPES`, or a `Recipe` with the fields that are no axes. Its length is in epochs; Hyperband
             sets its own, over which the schedule then falls.
         model: The network, where the depth is no axis.
@@ -129,9 +129,9 @@ class PreActHyperModel(keras_tuner.HyperModel):
 
     def point(self, hp):
         """Returns the point that `hp` stands at, {axis: value}, and makes its axes known to the tuner."""
-        point = {name: _value(hp, name, values) for name, values in self.space.items() if name not in axes.PARAMETERS}
+        point = {name: _value(hp, name, values) for name, values in self.space.items() if name not in axes.parameters()}
         fixed = self.network({})[1]["shortcut"]["name"]
-        for name in axes.PARAMETERS:
+        for name in axes.parameters():
             if name not in self.space:
                 continue
             takers = axes.takers(name)
@@ -220,7 +220,7 @@ def _checked(space):
 
 def _check_takers(space, shortcut):
     """Raises a `ValueError` if a parameter has no shortcut to take it; that is `shortcut` where it is no axis."""
-    for name in axes.PARAMETERS:
+    for name in axes.parameters():
         if name in space and not set(axes.takers(name)) & set(space.get("shortcut", (shortcut,))):
             raise argument_error("space", f"with a shortcut that takes {name}: {', '.join(axes.takers(name))}", name)
 

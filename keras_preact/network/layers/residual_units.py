@@ -1,17 +1,17 @@
 """A run of equal Residual Units as one layer: their weights stacked on a leading axis, applied in a loop."""
 
 import dataclasses
-import itertools
 
 import keras
 from keras import ops
 
 from keras_preact.errors import from_fields
+from keras_preact.network.environment import UnitEnvironment
 from keras_preact.network.layers.batch_norm import batch_norm, folded, moved, scaled
 from keras_preact.network.layers.conv import convolve
 from keras_preact.network.layers.loop import is_jax_on_gpu, scan, uniform
 from keras_preact.network.layers.padding import zero_pad
-from keras_preact.network.shapes import Shapes
+from keras_preact.network.shapes import Shapes, folded_bns, unit_operations, weights_of
 from keras_preact.network.spec import ShortcutSpec, UnitSpec
 from keras_preact.network.units import activate, residual_unit
 
@@ -72,12 +72,11 @@ class ResidualUnits(keras.layers.Layer):
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.constants = None
         self.seed_generator = None
-        if self.unit.shortcut.name == "dropout" or self.unit.has_stochastic_depth:
+        self.operations = unit_operations(self.unit)
+        if any(operation.is_random for operation in self.operations):
             self.seed_generator = keras.random.SeedGenerator()
 
     def build(self, input_shape):
-        shapes = Shapes()
-        residual_unit(shapes, (1, 1, input_shape[-1]), self.unit)
         self.stacks = {
             name: self.add_weight(
                 name=name.replace("/", "_"),
@@ -88,46 +87,65 @@ class ResidualUnits(keras.layers.Layer):
                 autocast=False,  # `_cast` does it: folding needs the kernels in full precision
                 aggregation="none" if weight.trainable else "mean",  # BN's statistics, over replicas
             )
-            for name, weight in shapes.weights.items()
+            for name, weight in weights_of(self.operations).items()
         }
         for name, variable in self.stacks.items():  # as attributes, `tf.train.Checkpoint` finds them
             setattr(self, f"stacked_{name.replace('/', '_')}", variable)
-        # A BN that follows a convolution is part of it in inference. The others see a signal that is a sum.
-        operations = [operation.name for operation in shapes.operations]
-        self.foldable = {
-            after: before
-            for before, after in itertools.pairwise(operations)
-            if f"{before}/kernel" in self.stacks and f"{after}/moving_mean" in self.stacks
-        }
+        self.foldable = folded_bns(self.operations)
         self.built = True
 
     def call(self, x, training=False, return_units=False, return_lead=False):
         training = bool(training) and self.trainable
-        stacked = self._cast() if training else self.constants or self._lean(self.folded())
+        weights = self._cast() if training else self.constants or self._lean(self.folded())
+        lead = self._led(x, weights, training) if return_lead else None
+        if training:
+            x, units = self._train(x, weights, return_units)
+        else:
+            x, units = self._infer(x, weights, self._turn(), return_units)
         if return_lead:
-            first = {name: array[0] for name, array in stacked.items()}
-            lead = activate(Slices(self, first, training, None), x, self.unit.places.lead, "1")
+            return x, lead
+        return (x, units) if return_units else x
+
+    def _led(self, x, weights, training):
+        """Returns x after the first unit's leading activation."""
+        first = {name: array[0] for name, array in weights.items()}
+        return activate(Slices(self, first, training, None), x, self.unit.places.lead, "1")
+
+    def _train(self, x, weights, return_units):
+        """Applies the units with the batch's statistics and random draws, and moves the moving statistics."""
         draw = None
-        if self.seed_generator is not None and training:
+        if self.seed_generator is not None:
             draw = self.seed_generator.next()
-            stacked["index"] = ops.arange(len(self.units), dtype="int32")
-            stacked["drop_rate"] = ops.convert_to_tensor([unit.drop_rate for unit in self.units], "float32")
-        moving = [name for name in self.stacks if "/moving_" in name] if training else []
+            rates = ops.convert_to_tensor([unit.drop_rate for unit in self.units], "float32")
+            weights = {**weights, "index": ops.arange(len(self.units), dtype="int32"), "drop_rate": rates}
+        moving = [name for name in self.stacks if "/moving_" in name]
         outputs = {name: (self.stacks[name].shape[1:], self.stacks[name].dtype) for name in moving}
-        if return_units:
-            outputs["units"] = ((None, *self.compute_output_shape(x.shape)[1:]), self.compute_dtype)
+        outputs |= self._units_of(x) if return_units else {}
 
         def step(x, slices):
-            env = Slices(self, slices, training, draw)
+            env = Slices(self, slices, True, draw)
             x = residual_unit(env, x, self.unit)
             return x, {name: x if name == "units" else env.moving[name] for name in outputs}
 
-        x, stacks = scan(step, x, stacked, outputs, self._turn(), self.remat if training else 0)
+        x, stacks = scan(step, x, weights, outputs, self._turn(), self.remat)
         for name in moving:
             self.stacks[name].assign(stacks[name])
-        if return_lead:
-            return x, lead
-        return (x, stacks["units"]) if return_units else x
+        return x, stacks.get("units")
+
+    def _infer(self, x, weights, turn, return_units=False):
+        """Applies the units with the moving statistics, `turn` of them in one turn of the loop."""
+        outputs = self._units_of(x) if return_units else {}
+
+        def step(x, slices):
+            x = residual_unit(Slices(self, slices, False, None), x, self.unit)
+            return x, dict.fromkeys(outputs, x)
+
+        x, stacks = scan(step, x, weights, outputs, turn)
+        return x, stacks.get("units")
+
+    def _units_of(self, x):
+        """Returns what `scan` must know of the output `units`, every unit's x_{l+1}."""
+        return {"units": ((None, *self.compute_output_shape(x.shape)[1:]), self.compute_dtype)}
 
     def _turn(self):
         """Returns the units in one turn of the loop."""
@@ -149,11 +167,7 @@ class ResidualUnits(keras.layers.Layer):
     def infer(self, x, weights, straight=False):
         """Applies the units in inference with `weights` as `folded` returns them, in a loop unless `straight`."""
         straight = straight or len(self.units) <= SHORT_RUN
-
-        def step(x, slices):
-            return residual_unit(Slices(self, slices, False, None), x, self.unit), {}
-
-        return scan(step, x, self._lean(weights), {}, len(self.units) if straight else 1)[0]
+        return self._infer(x, self._lean(weights), len(self.units) if straight else 1)[0]
 
     def freeze(self):
         """Keeps the weights that inference uses as they are now, as constants; what is assigned later has no effect."""
@@ -161,8 +175,9 @@ class ResidualUnits(keras.layers.Layer):
 
     def _cast(self):
         """Returns the stacked weights by name: those of convolutions in the compute dtype, BN's in full precision."""
+        convolutions = weights_of(operation for operation in self.operations if "kernel" in operation.weights)
         return {
-            name: ops.cast(variable, self.compute_dtype if "conv" in name else variable.dtype)
+            name: ops.cast(variable, self.compute_dtype if name in convolutions else variable.dtype)
             for name, variable in self.stacks.items()
         }
 
@@ -199,8 +214,16 @@ class ResidualUnits(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        units = [{**unit, "shortcut": ShortcutSpec.of(unit["shortcut"])} for unit in config["units"]]
-        return cls(**{**config, "units": [from_fields(UnitSpec, unit) for unit in units]})
+        return cls(**{**config, "units": [_unit(unit) for unit in config["units"]]})
+
+
+def _unit(fields):
+    """Returns the `UnitSpec` of fields in a file; files of before hold its name in place of `stage` and `number`."""
+    fields = {**fields, "shortcut": ShortcutSpec.of(fields["shortcut"])}
+    if "name" in fields:
+        stage, label = fields.pop("name").removeprefix("stage").split("_unit")
+        fields |= {"stage": int(stage), "number": int(label), "digits": len(label)}
+    return from_fields(UnitSpec, fields)
 
 
 def _taken(weights, bn):
@@ -208,8 +231,8 @@ def _taken(weights, bn):
     return {part: weights.pop(f"{bn}/{part}") for part in ("gamma", "beta", "moving_mean", "moving_variance")}
 
 
-class Slices:
-    """An environment (see `units`) that computes with one unit's slice of the stacked weights.
+class Slices(UnitEnvironment):
+    """An environment that computes with one unit's slice of the stacked weights.
 
     Attributes:
         moving: The unit's moving statistics after this step, by name; filled in training.
