@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import time
 
 import keras
 import numpy as np
@@ -481,11 +480,9 @@ def test_a_card_says_nothing_of_a_new_head(tmp_path):
 
 
 def test_a_savedmodel_costs_1001_layers_what_it_costs_164(tmp_path):
-    sizes, seconds = [], []
+    sizes = []
     for build in (keras_preact.ResNet164, keras_preact.ResNet1001):
-        model, start = build(), time.process_time()
+        model = build()
         write_savedmodel(model, tmp_path / model.name, Preprocessing((32, 32, 3), (0.0,) * 3, (1.0,) * 3), range(10))
-        seconds.append(time.process_time() - start)
         sizes.append((tmp_path / model.name / "saved_model.pb").stat().st_size)
     assert sizes[1] < 1.02 * sizes[0] < 1e6
-    assert seconds[1] < 2.0

@@ -242,6 +242,14 @@ def signalled_in(function, number, monkeypatch):
     monkeypatch.setattr(finish, function, call)
 
 
+@pytest.fixture(autouse=True)
+def hang_up_ends():
+    """Makes SIGHUP end this process, as it does unless the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_outside_the_steps_ends_a_run_with_its_status(number, status, tmp_path, monkeypatch, capsys):
     before = signal.getsignal(number)

@@ -23,6 +23,12 @@ raise SystemExit(launcher.launch([sys.executable, "-c", sys.argv[1], sys.argv[2]
 """
 
 
+def end_by_signals():
+    """Makes signals end this process that nohup, or a shell in the background, has it ignore."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def is_running(pid):
     try:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -49,7 +55,8 @@ def wait_until(condition, seconds=60):
 )
 def test_workers_that_hang_end_with_their_launcher(sent, status, tmp_path):
     command = [sys.executable, "-c", LAUNCH, HANG, str(tmp_path)]
-    process = subprocess.Popen(command, env={**os.environ, "KERAS_BACKEND": "jax"}, stderr=subprocess.PIPE)
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, preexec_fn=end_by_signals)
     wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
     workers = [int(path.name) for path in tmp_path.iterdir()]
     assert all(os.getpgid(pid) == pid for pid in workers)  # a terminal's Ctrl-C does not reach them

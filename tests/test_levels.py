@@ -105,7 +105,7 @@ def test_a_training_begins_with_weights_which_are_deepened_and_adds_up_what_they
         ({"recipe": RECIPE.replace(levels=((8, 8, 3),))}, r"levels.*end with the network's depth, 14"),
         ({"recipe": RECIPE.replace(levels=((9, 8, 1), (14, 0, 2)))}, r"depth.*6n \+ 2.*9"),
         ({"recipe": RECIPE.replace(levels=((8, 17, 1), (14, 0, 2)))}, r"image_size.*at most 16"),
-        ({"recipe": Recipe(epochs=1, image_size=17)}, r"image_size.*at most 16"),
+        ({"recipe": Recipe(epochs=1, image_size=17, global_batch_size=8)}, r"image_size.*at most 16"),
         ({"start": "digits"}, r"weights.*Nearest: resnet164\.digits\.digits"),
         ({"start": "resnet164.digits.digits"}, r"start.*weights of this network|start.*at most"),
     ],

@@ -327,7 +327,7 @@ def test_weights_that_are_none_are_refused(run, tmp_path):
         "ResNet164.digit": "weights.*Nearest: resnet164.digits.digits",
         tmp_path / "no.txt": r"weights.*\.keras file.*no.txt",
         tmp_path / "empty": "folder of a finished run.*empty",
-        tmp_path / "plain.keras": "weights.*holds a Sequential",
+        tmp_path / "plain.keras": "weights.*holds a model of class 'Sequential'",
         tmp_path / "plain.weights.h5": "weights.*whole .weights.h5 file.*plain",
         tmp_path / "cut.keras": "weights.*whole .keras file.*cut.keras",
         None: "weights.*NoneType",
