@@ -83,7 +83,7 @@ def test_one_step_is_the_same_for_every_variant(ordering, shortcut, unit):
 def test_unroll_auto_is_a_loop_except_for_short_runs_on_a_gpu_under_jax(unroll, on_gpu, turns, monkeypatch):
     seen = []
 
-    def scan(step, carry, stacked, outputs, unroll, remat):
+    def scan(step, carry, stacked, outputs, unroll, remat=0):
         seen.append(unroll)
         return carry, {}
 
