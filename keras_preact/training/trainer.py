@@ -15,7 +15,7 @@ import numpy as np
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import ArraySplit, held_out
 from keras_preact.data.preparation import Preparation
-from keras_preact.errors import argument_error, check_arguments, check_integer
+from keras_preact.errors import check_arguments
 from keras_preact.files import file_digest, remove_asides
 from keras_preact.locks import held
 from keras_preact.names import check_lines, safe_name
@@ -23,64 +23,31 @@ from keras_preact.network.deepening import deepen
 from keras_preact.training import callbacks as own
 from keras_preact.training import checkpoints, finish, remote_folder, run_folder
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, loaded, reestimate_statistics
+from keras_preact.training.experiment import (
+    Experiment,
+    RunOptions,
+    check_backend,
+    check_batch,
+    check_card,
+    check_precision,
+    named_recipe,
+)
 from keras_preact.training.levels import begin_with, check_levels, level_at, levels_of, of_depth
 from keras_preact.training.muon import Muon
 from keras_preact.training.optimizers import RecipeSGD, make_optimizer, make_schedule
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.processes import Clock, Processes, chained, totals
 from keras_preact.training.recipe import Recipe
-from keras_preact.training.recipes import get_recipe, named
 from keras_preact.training.signals import EndingSignals
-from keras_preact.training.source import Source, find_source
+from keras_preact.training.source import find_source
 from keras_preact.training.strategies import make_devices, read
 from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel, loss_dtype
-from keras_preact.weights import schema
 from keras_preact.zoo import get_model, model_key
 
 log = logging.getLogger(__name__)
 
 RESUMES = "The same command resumes from the last checkpoint."
 RESIDENT_BYTES = 1 << 30  # a data set up to here lives on an accelerator
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Holds what decides a run's result: what its checkpoints must agree on."""
-
-    key: str
-    data: str
-    data_dir: str | None
-    recipe_name: str
-    recipe: Recipe
-    options: dict
-    identity: dict | None = dataclasses.field(default=None, kw_only=True)
-    """Of the images and the software, as `run_folder.identity` returns it; None if it is not known yet."""
-    start: Source | None = dataclasses.field(default=None, kw_only=True)
-    """The weights that the training begins with, if not with random ones."""
-
-    def plain(self):
-        """Returns it as JSON holds it."""
-        recipe = {"name": self.recipe_name, **dataclasses.asdict(self.recipe)}
-        plain = {"model": self.key, "data": self.data, "recipe": recipe, "options": dict(self.options)}
-        if self.start is not None:
-            plain["start"] = {"weights": self.start.name, "digest": self.start.digest}
-        return plain if self.identity is None else {**plain, "identity": self.identity}
-
-
-@dataclasses.dataclass(frozen=True)
-class RunOptions:
-    """Holds how a run goes about it, which does not change its result; `train` says what each field is."""
-
-    output: str | None
-    overwrite: bool
-    strategy: str
-    checkpoint_steps: int
-    callbacks: tuple
-    verbose: str | int
-    clock: Clock
-
-    def __post_init__(self):
-        check_integer("checkpoint_steps", self.checkpoint_steps, minimum=0)
 
 
 def train(
@@ -145,18 +112,6 @@ def train(
     return carry_out(experiment, data, Training, run_options)
 
 
-def named_recipe(recipe, **changes):
-    """Returns (name, `Recipe`), as `recipes.named` does, of a recipe's name or a `Recipe`, some fields changed."""
-    if isinstance(recipe, str):
-        recipe = get_recipe(recipe)
-    if not isinstance(recipe, Recipe):
-        raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
-    if "epochs" in changes and changes.get("steps", recipe.steps):
-        expected = f"left out with {changes.get('steps', recipe.steps):,} steps, which are counted instead"
-        raise argument_error("epochs", expected, changes["epochs"], "Pass steps=.")
-    return named(recipe.replace(**changes))
-
-
 def carry_out(experiment, data, kind, run_options):
     """Runs an experiment as `train` describes, and returns its card.
 
@@ -170,7 +125,7 @@ def carry_out(experiment, data, kind, run_options):
     check_backend()
     check_precision(recipe.precision)
     data = dataclasses.replace(data, class_names=tuple(check_lines("class_names", data.class_names)))
-    _check_card(experiment, data)
+    check_card(experiment, data)
     experiment = dataclasses.replace(experiment, identity=run_folder.identity(data))
     validation = data
     if recipe.validation_images:
@@ -201,35 +156,6 @@ def carry_out(experiment, data, kind, run_options):
                 card = training.card() if devices.is_chief else experiment.plain()
             devices.barrier()
     return {**card, "folder": output}
-
-
-def check_backend():
-    """Raises a `ValueError` on a backend on which runs are not made."""
-    if keras.backend.backend() not in ("tensorflow", "jax"):
-        hint = "Set the environment variable KERAS_BACKEND; compile and fit the network itself on other backends."
-        raise argument_error("backend", '"tensorflow" or "jax" for a run', keras.backend.backend(), hint)
-
-
-def _check_card(experiment, data):
-    """Raises a `ValueError` if a reader would refuse the card that a run ends in, as far as it is known by now."""
-    finish.preprocessing_fields(data)
-    schema.checked(schema.RunRecipe, experiment.plain()["recipe"], within="recipe")
-
-
-def check_precision(precision):
-    """Raises a `ValueError` for float64 on JAX where it would be float32 without a word."""
-    if precision == "float64" and keras.backend.backend() == "jax":
-        import jax
-
-        if not jax.config.jax_enable_x64:
-            hint = "JAX computes in float32 unless the environment variable JAX_ENABLE_X64=1 is set."
-            raise argument_error("precision", "float32 or mixed on JAX as it is", precision, hint)
-
-
-def check_batch(recipe, devices):
-    """Raises a `ValueError` if the replicas of `devices` cannot share a recipe's batch equally."""
-    each = 2 if recipe.augmentation().mixes else 1
-    devices.check_batch("global_batch_size", recipe.global_batch_size, each)
 
 
 class Training:

@@ -16,7 +16,7 @@ from keras_preact import locks
 from keras_preact.errors import argument_error
 from keras_preact.files import write_text
 from keras_preact.laboratory.sweep.provenance import provenance
-from keras_preact.training import run_folder, trainer
+from keras_preact.training import experiment, run_folder, trainer
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.strategies import make_devices
 
@@ -110,7 +110,7 @@ def check_trials(trials, strategy):
     """Raises a `ValueError` if the devices of `strategy` are not there, or a trial's batch is none for them."""
     devices = make_devices(strategy)
     for trial in trials:
-        trainer.check_batch(trial.recipe, devices)
+        experiment.check_batch(trial.recipe, devices)
 
 
 def run_all(trials, data, folder, after=None, **keywords):
@@ -167,9 +167,9 @@ def _told(result):
 
 def _outcome(trial, data, folder, strategy, verbose):
     """Trains, and returns what came of it; only a file that cannot be written, or a signal, ends the whole."""
-    name, recipe = trainer.named_recipe(trial.recipe)
+    name, recipe = experiment.named_recipe(trial.recipe)
     known = run_folder.identity(data)
-    there = trainer.Experiment(trial.model, trial.data, None, name, recipe, trial.options, identity=known)
+    there = experiment.Experiment(trial.model, trial.data, None, name, recipe, trial.options, identity=known)
     run_folder.check_folder(folder, there.plain())  # a run of something else is no failure of this one
     keras.utils.clear_session()
     card, failed = {}, None

@@ -1,0 +1,94 @@
+"""What is to be run, and how: checked before anything is built or written."""
+
+import dataclasses
+
+import keras
+
+from keras_preact.errors import argument_error, check_integer
+from keras_preact.training import finish
+from keras_preact.training.processes import Clock
+from keras_preact.training.recipe import Recipe
+from keras_preact.training.recipes import get_recipe, named
+from keras_preact.training.source import Source
+from keras_preact.weights import schema
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Holds what decides a run's result: what its checkpoints must agree on."""
+
+    key: str
+    data: str
+    data_dir: str | None
+    recipe_name: str
+    recipe: Recipe
+    options: dict
+    identity: dict | None = dataclasses.field(default=None, kw_only=True)
+    """Of the images and the software, as `run_folder.identity` returns it; None if it is not known yet."""
+    start: Source | None = dataclasses.field(default=None, kw_only=True)
+    """The weights that the training begins with, if not with random ones."""
+
+    def plain(self):
+        """Returns it as JSON holds it."""
+        recipe = {"name": self.recipe_name, **dataclasses.asdict(self.recipe)}
+        plain = {"model": self.key, "data": self.data, "recipe": recipe, "options": dict(self.options)}
+        if self.start is not None:
+            plain["start"] = {"weights": self.start.name, "digest": self.start.digest}
+        return plain if self.identity is None else {**plain, "identity": self.identity}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Holds how a run goes about it, which does not change its result; `train` says what each field is."""
+
+    output: str | None
+    overwrite: bool
+    strategy: str
+    checkpoint_steps: int
+    callbacks: tuple
+    verbose: str | int
+    clock: Clock
+
+    def __post_init__(self):
+        check_integer("checkpoint_steps", self.checkpoint_steps, minimum=0)
+
+
+def named_recipe(recipe, **changes):
+    """Returns (name, `Recipe`), as `recipes.named` does, of a recipe's name or a `Recipe`, some fields changed."""
+    if isinstance(recipe, str):
+        recipe = get_recipe(recipe)
+    if not isinstance(recipe, Recipe):
+        raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
+    if "epochs" in changes and changes.get("steps", recipe.steps):
+        expected = f"left out with {changes.get('steps', recipe.steps):,} steps, which are counted instead"
+        raise argument_error("epochs", expected, changes["epochs"], "Pass steps=.")
+    return named(recipe.replace(**changes))
+
+
+def check_backend():
+    """Raises a `ValueError` on a backend on which runs are not made."""
+    if keras.backend.backend() not in ("tensorflow", "jax"):
+        hint = "Set the environment variable KERAS_BACKEND; compile and fit the network itself on other backends."
+        raise argument_error("backend", '"tensorflow" or "jax" for a run', keras.backend.backend(), hint)
+
+
+def check_card(experiment, data):
+    """Raises a `ValueError` if a reader would refuse the card that a run ends in, as far as it is known by now."""
+    finish.preprocessing_fields(data)
+    schema.checked(schema.RunRecipe, experiment.plain()["recipe"], within="recipe")
+
+
+def check_precision(precision):
+    """Raises a `ValueError` for float64 on JAX where it would be float32 without a word."""
+    if precision == "float64" and keras.backend.backend() == "jax":
+        import jax
+
+        if not jax.config.jax_enable_x64:
+            hint = "JAX computes in float32 unless the environment variable JAX_ENABLE_X64=1 is set."
+            raise argument_error("precision", "float32 or mixed on JAX as it is", precision, hint)
+
+
+def check_batch(recipe, devices):
+    """Raises a `ValueError` if the replicas of `devices` cannot share a recipe's batch equally."""
+    each = 2 if recipe.augmentation().mixes else 1
+    devices.check_batch("global_batch_size", recipe.global_batch_size, each)
