@@ -33,9 +33,9 @@ class NetworkOptions(TypedDict, total=False):
     Arguments of `build_network`:
         layout: `"stacked"` (a layer per run of equal units, the default) or `"layers"` (a Keras layer per operation).
         unroll: Units in one turn of the loop, `"all"`, or `"auto"`.
-        remat: Whether the backward pass computes units anew.
+        remat: Whether the backward pass computes units again.
         dtype: A Keras dtype policy or its name.
-        features: Stages whose signals are returned in place of all else.
+        features: Stages whose signals are the only outputs.
         tap: `"sum"` or `"activated"`: which signal of a stage that is.
     """
 
@@ -255,9 +255,10 @@ def ResNet(
             for `"imagenet"`. May be left out if `units` says it.
         family: `"cifar"` or `"imagenet"`; may be left out where one of them has the depth (50, 101, 152 and 200 are in
             both).
-        units: `"imagenet"` only: units of the four stages, for any depth 3 * sum(units) + 2 (2 * sum + 2 if basic).
+        **options: A `NetworkOptions`. Its `units` are for `"imagenet"` only: units of the four stages, for any depth
+            3 * sum(units) + 2 (2 * sum + 2 if basic).
 
-    The other arguments, the result and the errors are those of `build_network`; `options` are a `NetworkOptions`.
+    The other arguments, the result and the errors are those of `build_network`.
     """
     arguments, units = locals(), options.get("units")
     check_arguments("ResNet", options, ("depth", "family", *ARGUMENTS), FOREIGN)
