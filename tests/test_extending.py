@@ -7,7 +7,9 @@ import pytest
 import keras_preact
 from keras_preact.data import from_arrays
 from keras_preact.laboratory.sweep import sweep
+from keras_preact.network.shapes import folded_bns, unit_operations
 from keras_preact.network.shortcuts import SHORTCUTS
+from keras_preact.network.spec import ConvSpec
 from keras_preact.network.unit_spec import ORDERINGS, UNIT_KINDS
 
 RNG = np.random.default_rng(0)
@@ -59,6 +61,24 @@ def test_both_layouts_and_files_know_them(tmp_path, float64):
     model.save_weights(tmp_path / "own.weights.h5")
     read = keras_preact.build_network(spec, input_shape=(8, 8, 3), weights=tmp_path / "own.weights.h5", layout="layers")
     np.testing.assert_allclose(read(x), model(x), rtol=0, atol=1e-10)
+
+
+def test_a_file_of_a_shortcut_that_is_not_registered_says_so(tmp_path):
+    spec = keras_preact.NetworkSpec((1,), (4,), "basic", shortcut="own_shortcut", stem={"width": 4})
+    keras_preact.build_network(spec, input_shape=(8, 8, 3)).save(tmp_path / "own.keras")
+    del SHORTCUTS["own_shortcut"]
+    with pytest.raises(ValueError, match=r"shortcut.*own_shortcut.*once the file that registers it has been imported"):
+        keras.models.load_model(tmp_path / "own.keras")
+
+
+def test_a_bn_is_folded_into_the_convolution_that_it_reads():
+    def apart(env, shortcut, branch, unit):
+        conv = env.conv(branch, "apart_conv", ConvSpec(unit.out_width, 1))
+        return env.batch_norm(shortcut, "apart_bn"), env.add(branch, conv, "apart_add")
+
+    keras_preact.register_shortcut("apart", apart)
+    unit = own_spec(shortcut="apart").stages[1][-1]
+    assert "apart_bn" not in folded_bns(unit_operations(unit))
 
 
 def test_what_they_compute_is_what_they_say(float64):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import keras_preact
+from keras_preact.network.layers.residual_units import ResidualUnits
 
 BEFORE = pathlib.Path(__file__).parent / "files_of_before"  # written at commit 44bb509
 EXPECTED = json.loads((BEFORE / "expected.json").read_text())
@@ -32,3 +33,14 @@ def test_a_run(tmp_path):
     stated = json.loads((BEFORE / "run" / "card.json").read_text())
     assert keras_preact.evaluate(BEFORE / "run")["error_percent"] == pytest.approx(stated["error_percent"], abs=0.28)
     assert keras_preact.verify(BEFORE / "run").agrees
+
+
+def test_stacked_units_whose_configuration_has_names_alone():
+    unit = SPEC.stages[1][1]
+    layer = ResidualUnits([unit], bn_momentum=0.9, bn_epsilon=1e-5)
+    config = layer.get_config()
+    fields = {name: value for name, value in config["units"][0].items() if name not in ("stage", "number", "digits")}
+    for name in ("stage2_unit02", "stage2_unit002"):
+        (read,) = ResidualUnits.from_config({**config, "units": [{"name": name, **fields}]}).units
+        assert read == unit
+        assert (read.name, read.stage, read.number) == (name, 2, 2)

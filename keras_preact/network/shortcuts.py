@@ -222,7 +222,8 @@ class ShortcutSpec:
         if isinstance(value, cls):
             return value
         if isinstance(value, dict):
-            return from_fields(cls._fields_of(value.get("name", "identity")), value)
+            name = check_choice("shortcut", value.get("name", "identity"), SHORTCUTS, OWN)
+            return from_fields(cls._fields_of(name), value)
         return cls(value)
 
     @classmethod
