@@ -33,7 +33,7 @@ class NetworkOptions(TypedDict, total=False):
     Arguments of `build_network`:
         layout: `"stacked"` (a layer per run of equal units, the default) or `"layers"` (a Keras layer per operation).
         unroll: Units in one turn of the loop, `"all"`, or `"auto"`.
-        remat: Whether the backward pass computes units anew.
+        remat: Whether the backward pass computes units again.
         dtype: A Keras dtype policy or its name.
         features: Stages whose signals are returned in place of all else.
         tap: `"sum"` or `"activated"`: which signal of a stage that is.
