@@ -92,7 +92,7 @@ def test_a_second_export_to_one_folder_is_refused(tmp_path):
     assert not (tmp_path / "export").exists()
 
 
-def test_a_second_process_that_fetches_the_same_weights_waits_and_says_for_whom(tmp_path, capfd, monkeypatch):
+def test_a_second_process_that_fetches_the_same_weights_waits_and_says_for_whom(tmp_path, monkeypatch):
     """The first one fetches; the second finds the file when it is there."""
     from keras_preact.weights import pretrained
 
@@ -101,6 +101,13 @@ def test_a_second_process_that_fetches_the_same_weights_waits_and_says_for_whom(
     with another_process(tmp_path / f"{name}.weights.h5") as process:
         monkeypatch.setattr(pretrained, "_write_converted", lambda *_, **__: pytest.fail("it was fetched twice"))
         (tmp_path / f"{name}.weights.h5").write_text("fetched")
-        process.stdin.close()  # it ends
+        said = []
+
+        def warning(text):
+            said.append(text)
+            process.stdin.close()  # it ends, once another waits for it
+
+        monkeypatch.setattr(locks.log, "warning", warning)
         with pretrained.weights_file(card, None, output=tmp_path) as path:
             assert path.read_text() == "fetched"
+    assert re.search(f"waiting for {who(process)}", said[0])
