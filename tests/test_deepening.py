@@ -188,7 +188,7 @@ def test_files_and_reports_are_those_of_any_network(tmp_path):
     deeper.save_weights(tmp_path / "deeper.weights.h5")
     again = keras.models.load_model(tmp_path / "deeper.keras")
     other = keras_preact.ResNet(
-        200, unit="bottleneck", input_shape=(16, 16, 1), weights=tmp_path / "deeper.weights.h5", layout="layers"
+        200, family="cifar", input_shape=(16, 16, 1), weights=tmp_path / "deeper.weights.h5", layout="layers"
     )
     for network in (deeper, again, other):
         np.testing.assert_allclose(network(x), model(x), rtol=0, atol=1e-5)
