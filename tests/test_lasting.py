@@ -243,11 +243,13 @@ def signalled_in(function, number, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def hang_up_ends():
-    """Makes SIGHUP end this process, as it does unless the tests run under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def signals_end():
+    """Makes SIGHUP and Ctrl-C end this process, as they do unless the tests run under nohup or in the background."""
+    ending = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in ending.items()}
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
