@@ -99,6 +99,17 @@ def test_a_training_begins_with_weights_which_are_deepened_and_adds_up_what_they
     assert again["total_cpu_seconds"] == pytest.approx(total, abs=0.31)
 
 
+def test_what_cannot_be_deepened_can_begin_with_its_own_weights(tmp_path):
+    network = keras_preact.ResNet(8, input_shape=(16, 16, 3), num_classes=3, shortcut="exclusive_gating")
+    still = Recipe(epochs=1, global_batch_size=8, learning_rate=0.0, weight_decay=0.0, source="a test's")
+    options = {"shortcut": "exclusive_gating"}
+    train(tmp_path / "run", model="ResNet8", recipe=still, start=network, model_options=options)
+    trained = keras.models.load_model(tmp_path / "run" / "model.keras")
+    np.testing.assert_array_equal(
+        trained.get_layer("stem_conv").get_weights(), network.get_layer("stem_conv").get_weights()
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -106,6 +117,7 @@ def test_a_training_begins_with_weights_which_are_deepened_and_adds_up_what_they
         ({"recipe": RECIPE.replace(levels=((9, 8, 1), (14, 0, 2)))}, r"depth.*6n \+ 2.*9"),
         ({"recipe": RECIPE.replace(levels=((8, 17, 1), (14, 0, 2)))}, r"image_size.*at most 16"),
         ({"recipe": Recipe(epochs=1, image_size=17, global_batch_size=8)}, r"image_size.*at most 16"),
+        ({"model_options": {"ordering": "bn_after_addition"}}, r"ordering.*BN follows the addition"),
         ({"start": "digits"}, r"weights.*Nearest: resnet164\.digits\.digits"),
         ({"start": "resnet164.digits.digits"}, r"start.*weights of this network|start.*at most"),
     ],

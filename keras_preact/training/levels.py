@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass
 
 from keras_preact.errors import argument_error
-from keras_preact.network.deepening import deepen
+from keras_preact.network.deepening import check_identity, deepen
 from keras_preact.network.families import units_of_depth
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import copy_weights
@@ -45,6 +45,8 @@ def check_levels(levels, spec, side):
         units_of_depth(spec, depth)
     if depths and depths[-1] != spec.depth:
         raise argument_error("levels", f"levels that end with the network's depth, {spec.depth}", depths)
+    if len(set(depths)) > 1:
+        check_identity(spec)  # now, not when the first level has been trained
     for level in levels:
         if level.image_size > side:
             raise argument_error("image_size", f"at most {side}, the side of the images", level.image_size)
@@ -70,12 +72,11 @@ def begin_with(network, source):
     if any(theirs > ours for theirs, ours in zip(trained.spec.units, network.spec.units)):
         hint = "A network can be deepened, but not made shallower."
         raise argument_error("start", f"at most {network.spec.units} units deep", trained.spec.units, hint)
-    if len(trained.spec.units) == len(network.spec.units):
+    if trained.spec.units != network.spec.units and len(trained.spec.units) == len(network.spec.units):
         trained = deepen(trained, units=network.spec.units)
     ours, theirs = network.fingerprint, trained.fingerprint
-    sides = [
-        f"{name}: start {theirs.get(name)!r}, network {ours[name]!r}" for name in ours if ours[name] != theirs[name]
-    ]
+    differ = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+    sides = [f"{name}: start {theirs.get(name)!r}, network {ours.get(name)!r}" for name in differ]
     if sides:
         hint = f"They differ in {'; '.join(sides)}. For other classes or images, see finetune."
         raise argument_error("start", "weights of this network, or of a shallower one", source.name, hint)
