@@ -5,6 +5,7 @@ import io
 import math
 import pathlib
 import signal
+import time
 
 import keras
 
@@ -16,6 +17,9 @@ from keras_preact.training.strategies import read
 
 # What Keras' callbacks count. (EarlyStopping turns the sign of `min_delta` in place, so that is not restored.)
 COUNTERS = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch")
+
+
+DRAWING_SECONDS = 10.0  # a picture takes longer to draw than an epoch of a small network on a GPU
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
@@ -51,7 +55,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
 
 
 class RunFiles(keras.callbacks.Callback):
-    """Writes `history.csv` and `curves.png` after each epoch.
+    """Writes `history.csv` after each epoch, and `curves.png` then too, but not twice within `DRAWING_SECONDS`.
 
     Args:
         folder: The run's.
@@ -62,6 +66,7 @@ class RunFiles(keras.callbacks.Callback):
     def __init__(self, folder, rows=(), writes=True):
         super().__init__()
         self.folder, self.rows, self.writes = pathlib.Path(folder), list(rows), writes
+        self.drawn = -math.inf
 
     def on_epoch_end(self, epoch, logs=None):
         names = {name: value for name, value in (logs or {}).items() if name not in ("val_loss", "crossentropy")}
@@ -75,7 +80,12 @@ class RunFiles(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.folder / "history.csv", text.getvalue())
-        self._draw()
+        if time.monotonic() - self.drawn > DRAWING_SECONDS:
+            self._draw()
+
+    def on_train_end(self, logs=None):
+        if self.writes and self.rows:
+            self._draw()
 
     def _draw(self):
         from matplotlib.figure import Figure
@@ -92,6 +102,7 @@ class RunFiles(keras.callbacks.Callback):
             axes.legend()
         with written_aside(self.folder / "curves.png") as aside:
             figure.savefig(aside, dpi=120)
+        self.drawn = time.monotonic()
 
 
 class Checkpointing(keras.callbacks.Callback):
