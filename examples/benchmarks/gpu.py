@@ -41,7 +41,7 @@ def ours(depth, batch, rounds, unroll="auto"):
     network = keras_preact.ResNet(depth, unit="bottleneck", dtype="mixed_bfloat16", unroll=unroll)
     network.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy", jit_compile=True)
     images, labels = map(keras.ops.convert_to_tensor, random_batch(batch))
-    batches, timing = itertools.repeat((images, labels)), Timing()
+    batches, timing = ((images, labels) for _ in itertools.count()), Timing()
     network.fit(batches, steps_per_epoch=1, verbose=0)
     first = time.perf_counter() - start
     network.fit(batches, steps_per_epoch=STEPS, epochs=rounds + 1, callbacks=[timing], verbose=0)

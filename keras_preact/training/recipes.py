@@ -9,7 +9,7 @@ _CIFAR_CROP = dict(crop_padding=4, pad_value="mean", flip=True)
 
 _MODERN_CIFAR = Recipe(
     source="ours: Muon (Jordan et al. 2024), cosine, decoupled weight decay, label smoothing, cutout",
-    epochs=90,
+    epochs=75,
     global_batch_size=512,
     learning_rate=0.1,
     warmup_steps=200,
@@ -86,7 +86,7 @@ RECIPES = {
         source="ours: a trained network, deepened, trains on (`start`); as modern_cifar, but short and at a low rate",
         epochs=5,
         global_batch_size=256,
-        learning_rate=0.015,
+        learning_rate=0.002,
         warmup_steps=150,
     ),
 }
