@@ -64,16 +64,20 @@ def fetch(
     print(fetch_weights(name, place, digest, output))
 
 
-def keep(run: Positional[pathlib.Path], /, *, output: pathlib.Path = TRAINED) -> None:
+def keep(
+    run: Positional[pathlib.Path], /, *, output: pathlib.Path = TRAINED, data_dir: pathlib.Path | None = None
+) -> None:
     """Writes weights, card and history of a finished run to a folder <model>.<data>.<recipe>.
 
     Args:
         run: The folder of a finished run.
         output: Where to make the folder; among the weights of this package if left out.
+        data_dir: Where the data set's files are, if not where the run found them; a run of mixed precision is measured
+            again in float32.
     """
     from keras_preact.training import publish
 
-    print(publish.keep(run, output))
+    print(publish.keep(run, output, data_dir))
 
 
 VERBS = {"list": list_cards, "show": show, "fetch": fetch, "keep": keep}

@@ -20,12 +20,16 @@ RUN = "run.json"  # the card of the run, as the trainer wrote it
 BATCH = 256
 
 
-def keep(folder, output=TRAINED):
+def keep(folder, output=TRAINED, data_dir=None):
     """Writes what is worth keeping of a finished run: the weights without the optimizer's state, card, history.
+
+    The card states the error in float32, in which weights are used: that of a run in another precision is measured
+    again, on the run's data set.
 
     Args:
         folder: The folder of a finished run.
         output: The folder in which to make `<model>.<data set>.<recipe>`; one of that name is replaced.
+        data_dir: Where the data set's files are, if not where the run found them.
 
     Returns:
         The path of the new folder.
@@ -43,8 +47,10 @@ def keep(folder, output=TRAINED):
     with written_aside(path) as aside:
         aside.mkdir()
         network.save_weights(aside / WEIGHTS)
-        fields = _card_fields(name, card, aside / WEIGHTS)
-        write_text(aside / CARD, json.dumps(fields, indent=2) + "\n")
+        _write_card(aside, name, card, card["error_percent"])
+        if card["recipe"]["precision"] != "float32":
+            data = _data_of(card, data_dir)
+            _write_card(aside, name, card, _error_percent(read_card(aside), data.test))
         program, *arguments = card.get("command", "").split(" ")
         command = " ".join([pathlib.PurePath(program).name, *arguments])  # not where the program lay
         write_text(aside / RUN, json.dumps({**card, "command": command}, indent=2) + "\n")
@@ -52,22 +58,32 @@ def keep(folder, output=TRAINED):
     return path
 
 
-def _card_fields(name, card, weights):
-    """Returns the fields of the `Card` of a run's weights, as JSON holds them."""
-    recipe = card["recipe"]
-    return {
+def _write_card(folder, name, run, error_percent):
+    """Writes the `Card` of a run's weights, which lie in `folder`.
+
+    Args:
+        folder: A path.
+        name: The weights'.
+        run: The run's card.
+        error_percent: In float32.
+    """
+    recipe = run["recipe"]
+    in_float32 = "" if recipe["precision"] == "float32" else " in float32"
+    as_trained = f" ({run['error_percent']} % in {recipe['precision']}, as trained)" if in_float32 else ""
+    fields = {
         "name": name,
         "author": "keras_preact",
         "licence": "Apache-2.0",
         "recipe": f"{recipe['source']}; seed {recipe['seed']}",
-        "error_percent": card["error_percent"],
-        "published": f"test error {card['error_percent']} % after the last epoch, one run",
-        "preprocessing": card["preprocessing"],
-        "classes": list(map(str, card["classes"])),
-        "megabytes": round(weights.stat().st_size / 1e6, 1),
-        "spec": card["network"]["spec"],
-        "digest": file_digest(weights),
+        "error_percent": error_percent,
+        "published": f"test error {error_percent} %{in_float32}{as_trained} after the last epoch, one run",
+        "preprocessing": run["preprocessing"],
+        "classes": list(map(str, run["classes"])),
+        "megabytes": round((folder / WEIGHTS).stat().st_size / 1e6, 1),
+        "spec": run["network"]["spec"],
+        "digest": file_digest(folder / WEIGHTS),
     }
+    write_text(folder / CARD, json.dumps(fields, indent=2) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +120,7 @@ def verify(what, data_dir=None):
     if (path / run_folder.MODEL).is_file():
         stated = run_folder.read_card(path)
         run_folder.check_seal(path, stated)
-        size = stated["recipe"].get("image_size")
-        data = evaluation.loaded(stated["data"], data_dir or stated.get("data_dir"), size)
+        data = _data_of(stated, data_dir)
         measured = evaluation.evaluate(path, data)["error_percent"]
         return _verified(path.name, stated["error_percent"], measured, len(data.test))
     card = read_card(path) if path.is_dir() else get_card(str(what))
@@ -115,6 +130,11 @@ def verify(what, data_dir=None):
     else:
         data = load(data_dir, image_size=card.preprocessing.size)
     return _verified(card.name, card.error_percent, _error_percent(card, data.test), len(data.test))
+
+
+def _data_of(run, data_dir):
+    """Returns the data set of a run, by its card."""
+    return evaluation.loaded(run["data"], data_dir or run.get("data_dir"), run["recipe"].get("image_size"))
 
 
 def _verified(name, published, measured, images):

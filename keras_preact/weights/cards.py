@@ -185,8 +185,8 @@ def find_weights(weights, network):
     """Returns what `weights=` of a builder stands for: None, a `Card`, or the `Path` of a file.
 
     Args:
-        weights: None, the name of a card, a data set (the card of the lowest error that can be downloaded is taken),
-            or a path.
+        weights: None, the name of a card, a data set (ours, which came with this package, before others' that can be
+            downloaded, and of these the one of the lowest error), or a path.
         network: The network to build; a card of another is refused.
 
     Raises:
@@ -202,7 +202,7 @@ def find_weights(weights, network):
     fitting = [get_card(name) for name in ours]
     fitting = [card for card in fitting if card.dataset == weights and (card.path or card.digest)]
     if fitting:
-        return min(fitting, key=lambda card: card.error_percent)
+        return min(fitting, key=lambda card: (card.path is None, card.error_percent))
     if isinstance(weights, (str, pathlib.Path)) and os.path.isfile(weights):
         if not str(weights).endswith(".weights.h5"):
             raise argument_error("weights", "a file whose name ends in .weights.h5", str(weights))
