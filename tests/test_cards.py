@@ -19,10 +19,11 @@ from weights_files import (
 
 import keras_preact
 from keras_preact.cli import main
+from keras_preact.data import load
 from keras_preact.network.costs import network_costs
 from keras_preact.training import publish
 from keras_preact.weights import store
-from keras_preact.weights.cards import read_card
+from keras_preact.weights.cards import check_file, read_card
 from keras_preact.weights.converters import CONVERTERS
 from keras_preact.weights.preprocessing import Preprocessing
 from keras_preact.zoo import card_spec
@@ -123,6 +124,34 @@ def test_a_run_is_kept_as_a_card_with_weights_and_history(tmp_path):
     np.testing.assert_array_equal(again.predict(images(), verbose=0), model.predict(images(), verbose=0))
     with pytest.raises(ValueError, match=r"folder.*card.json"):
         read_card(tmp_path)
+
+
+def test_a_run_in_mixed_precision_is_kept_with_its_error_in_float32(tmp_path):
+    options = dict(steps=4, precision="mixed_bfloat16", output=tmp_path / "run", verbose=0)
+    trained = keras_preact.train("ResNet11", recipe="digits", **options)
+    run_card = tmp_path / "run" / "card.json"
+    fields = json.loads(run_card.read_text())
+    run_card.write_text(json.dumps({**fields, "error_percent": 0.0}))  # far from float32's
+    folder = publish.keep(tmp_path / "run", tmp_path / "kept")
+    card, data = read_card(folder), load("digits")
+    network = keras_preact.build_network(card_spec(card), weights=card)
+    probabilities = network.predict(data.normalized(data.test.images), verbose=0)
+    wrong = 100 * np.mean(probabilities.argmax(axis=1) != data.test.labels)
+    assert card.error_percent == pytest.approx(wrong)
+    assert card.error_percent == pytest.approx(trained["error_percent"], abs=3.0)
+    assert card.published.startswith(
+        f"test error {card.error_percent} % in float32 (0.0 % in mixed_bfloat16, as trained)"
+    )
+    assert publish.verify(folder).agrees
+
+
+@pytest.mark.parametrize("name", publish.own_weights())
+def test_our_own_weights_are_there_without_a_network(name):
+    card = keras_preact.get_card(name)
+    check_file(card)
+    model = keras_preact.get_model(card.network, weights=name)
+    assert (model.card, model.output_shape[-1]) == (card, len(card.classes))
+    assert card.error_percent < 5.46  # the paper's, of ResNet-164 on CIFAR-10
 
 
 def test_verify_tells_weights_that_are_worse_or_others(tmp_path, monkeypatch, capsys):

@@ -33,13 +33,14 @@ def pages_with(*marks):
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """Makes a folder of an empty working folder that has `photos/class/name.png`: dark and bright noise."""
+    """Makes an empty working folder with `photos/class/name.png`, dark and bright noise, and one photo, `cat.png`."""
     rng = np.random.default_rng(0)
     for name, low in (("dark", 0), ("bright", 128)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(20):
-            pixels = rng.integers(low, low + 128, (16, 16), "uint8")
+            pixels = rng.integers(low, low + 128, (40, 32, 3), "uint8")
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    Image.fromarray(pixels).save(tmp_path / "cat.png")
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")
 

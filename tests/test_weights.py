@@ -434,7 +434,7 @@ def test_options_that_contradict_the_weights_are_refused_before_anything_is_buil
     monkeypatch.setattr(keras_preact.zoo, "ResidualNetwork", None)
     monkeypatch.setattr(keras_preact.zoo, "load_pretrained", None)
     with pytest.raises(ValueError, match=message):
-        keras_preact.ResNet164(**{"weights": "cifar10", **arguments})
+        keras_preact.ResNet164(**{"weights": "resnet164.cifar10.osmr", **arguments})
 
 
 def test_a_card_decides_what_the_user_left_out_and_the_user_what_is_free(monkeypatch):
@@ -448,7 +448,8 @@ def test_a_card_decides_what_the_user_left_out_and_the_user_what_is_free(monkeyp
         keras_preact.ResNet(50, family="cifar", weights="imagenet")
 
 
-def test_the_best_weights_that_can_be_verified_are_taken():
+def test_our_own_weights_are_taken_and_else_the_best_that_can_be_verified():
+    assert find_weights("cifar10", "resnet164").name == "resnet164.cifar10.modern_cifar"
     best = {("resnet152", "imagenet"): "osmr_b", ("resnet50", "imagenet"): "osmr", ("resnet200", "imagenet"): "osmr_b"}
     for (network, data), recipe in best.items():
         assert find_weights(data, network).name == f"{network}.{data}.{recipe}"

@@ -48,7 +48,7 @@ def keep(folder, output=TRAINED, data_dir=None):
         aside.mkdir()
         network.save_weights(aside / WEIGHTS)
         _write_card(aside, name, card, card["error_percent"])
-        if card["recipe"]["precision"] != "float32":
+        if _precision(card) != "float32":
             data = _data_of(card, data_dir)
             _write_card(aside, name, card, _error_percent(read_card(aside), data.test))
         program, *arguments = card.get("command", "").split(" ")
@@ -67,16 +67,15 @@ def _write_card(folder, name, run, error_percent):
         run: The run's card.
         error_percent: In float32.
     """
-    recipe = run["recipe"]
-    in_float32 = "" if recipe["precision"] == "float32" else " in float32"
-    as_trained = f" ({run['error_percent']} % in {recipe['precision']}, as trained)" if in_float32 else ""
+    recipe, precision = run["recipe"], _precision(run)
+    how = "" if precision == "float32" else f" in float32 ({run['error_percent']} % in {precision}, as trained)"
     fields = {
         "name": name,
         "author": "keras_preact",
         "licence": "Apache-2.0",
         "recipe": f"{recipe['source']}; seed {recipe['seed']}",
         "error_percent": error_percent,
-        "published": f"test error {error_percent} %{in_float32}{as_trained} after the last epoch, one run",
+        "published": f"test error {error_percent} %{how} after the last epoch, one run",
         "preprocessing": run["preprocessing"],
         "classes": list(map(str, run["classes"])),
         "megabytes": round((folder / WEIGHTS).stat().st_size / 1e6, 1),
@@ -130,6 +129,10 @@ def verify(what, data_dir=None):
     else:
         data = load(data_dir, image_size=card.preprocessing.size)
     return _verified(card.name, card.error_percent, _error_percent(card, data.test), len(data.test))
+
+
+def _precision(run):
+    return run["recipe"].get("precision", "float32")  # runs of before have none
 
 
 def _data_of(run, data_dir):
