@@ -3,12 +3,11 @@
 python combinations.py ENVIRONMENT FOLDER ROW [ROW ...]
 """
 
+import itertools
 import json
 import os
 import pathlib
 import sys
-
-from allpairspy import AllPairs
 
 AXES = {
     "environment": ["none", "mirrored", "workers", "jax", "jax_data_parallel"],
@@ -54,24 +53,42 @@ STOP = 7  # a resume within the second epoch
 
 
 def is_possible(row):
-    """Returns whether a row, perhaps of the first axes only, asks for nothing that is refused."""
-    row = dict(zip(AXES, row))
-    on_jax = row["environment"].startswith("jax")
+    """Returns whether a row, perhaps of some axes only, asks for nothing that is refused."""
+    on_jax = row.get("environment", "none").startswith("jax")
     return not (on_jax and row.get("precision") == "float64")  # without JAX_ENABLE_X64 it is refused
 
 
-def rows():
-    """Returns the rows, dicts of an axis each, that hold every possible pair of values."""
-    return [dict(zip(AXES, row)) for row in AllPairs(list(AXES.values()), filter_func=is_possible)]
-
-
 def pairs():
-    """Returns how many pairs of values of two axes the rows hold."""
-    found = set()
-    for row in rows():
-        values = sorted(row.items())
-        found |= {(one, other) for number, one in enumerate(values) for other in values[:number]}
-    return len(found)
+    """Returns every possible pair of values of two axes, as frozensets of two (axis, value)."""
+    values = [(axis, value) for axis, options in AXES.items() for value in options]
+    two = itertools.combinations(values, 2)
+    return [frozenset(pair) for pair in two if len(dict(pair)) == 2 and is_possible(dict(pair))]
+
+
+def rows():
+    """Returns the rows, dicts of an axis each, that hold every possible pair of values: the same in every process.
+
+    Each begins with a pair that none has yet, so that none is left out, and goes on with the values, first of the axes
+    that have most, that add most pairs. (allpairspy ends early where pairs are refused.)
+    """
+    axes = sorted(AXES, key=lambda axis: -len(AXES[axis]))
+    left, found = dict.fromkeys(pairs()), []  # a dict: unlike a set, it has an order
+    while left:
+        row = dict(sorted(next(iter(left)), key=lambda item: axes.index(item[0])))
+        for axis in axes:
+            if axis not in row:
+                possible = [value for value in AXES[axis] if is_possible({**row, axis: value})]
+                row[axis] = max(possible, key=lambda value: _gain(row, (axis, value), left, found))
+        for pair in itertools.combinations(row.items(), 2):
+            left.pop(frozenset(pair), None)
+        found.append({axis: row[axis] for axis in AXES})
+    return found
+
+
+def _gain(row, item, left, found):
+    """Returns how many of the pairs that are left an item adds to a row; between equals, the least used one is best."""
+    axis, value = item
+    return sum(frozenset((item, other)) in left for other in row.items()), -sum(row[axis] == value for row in found)
 
 
 def recipe_of(row):

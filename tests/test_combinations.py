@@ -3,6 +3,8 @@
 The rows are those of `combinations.py`. A slice of each environment runs here, all of them with `-m long`.
 """
 
+import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -53,3 +55,12 @@ def test_the_rows_hold_every_pair_that_is_possible():
     refused = {(("environment", environment), ("precision", "float64")) for environment in ("jax", "jax_data_parallel")}
     missing = [(one, other) for one in values for other in values if one[0] < other[0] and (one, other) not in found]
     assert set(missing) == refused
+
+
+def test_the_rows_are_the_same_in_every_process():
+    """A row is named by its number, to a process that makes the rows again."""
+    program = "import combinations, json; print(json.dumps(combinations.rows()))"
+    for seed in ("0", "1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(PROGRAM.parent)}
+        printed = subprocess.check_output([sys.executable, "-c", program], env=environment)
+        assert json.loads(printed) == json.loads(json.dumps(combinations.rows()))
