@@ -20,7 +20,7 @@ DOWNLOAD = "download"
 REPLACED = ".replaced."
 ABANDONED = 60.0  # seconds after which an aside without ALIVE, which is made first, is a killed writer's
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
-TRIES = 1000  # each fails only when another writer has just replaced the same folder
+TRIES = 1000  # each fails only when another writer is at the same folder at the same moment
 
 HDF5_DIGEST = "keras_preact_sha256"
 
@@ -37,27 +37,35 @@ def written_aside(path):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_asides(path.parent, path.name)
-    aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    aside, lock = _new_aside(path)
     try:
-        with _marked_alive(aside):
-            yield aside / path.name
-            _replace(path, aside / path.name)
+        yield aside / path.name
+        _replace(path, aside / path.name)
     finally:
+        lock.release()
         shutil.rmtree(aside, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _marked_alive(aside):
-    """Holds a lock in the folder `aside`, by which others see that its writer lives."""
+def _new_aside(path):
+    """Makes a temporary folder beside `path`, and returns it and the lock by which others see that its writer lives.
+
+    Between the making and the locking, one who removes what killed writers left may lock it: it is theirs, then.
+    """
     import filelock
 
-    lock = filelock.FileLock(aside / ALIVE)
-    with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks: its age tells
-        lock.acquire(timeout=0)
-    try:
-        yield
-    finally:
-        lock.release()
+    for _ in range(TRIES):
+        aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        lock = filelock.FileLock(aside / ALIVE)
+        try:
+            lock.acquire(timeout=0)
+        except (filelock.Timeout, FileNotFoundError) as error:
+            problem = error
+            shutil.rmtree(aside, ignore_errors=True)
+            continue
+        except (OSError, NotImplementedError):  # a file system without locks: nobody else can lock it either
+            pass
+        return aside, lock
+    raise problem
 
 
 def _replace(path, new):
@@ -120,23 +128,33 @@ def remove_asides(folder, name=None, is_ours=False):
         name: Of the file or folder that was written; any if None.
         is_ours: Whether this process alone writes in `folder`. If not, what a living process writes is left alone.
     """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for entry in sorted(pathlib.Path(folder).iterdir()):
-            if entry.name[0] == "." and is_aside(entry, name) and (is_ours or _is_abandoned(entry)):
-                _complete(entry)
-                shutil.rmtree(entry, ignore_errors=True)
+    try:
+        entries = sorted(pathlib.Path(folder).iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        if entry.name[0] == "." and is_aside(entry, name):
+            with contextlib.nullcontext(True) if is_ours else _abandoned(entry) as abandoned:
+                if abandoned:
+                    _complete(entry)
+                    shutil.rmtree(entry, ignore_errors=True)
 
 
-def _is_abandoned(aside):
+@contextlib.contextmanager
+def _abandoned(aside):
+    """Yields whether a killed writer left the folder `aside`; if so, holds its lock meanwhile: nobody takes it."""
     import filelock
 
+    lock = filelock.FileLock(aside / ALIVE)
     try:
-        if not (aside / ALIVE).exists():
-            return time.time() - aside.stat().st_mtime > ABANDONED
-        with filelock.FileLock(aside / ALIVE).acquire(timeout=0):
-            return True
-    except (OSError, NotImplementedError):  # a `Timeout` is an OSError
-        return False
+        if (aside / ALIVE).exists() or time.time() - aside.stat().st_mtime > ABANDONED:
+            lock.acquire(timeout=0)
+    except (OSError, NotImplementedError):  # a `Timeout`, which is an OSError; it is gone; no locks here
+        pass
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
 
 
 def _complete(aside):
@@ -144,7 +162,11 @@ def _complete(aside):
     path = aside.with_name(re.fullmatch(r"\.(.+)\.[^.]+", aside.name)[1])
     new = aside / path.name  # whole once something was to be replaced by it
     if any(aside.glob(f"{REPLACED}*/{path.name}")) and new.exists() and not os.path.lexists(path):
-        os.rename(new, path)
+        try:
+            os.rename(new, path)
+        except OSError:
+            if not os.path.lexists(path):  # else another writer's is there by now
+                raise
 
 
 def write_text(path, text):

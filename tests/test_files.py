@@ -1,6 +1,7 @@
 """A file or folder that is written again is the old one or the new one, whole, at every moment."""
 
 import errno
+import fcntl
 import os
 import pathlib
 import subprocess
@@ -111,6 +112,22 @@ def test_the_next_writer_completes_what_a_kill_between_two_steps_left(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_that_another_writes_while_a_replacement_is_completed_stays(tmp_path, monkeypatch):
+    path, aside, rename = tmp_path / "saved_model", tmp_path / ".saved_model.abcdefgh", os.rename
+    for place in (aside / "saved_model", aside / f"{files.REPLACED}x" / "saved_model"):
+        place.mkdir(parents=True)
+
+    def late(source, target):
+        monkeypatch.setattr(os, "rename", rename)
+        write_folder(path, "other")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    files.remove_asides(tmp_path, is_ours=True)
+    assert (path / "content").read_text() == "other"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize("old", ["file", "folder"])
 def test_nothing_written_or_an_error_leaves_the_old_one(old, exchange, tmp_path):
     path = tmp_path / "there"
@@ -173,6 +190,61 @@ def test_four_writers_at_once_where_a_folder_takes_two_steps(tmp_path, monkeypat
         thread.join()
     assert errors == []
     assert (path / "content").read_text().endswith(" 19")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def before_the_lock(monkeypatch):
+    """Calls what is appended to it once, where a writer has made the file of its lock but does not hold that yet."""
+    calls, flock = [], fcntl.flock
+
+    def locked(file, how):
+        if calls and os.fstat(file).st_nlink:  # filelock tries a file without a name first
+            calls.pop()()
+        return flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", locked)
+    return calls
+
+
+def test_a_folder_that_another_removes_before_its_writer_has_locked_it_is_made_again(before_the_lock, tmp_path):
+    """Its lock is free, as a killed writer's is."""
+    path, left = tmp_path / "saved_model", []
+
+    def remove():
+        left.extend(tmp_path.iterdir())
+        files.remove_asides(tmp_path)
+
+    before_the_lock.append(remove)
+    with written_aside(path) as aside:
+        assert list(tmp_path.iterdir()) == [aside.parent] != left
+        files.remove_asides(tmp_path)
+        aside.write_text("mine")
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_another_is_about_to_remove_is_not_written_to(before_the_lock, tmp_path, monkeypatch):
+    path, about, go_on, rmtree = tmp_path / "saved_model", threading.Event(), threading.Event(), files.shutil.rmtree
+    remover = threading.Thread(target=files.remove_asides, args=(tmp_path,))
+
+    def remove(*arguments, **options):
+        if threading.current_thread() is remover:
+            about.set()
+            go_on.wait(60)
+        rmtree(*arguments, **options)
+
+    def start():
+        remover.start()
+        assert about.wait(60)
+
+    monkeypatch.setattr(files.shutil, "rmtree", remove)
+    before_the_lock.append(start)
+    with written_aside(path) as aside:
+        go_on.set()
+        remover.join()
+        aside.write_text("mine")
+    assert path.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [path]
 
 
