@@ -1,10 +1,12 @@
 """The wheel and the source distribution: built as pip builds them, and their contents listed."""
 
+import configparser
 import pathlib
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 
 import pytest
@@ -29,6 +31,14 @@ def built(tmp_path_factory):
     done = subprocess.run([sys.executable, "-c", program, str(dist)], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return dist
+
+
+def test_the_tests_build_with_what_pip_builds_with():
+    """A fresh virtual environment may have an older setuptools, which puts the licence elsewhere."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    assert set(build) <= set(setup["options.extras_require"]["dev"].split("\n"))
 
 
 def package_files():
