@@ -136,7 +136,8 @@ def remove_asides(folder, name=None, is_ours=False):
         if entry.name[0] == "." and is_aside(entry, name):
             with contextlib.nullcontext(True) if is_ours else _abandoned(entry) as abandoned:
                 if abandoned:
-                    _complete(entry)
+                    with contextlib.suppress(FileNotFoundError):  # its writer was done just now, and removes it, too
+                        _complete(entry)
                     shutil.rmtree(entry, ignore_errors=True)
 
 

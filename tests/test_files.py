@@ -271,6 +271,22 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_p
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_that_its_writer_removes_meanwhile_keeps_no_other_from_being_removed(tmp_path, monkeypatch):
+    """A writer that is done ends its lock, and then removes its folder."""
+    complete = files._complete
+    for name in (".curves.png.x", ".curves.png.y"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / files.ALIVE).touch()
+
+    def late(aside):
+        files.shutil.rmtree(aside)
+        complete(aside)
+
+    monkeypatch.setattr(files, "_complete", late)
+    files.remove_asides(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("names", "is_aside"),
     [
