@@ -1,6 +1,8 @@
 """Run by `test_combinations.py`: runs that combine what works alone, all in one process per environment.
 
 python combinations.py ENVIRONMENT FOLDER ROW [ROW ...]
+
+Workers are started from here, each with the same command.
 """
 
 import itertools
@@ -125,12 +127,23 @@ def data(row):
     return from_arrays(images[:count], labels[:count], images[count:], labels[count:])
 
 
-def run(row, folder, callbacks=()):
+def model_options(row):
+    return {"ordering": row["ordering"], "shortcut": row["shortcut"], "layout": row["layout"]}
+
+
+def network(row):
+    """Returns the network that a row fine-tunes."""
     import keras
 
     import keras_preact
 
-    options = {"ordering": row["ordering"], "shortcut": row["shortcut"], "layout": row["layout"]}
+    keras.utils.set_random_seed(0)
+    return keras_preact.ResNet(11, input_shape=(8, 8, 3), **model_options(row))
+
+
+def run(row, folder, callbacks=()):
+    import keras_preact
+
     strategy = {"workers": "multi_worker", "jax": "none"}.get(row["environment"], row["environment"])
     common = dict(
         data=data(row),
@@ -142,10 +155,11 @@ def run(row, folder, callbacks=()):
         callbacks=callbacks,
     )
     if row["verb"] == "train":
-        return keras_preact.train("ResNet11", model_options=options, **common)
-    keras.utils.set_random_seed(0)
-    network = keras_preact.ResNet(11, input_shape=(8, 8, 3), **options)
-    return keras_preact.finetune(network, bn=row["verb"].split()[1], **common)
+        return keras_preact.train("ResNet11", model_options=model_options(row), **common)
+    weights = folder.with_name(f"{folder.name.split('.')[0]}.keras")  # of a worker, which builds no network before
+    return keras_preact.finetune(
+        weights if row["environment"] == "workers" else network(row), bn=row["verb"].split()[1], **common
+    )
 
 
 class Stop(Exception):
@@ -195,8 +209,21 @@ def check(row, folder):
     assert again.state["history"] == end.state["history"]
 
 
+def launch(folder, numbers):
+    """Runs rows as two workers, whose networks to fine-tune are files; returns the exit status."""
+    from keras_preact.training import launcher
+
+    for number in numbers:
+        row = rows()[int(number)]
+        if row["verb"] != "train":
+            network(row).save(pathlib.Path(folder) / f"row{number}.keras")
+    return launcher.launch([sys.executable, __file__, "workers", folder, *numbers], 2, 0)
+
+
 def main(environment, folder, *numbers):
     os.environ["KERAS_BACKEND"] = "jax" if environment.startswith("jax") else "tensorflow"
+    if environment == "workers" and "TF_CONFIG" not in os.environ:
+        raise SystemExit(launch(folder, numbers))
     if environment == "jax_data_parallel":
         os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
     if environment == "mirrored":

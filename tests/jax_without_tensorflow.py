@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import pathlib
 import sys
 
@@ -20,12 +21,14 @@ sys.meta_path.insert(0, NoTensorFlow())
 import jax
 import keras
 import numpy as np
+import pytest
 
 import keras_preact
 from keras_preact.data import Augmentation, load
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
 from keras_preact.exporting import Preprocessing
+from keras_preact.training.strategies import make_devices
 
 
 def training(folder):
@@ -53,6 +56,14 @@ def training(folder):
     report = keras_preact.export(model, folder / "export", "onnx", preprocessing=preprocessing, **given)
     assert report["formats"]["onnx"]["probability_difference"] < 1e-5
     preparation()
+    peers()
+
+
+def peers():
+    """Once JAX has computed it looks for no other processes: trained weights are to be a file."""
+    os.environ["KERAS_DISTRIBUTION_NUM_PROCESSES"] = "2"
+    with pytest.raises(ValueError, match=r"strategy.*Pass trained weights as a file's path"):
+        make_devices("auto")
 
 
 def preparation():

@@ -201,6 +201,17 @@ def test_devices_that_are_not_there_are_refused(name, variables, message, monkey
         make_devices(name)
 
 
+@pytest.mark.parametrize("strategy", ["auto", "multi_worker"])
+def test_workers_that_built_a_network_before_they_met_are_told_to_pass_a_file(strategy, tmp_path, monkeypatch):
+    """TensorFlow looks for no peers once it has computed, and a network that is there cannot be taken along."""
+    network = keras_preact.ResNet(11, input_shape=(16, 16, 1), num_classes=3)
+    cluster = {"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    with pytest.raises(ValueError, match=r"strategy.*of one process.*multi_worker.*Pass .* a file's path"):
+        keras_preact.finetune(network, "digits", steps=2, output=tmp_path / "run", strategy=strategy, verbose=0)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("step", "total", "expected"),
     [

@@ -294,10 +294,23 @@ def _multi_worker():
         expected = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
         hint = "Under `keras-preact launch --workers N -- train ...` it is set for you."
         raise argument_error("TF_CONFIG", expected, os.environ.get("TF_CONFIG"), hint)
-    with _deadline(f"the {len(workers)} workers {', '.join(workers)}"):
+    with _before_computing("multi_worker"), _deadline(f"the {len(workers)} workers {', '.join(workers)}"):
         strategy = _strategy("MultiWorkerMirroredStrategy")
     replicas = strategy.num_replicas_in_sync
     return Devices("multi_worker", replicas, _kind(), len(workers), task["index"], strategy)
+
+
+@contextlib.contextmanager
+def _before_computing(name):
+    """Refuses the strategy `name` where the backend says that it has computed before: it looks for no peers then."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("at program startup", "must be called before")):
+            raise
+        expected = "of one process where a network has been built, or anything else computed, before"
+        hint = "Pass trained weights as a file's path or a name, not as a network, so that the peers are found first."
+        raise argument_error("strategy", expected, name, hint) from error
 
 
 # A process of its own, since TensorFlow holds Python's lock while it waits. Its input ends when it is not needed.
@@ -338,7 +351,8 @@ def _jax_data_parallel():
 
     processes = int(os.environ.get("KERAS_DISTRIBUTION_NUM_PROCESSES", "1"))
     if processes > 1 and not jax.distributed.is_initialized():
-        with _deadline(f"the {processes} processes of {os.environ.get('KERAS_DISTRIBUTION_JOB_ADDRESSES')}"):
+        peers = f"the {processes} processes of {os.environ.get('KERAS_DISTRIBUTION_JOB_ADDRESSES')}"
+        with _before_computing("jax_data_parallel"), _deadline(peers):
             keras.distribution.initialize()
     strategy = keras.distribution.DataParallel(devices=keras.distribution.list_devices(), auto_shard_dataset=False)
     replicas = len(keras.distribution.list_devices())
