@@ -101,8 +101,9 @@ def recipe_of(row):
     if row["augmentation"] in ("scale", "area"):
         scaled = {"scale": (), "area": ()}
     drops = {"drops": (4, 8)} if recipe.schedule == "steps" else {}
+    hole = {"cutout": 4} if recipe.cutout else {}  # in its size for CIFAR it leaves nothing of these images
     return recipe.replace(
-        **{**scaled, **drops, **AUGMENTATIONS[row["augmentation"]]},
+        **{**scaled, **drops, **hole, **AUGMENTATIONS[row["augmentation"]]},
         **{
             name: row[name]
             for name in ("precision", "optimizer", "ema", "clip_norm", "validation_images", "bn_synchronized")

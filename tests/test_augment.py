@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_preact.data import Augmentation, from_arrays, geometry
+from keras_preact.data import Augmentation, from_arrays, geometry, transforms
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
 from keras_preact.data.transforms import EIGENVALUES, EIGENVECTORS
@@ -108,6 +108,13 @@ def test_cutout_leaves_the_mean_in_a_square_and_the_rest_alone(side):
         top, left = row - side // 2, column - side // 2
         expected[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = 0
         np.testing.assert_array_equal(image, expected)
+
+
+def test_the_largest_cutout_leaves_something_of_some_images_and_one_more_nothing():
+    for side, left in ((14, True), (15, False)):
+        holes = np.mgrid[:8, :8].reshape(2, -1).T.astype("int32")
+        images = transforms.cut_out(np.ones((64, 8, 8, 1), "float32"), holes, side)
+        assert bool(np.asarray(images).any()) is left
 
 
 def test_mixup_blends_neighbours_and_their_labels_alike():
@@ -341,6 +348,7 @@ def test_a_wrong_augmentation_is_refused(fields, message):
         ({"lighting": 0.1}, r"lighting.*1 channel"),
         ({"crop_padding": 8, "pad_value": "reflect"}, r"crop_padding.*below 8"),
         ({"scale": (7, 20)}, r"scale.*at least 8"),
+        ({"cutout": 15}, r"cutout.*at most 14.*nothing would be left"),
     ],
 )
 def test_an_augmentation_that_the_images_forbid_is_refused(fields, message):

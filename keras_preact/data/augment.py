@@ -75,6 +75,9 @@ class Augmentation:
                 raise argument_error(name, f"0 for images of {channels} channel(s)", getattr(self, name))
         if self.pad_value == "reflect" and self.crop_padding >= min(height, width):
             raise argument_error("crop_padding", f"below {min(height, width)} to reflect", self.crop_padding)
+        if self.cutout > (largest := 2 * max(height, width) - 2):
+            expected = f"at most {largest} for images of {height}x{width}: nothing would be left of any"
+            raise argument_error("cutout", expected, self.cutout)
         if self.scale and self.scale[0] < max(height, width):
             raise argument_error("scale", f"at least {max(height, width)}, the side of the crop", self.scale)
 
