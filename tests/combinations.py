@@ -101,7 +101,7 @@ def recipe_of(row):
     if row["augmentation"] in ("scale", "area"):
         scaled = {"scale": (), "area": ()}
     drops = {"drops": (4, 8)} if recipe.schedule == "steps" else {}
-    hole = {"cutout": 4} if recipe.cutout else {}  # in its size for CIFAR it leaves nothing of these images
+    hole = {"cutout": 4} if recipe.cutout else {}  # in its size for CIFAR it leaves little or nothing of these images
     return recipe.replace(
         **{**scaled, **drops, **hole, **AUGMENTATIONS[row["augmentation"]]},
         **{
