@@ -13,7 +13,7 @@ import pytest
 from weights_files import build, run_card, trained
 
 import keras_preact
-from keras_preact import bounds, exporting
+from keras_preact import bounds
 from keras_preact.cli import main
 from keras_preact.data import from_arrays
 from keras_preact.training import publish, run_folder
@@ -171,12 +171,10 @@ RECIPE = Recipe(epochs=1, global_batch_size=10, learning_rate=0.01)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The folder of a finished run, without its SavedModel."""
+    """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     data = dataclasses.replace(DATA, class_names=tuple(np.arange(5)), mean=tuple(np.float32(DATA.mean)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "can_export", lambda: False)
-        keras_preact.train("ResNet11", data=data, recipe=RECIPE, output=folder, verbose=0)
+    keras_preact.train("ResNet11", data=data, recipe=RECIPE, output=folder, verbose=0)
     return folder
 
 

@@ -433,7 +433,9 @@ def test_the_command_exports_a_keras_file_with_what_it_cannot_know(tmp_path, cap
     assert card["preprocessing"]["std"] == [4.0, 5.0, 6.0]
 
 
-@pytest.mark.parametrize("what", ["resnet164.digits.digits", str(TRAINED / "resnet164.digits.digits")])
+@pytest.mark.parametrize(
+    "what", ["resnet164.digits.digits", pytest.param(str(TRAINED / "resnet164.digits.digits"), marks=pytest.mark.long)]
+)
 def test_trained_weights_are_exported_as_their_card_says(what, tmp_path):
     main(["export", what, "--formats", "onnx", "litert_int8", "--output", str(tmp_path / "export")])
     report = json.loads((tmp_path / "export" / "parity.json").read_text())["formats"]

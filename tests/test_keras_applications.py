@@ -73,7 +73,7 @@ def relative_error(ours, theirs):
     return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize("depth", [50, 101, 152])
+@pytest.mark.parametrize("depth", [50, *(pytest.param(depth, marks=pytest.mark.long) for depth in (101, 152))])
 def test_logits_are_those_of_keras_applications(depth):
     theirs, ours, batch = calibrated(depth), network(depth, **AS_KERAS), images(4, seed=2)
     expected = keras.ops.convert_to_numpy(theirs(batch))
@@ -88,7 +88,7 @@ def test_the_stacked_layout_has_the_same_logits():
     assert relative_error(stacked(batch), calibrated(50)(batch)) < 1e-4
 
 
-@pytest.mark.parametrize("pooling", [None, "avg", "max"])
+@pytest.mark.parametrize("pooling", [None, "avg", pytest.param("max", marks=pytest.mark.long)])
 def test_features_are_those_of_keras_applications(pooling):
     arguments = dict(include_top=False, input_shape=SHAPE, pooling=pooling)
     theirs = keras.applications.ResNet50V2(weights=None, **arguments)

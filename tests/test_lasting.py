@@ -31,9 +31,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Even though the .tf.config.exper
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Runs here compile nothing, and write no SavedModel: both take longer than all the rest of them."""
-    monkeypatch.setattr(finish.exporting, "can_export", lambda: False)
+def quick():
+    """Runs here compile nothing, which takes longer than all the rest of them."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -96,7 +95,10 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize("how", STOPS)
+@pytest.mark.parametrize(
+    "how",
+    ["recipe", "within an epoch", *(pytest.param(how, marks=pytest.mark.long) for how in ("callback", "best weights"))],
+)
 def test_a_run_that_was_stopped_early_stays_so_after_a_kill_before_its_card(how, tmp_path, monkeypatch):
     train(tmp_path / "whole", **STOPS[how]())
     killed_in("save", monkeypatch, tmp_path / "killed", **STOPS[how]())
@@ -294,7 +296,12 @@ class Signal(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize(
-    ("number", "error"), [(signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+    ("number", "error"),
+    [
+        (signal.SIGTERM, SystemExit),
+        pytest.param(signal.SIGHUP, SystemExit, marks=pytest.mark.long),
+        (signal.SIGINT, KeyboardInterrupt),
+    ],
 )
 def test_a_signal_within_the_steps_saves_first(number, error, tmp_path, capsys):
     with pytest.raises(error):

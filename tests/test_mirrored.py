@@ -10,7 +10,15 @@ import pytest
 PROGRAM = pathlib.Path(__file__).with_name("two_replicas.py")
 
 
-@pytest.mark.parametrize("what", ["synchronized", "averaged", "train", "levels"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "synchronized",
+        "train",
+        pytest.param("averaged", marks=pytest.mark.long),
+        pytest.param("levels", marks=pytest.mark.long),
+    ],
+)
 def test_two_replicas(what, tmp_path):
     done = subprocess.run(
         [sys.executable, str(PROGRAM), what, str(tmp_path)], capture_output=True, text=True, env=os.environ

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FOLDER = ROOT / "examples" / "notebooks"
+LONGER = ("fine_tune_your_own_images",)  # in its quick form, too
 NOTEBOOKS = ("why_identity_mappings_help", "fine_tune_your_own_images", "sweep_the_shortcuts")
 LARGEST = 500_000  # bytes
 
@@ -47,7 +48,9 @@ def test_there_are_no_other_notebooks():
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(NOTEBOOKS)
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in LONGER else []) for name in NOTEBOOKS]
+)
 def test_a_notebook_runs_in_its_quick_form(name, quick):
     namespace = {"__name__": "__main__"}
     run(name, code_cells(name), namespace)

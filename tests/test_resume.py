@@ -83,7 +83,7 @@ def assert_same(got, expected):
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
-    check(tmp_path, kills=2)
+    check(tmp_path, kills=1)
 
 
 @pytest.mark.long

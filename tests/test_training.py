@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 
 import keras_preact
-from keras_preact import exporting
 from keras_preact.data import Augmentation, from_arrays, load
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
@@ -28,7 +27,7 @@ QUICK = RECIPES["digits"].replace(epochs=1, global_batch_size=128, warmup_steps=
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, savedmodel):
     """A finished run of a network of 11 layers, and its card."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     card = keras_preact.train("ResNet11", recipe=QUICK.replace(epochs=3), output=folder, verbose=0)
@@ -349,9 +348,8 @@ class LossOfTwo(keras.callbacks.Callback):
         self.loss = self.model.compute_loss(None, labels, probabilities, training=False)
 
 
-def test_a_float64_run_has_a_float64_loss_and_says_what_an_epoch_leaves_out(tmp_path, capsys, caplog, monkeypatch):
+def test_a_float64_run_has_a_float64_loss_and_says_what_an_epoch_leaves_out(tmp_path, capsys, caplog):
     caplog.set_level("INFO", "keras_preact")
-    monkeypatch.setattr(exporting, "can_export", lambda: False)  # which takes longer than the run
     train, test, kept = load("digits").train, load("digits").test, LossOfTwo()
     data = from_arrays(train.images[:100], train.labels[:100], test.images[:40], test.labels[:40])
     recipe = QUICK.replace(steps=1, global_batch_size=32, precision="float64", label_smoothing=0.1)

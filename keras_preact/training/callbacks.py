@@ -66,7 +66,7 @@ class RunFiles(keras.callbacks.Callback):
     def __init__(self, folder, rows=(), writes=True):
         super().__init__()
         self.folder, self.rows, self.writes = pathlib.Path(folder), list(rows), writes
-        self.drawn = -math.inf
+        self.drawn, self.is_drawn = -math.inf, True
 
     def on_epoch_end(self, epoch, logs=None):
         names = {name: value for name, value in (logs or {}).items() if name not in ("val_loss", "crossentropy")}
@@ -80,11 +80,12 @@ class RunFiles(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.folder / "history.csv", text.getvalue())
+        self.is_drawn = False
         if time.monotonic() - self.drawn > DRAWING_SECONDS:
             self._draw()
 
     def on_train_end(self, logs=None):
-        if self.writes and self.rows:
+        if not self.is_drawn:
             self._draw()
 
     def _draw(self):
@@ -102,7 +103,7 @@ class RunFiles(keras.callbacks.Callback):
             axes.legend()
         with written_aside(self.folder / "curves.png") as aside:
             figure.savefig(aside, dpi=120)
-        self.drawn = time.monotonic()
+        self.drawn, self.is_drawn = time.monotonic(), True
 
 
 class Checkpointing(keras.callbacks.Callback):
