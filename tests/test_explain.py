@@ -235,8 +235,8 @@ def test_images_of_other_channels_are_refused():
     [
         (["VGG16"], "Nearest"),
         (["resnet12"], "depth"),
-        (["nowhere.keras"], "exists and is whole"),
-        (["garbage.keras"], "exists and is whole"),
+        (["nowhere.keras"], "There is no such file"),
+        (["garbage.keras"], "must be a whole .keras file"),
         (["other.keras"], "a network that keras_preact built"),
         (["folder"], "finished run"),
         (["resnet11", "--output", "folder"], "a file's name, not a folder"),

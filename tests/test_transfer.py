@@ -304,13 +304,14 @@ def test_few_images_are_repeated_within_an_epoch(caplog):
 def test_sources_say_what_they_are(run, source):
     by_folder, by_file, by_model = (find_source(what) for what in (run, run / "model.keras", source))
     assert by_folder.digest == by_file.digest != by_model.digest
-    assert by_folder.mean == pytest.approx(DATA.mean)
-    assert by_file.mean is None
+    assert by_folder.preprocessing.mean == pytest.approx(DATA.mean)
+    assert by_file.preprocessing == by_folder.preprocessing
+    assert (by_file.classes, by_folder.is_run, by_file.is_run) == (by_folder.classes, True, False)
     assert by_model.digest == find_source(keras_preact.relayout(source, "layers")).digest
     by_card = find_source("resnet164.digits.digits")
-    assert (by_card.channels, len(by_card.mean), by_card.spec.depth) == (1, 1, 164)
+    assert (by_card.channels, len(by_card.preprocessing.mean), by_card.spec.depth) == (1, 1, 164)
     by_kept_folder = find_source(TRAINED / "resnet164.digits.digits")
-    assert (by_kept_folder.digest, by_kept_folder.mean) == (by_card.digest, by_card.mean)
+    assert (by_kept_folder.digest, by_kept_folder.preprocessing) == (by_card.digest, by_card.preprocessing)
     assert {one.spec.units for one in (by_folder, by_file, by_model)} == {(3, 1)}
 
 

@@ -11,34 +11,51 @@ from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import EvaluationBatches
 from keras_preact.data.dataset import DataSet
 from keras_preact.data.preparation import Preparation
-from keras_preact.training import run_folder
+from keras_preact.errors import argument_error
 from keras_preact.training.prefetch import Feed
+from keras_preact.training.source import find_source
 from keras_preact.training.training_model import Crossentropy, ErrorPercent, TrainingModel
 
 EVALUATION_BATCH = 256
 OLD_STATISTICS = 0.01
 
 
-def evaluate(folder, data=None, data_dir=None):
-    """Measures a run's saved model on the test images again.
+def evaluate(model, data=None, data_dir=None):
+    """Measures a trained network on test images.
 
     Args:
-        folder: The folder of a finished run.
-        data: As in `train`, if not the run's.
-        data_dir: As in `train`, if not the run's.
+        model: A name of `list_weights()`, the folder of a run or of kept weights, a `.keras` or `.weights.h5` file, or
+            a network.
+        data: As in `train`; if None, what the network was trained on. Its images are normalised as the network's were,
+            where that is known.
+        data_dir: As in `train`, if the files are not where the run found them.
 
     Returns:
         {"error_percent": ..., "loss": ...}.
 
     Raises:
-        ValueError: If `folder` holds no finished run, or the data set cannot be found.
+        ValueError: If `model` is none of these, the data set cannot be found, or it has other classes or channels.
     """
-    card, network = run_folder.read_card(folder), run_folder.load_model(folder)
-    data_dir = data_dir or (card.get("data_dir") if data is None else None)
-    data = loaded(card["data"] if data is None else data, data_dir, card["recipe"].get("image_size"))
-    seen = card["preprocessing"]  # another data set's images are normalised as the run's were
-    data = dataclasses.replace(data, mean=tuple(seen["mean"]), std=tuple(seen["std"]))
+    source = find_source(model, "model")
+    if data is None and source.data is None:
+        raise argument_error("data", "given with a network that does not say what it was trained on", None)
+    if data is None:
+        data = loaded(source.data, data_dir or source.data_dir, source.image_size or _side(source))
+    else:
+        data = loaded(data, data_dir, source.image_size or _side(source))
+    network = source.load()
+    expected = (len(data.class_names), data.image_shape[-1])
+    if (found := (network.output_shape[-1], source.channels)) != expected:
+        received = "{} classes and {} channels".format(*expected)
+        raise argument_error("data", "of {} classes and images of {} channel(s), as the model".format(*found), received)
+    if (how := source.preprocessing) is not None:
+        data = dataclasses.replace(data, mean=how.mean, std=how.std)
     return measure(network, data)
+
+
+def _side(source):
+    """Returns the side of the images that weights were trained on, to which files are resized; 0 if it is not known."""
+    return source.preprocessing.size[0] if source.preprocessing else 0
 
 
 def measure(network, data):

@@ -1,4 +1,4 @@
-"""A run's model applied to image files."""
+"""A trained network applied to image files."""
 
 import pathlib
 from dataclasses import dataclass
@@ -9,9 +9,8 @@ from keras_preact.data import geometry
 from keras_preact.data.dataset import normalize
 from keras_preact.data.files import open_image
 from keras_preact.errors import argument_error, check_integer
-from keras_preact.training import run_folder
+from keras_preact.training.source import find_source
 from keras_preact.weights.cuts import cut
-from keras_preact.weights.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,13 @@ class Prediction:
     classes: tuple[tuple[str, float], ...]
 
 
-def predict(folder, image_paths, top=3):
-    """Classifies image files with the model of a run.
+def predict(model, image_paths, top=3):
+    """Classifies image files with a trained network.
 
     Args:
-        folder: The folder of a finished run.
-        image_paths: Paths of images in any format that Pillow reads; each is resized and cropped as the run's test
+        model: A name of `list_weights()`, the folder of a run or of kept weights, a `.keras` file of a run, or a
+            network with trained weights.
+        image_paths: Paths of images in any format that Pillow reads; each is resized and cropped as the network's test
             images were, and made grey or RGB.
         top: How many classes to return for each.
 
@@ -35,16 +35,20 @@ def predict(folder, image_paths, top=3):
         A list of `Prediction`, one per path.
 
     Raises:
-        ValueError: If the folder holds no finished run, or a file is no image; it is named.
+        ValueError: If `model` is none of these, or does not say how images are prepared and what its classes are; or
+            if a file is no image. It is named.
     """
-    card = run_folder.read_card(folder)
-    top = min(check_integer("top", top), len(card["classes"]))
-    how = Preprocessing(**card["preprocessing"])
+    source = find_source(model, "model")
+    how, classes = source.preprocessing, source.classes
+    if how is None or classes is None:
+        hint = "Pass a name of list_weights(), the folder of a run or of kept weights, or a .keras file of a run."
+        expected = "one that says how images are prepared, and what its classes are called"
+        raise argument_error("model", expected, source.name, hint)
+    top = min(check_integer("top", top), len(classes))
     images = np.stack([read_image(path, how) for path in image_paths])
-    images = normalize(images, how.mean, how.std)
-    probabilities = run_folder.load_model(folder).predict(images, verbose=0)
+    probabilities = source.load().predict(normalize(images, how.mean, how.std), verbose=0)
     return [
-        Prediction(str(path), tuple((card["classes"][k], float(row[k])) for k in np.argsort(-row, kind="stable")[:top]))
+        Prediction(str(path), tuple((classes[k], float(row[k])) for k in np.argsort(-row, kind="stable")[:top]))
         for path, row in zip(image_paths, probabilities)
     ]
 
@@ -55,7 +59,7 @@ def read_image(path, how):
         raise argument_error("image", "an existing file", str(path))
     if how.channels not in (1, 3):
         raise argument_error(
-            "run", "of a model for grey or RGB images, if files are to be predicted", f"{how.channels} channels"
+            "model", "for grey or RGB images, if files are to be predicted", f"{how.channels} channels"
         )
     try:
         image = open_image(path, how.channels)

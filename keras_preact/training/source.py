@@ -1,4 +1,4 @@
-"""Where a trained trunk comes from: a network in memory, a run's folder, or a file."""
+"""What a person names when a trained network is asked for: one in memory, a name, a folder or a file."""
 
 import hashlib
 import pathlib
@@ -14,7 +14,8 @@ from keras_preact.network.model import ResidualNetwork, check_whole, read_finger
 from keras_preact.network.named_weights import named_weights
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.training import run_folder
-from keras_preact.weights.cards import get_card, kept_card, list_weights
+from keras_preact.weights.cards import Card, get_card, kept_card, list_weights
+from keras_preact.weights.preprocessing import Preprocessing
 from keras_preact.zoo import build_network, card_spec
 
 RUN = "run.json"  # beside kept weights: the card of their run
@@ -36,8 +37,12 @@ class Source:
         channels: What the network reads.
         layout: The network's.
         load: A function that returns the `ResidualNetwork`.
-        mean: Per channel, 0 to 255, of the images that the weights were trained on; None if not known.
-        std: Likewise.
+        preprocessing: The `Preprocessing` of the images that the weights were trained on; None if not known.
+        classes: A name for every output; None if not known.
+        data: The name of what the weights were trained on, or its folder; None if not known.
+        data_dir: Where its files were; None if that is not known, or they were in their usual place.
+        image_size: Of a folder of images, the side to which they were resized; 0 for a data set of its own size.
+        is_run: Whether it is the folder of a run, whose data set is at hand.
         chain: Of the training, and before it of those that it began with: a dict each of `weights`, `digest`, and,
             where they are known, `seconds` and `cpu_seconds`.
     """
@@ -49,18 +54,26 @@ class Source:
     channels: int
     layout: str
     load: Callable[[], ResidualNetwork]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] | None = None
+    data: str | None = None
+    data_dir: str | None = None
+    image_size: int = 0
+    is_run: bool = False
     chain: tuple[dict, ...] = ()
 
 
-def find_source(weights):
+def find_source(weights, argument="weights"):
     """Returns the `Source` of a `ResidualNetwork`, a name of `list_weights()`, a folder, or a file.
 
-    A folder is that of a finished run, or one that `training.keep.keep` wrote.
+    A folder is that of a finished run, or one that `keras-preact weights keep` wrote.
 
-    Cards, networks that have one, and runs' folders say how the pixels that they were trained on were normalised; files
-    do not. No TensorFlow runs, so that a strategy can still be made.
+    Cards, runs' folders, and networks and `.keras` files that have a card say what they were trained on, and how its
+    images were prepared. No TensorFlow runs, so that a strategy can still be made.
+
+    Args:
+        weights: What a person named.
+        argument: The name of the argument that it was given for.
 
     Raises:
         ValueError: If `weights` is none of these, or the file is not whole.
@@ -68,13 +81,13 @@ def find_source(weights):
     if isinstance(weights, ResidualNetwork):
         return _of_network(weights)
     if not isinstance(weights, (str, pathlib.Path)):
-        raise argument_error("weights", KINDS, type(weights).__name__)
-    if weights in list_weights():
-        return _of_card(get_card(weights))
+        raise argument_error(argument, KINDS, type(weights).__name__)
+    if str(weights) in list_weights():
+        return _of_card(get_card(str(weights)))
     path = pathlib.Path(weights)
     if path.is_dir():
         kept = kept_card(path)
-        return _of_card(kept) if kept else _of_run(path)
+        return _of_card(kept) if kept else _of_run(path, argument)
     readers = {".keras": _of_model_file, ".weights.h5": _of_weights_file}
     for ending, reader in readers.items():
         if path.is_file() and path.name.endswith(ending):
@@ -82,8 +95,8 @@ def find_source(weights):
                 return reader(path.resolve())
             except Exception as error:  # zipfile, h5py and damaged JSON have many kinds
                 expected = f"a whole {ending} file of a network of keras_preact"
-                raise argument_error("weights", expected, str(path), str(error)) from error
-    raise argument_error("weights", KINDS, str(weights), "" if path.exists() else _nearest_names(str(weights)))
+                raise argument_error(argument, expected, str(path), str(error)) from error
+    raise argument_error(argument, KINDS, str(weights), "" if path.exists() else _nearest_names(str(weights)))
 
 
 def _nearest_names(name):
@@ -96,10 +109,18 @@ def _nearest_names(name):
 
 def _of_network(network):
     config = network.get_config()
-    known = ()
-    if network.card is not None and network.card.preprocessing.channels == config["input_shape"][-1]:
-        known = network.card.preprocessing.mean, network.card.preprocessing.std
-    return _source(network.name, network.name, _digest_of_arrays(network), config, lambda: network, *known)
+    known = _known(network.card, config)
+    return _source(network.name, network.name, _digest_of_arrays(network), config, lambda: network, **known)
+
+
+def _known(card, config):
+    """Returns what the card of a network's weights says of the network, which may have another head or channels."""
+    if card is None or card.preprocessing.channels != config["input_shape"][-1]:
+        return {}
+    known = {"preprocessing": card.preprocessing}
+    if config["include_top"] and config["num_classes"] == len(card.classes):
+        known |= {"classes": card.classes, "data": card.dataset}
+    return known
 
 
 def _of_card(card):
@@ -111,8 +132,21 @@ def _of_card(card):
     digest, ran = card.digest or card.name, {}
     if card.path is not None and (kept := pathlib.Path(card.path).with_name(RUN)).is_file():
         ran = run_folder.read_card(kept.parent, RUN)
-    known = seen.mean, seen.std, _chain(card.name, digest, ran)
-    return Source(card.name, card.network, digest, spec, seen.channels, "stacked", load, *known)
+    return Source(
+        *(card.name, card.network, digest, spec, seen.channels, "stacked", load),
+        preprocessing=seen,
+        classes=card.classes,
+        **{"data": card.dataset, **_data(ran)},
+        chain=_chain(card.name, digest, ran),
+    )
+
+
+def _data(card):
+    """Returns what a run's card says of its data set."""
+    if "data" not in card:
+        return {}
+    size = card["recipe"].get("image_size") or 0
+    return {"data": card["data"], "data_dir": card.get("data_dir"), "image_size": size}
 
 
 def _chain(name, digest, card):
@@ -121,20 +155,21 @@ def _chain(name, digest, card):
     return (*card.get("chain", ()), {"weights": name, "digest": digest, **spent})
 
 
-def _of_run(folder):
+def _of_run(folder, argument):
     card, path = run_folder.read_card(folder), folder.resolve() / run_folder.MODEL
     if not path.is_file():
-        raise argument_error("weights", f"the folder of a finished run, with {run_folder.MODEL} in it", str(folder))
+        raise argument_error(argument, f"the folder of a finished run, with {run_folder.MODEL} in it", str(folder))
     run_folder.check_seal(folder, card)
-    mean, std = (tuple(card["preprocessing"][name]) for name in ("mean", "std"))
     name, digest = str(folder.resolve()), _digest(path)
-    known = mean, std, _chain(name, digest, card)
-    return _source(name, card["network"]["name"], digest, card["network"], _loader(path), *known)
+    known = {"preprocessing": Preprocessing(**card["preprocessing"]), "classes": tuple(map(str, card["classes"]))}
+    known |= {**_data(card), "is_run": True, "chain": _chain(name, digest, card)}
+    return _source(name, card["network"]["name"], digest, card["network"], _loader(path), **known)
 
 
 def _of_model_file(path):
-    saved = check_keras_file(path)
-    return _source(str(path), saved["config"]["name"], _digest(path), saved["config"], _loader(path))
+    config = check_keras_file(path)["config"]
+    card = config.get("card") and Card.from_config(config["card"]["config"])
+    return _source(str(path), config["name"], _digest(path), config, _loader(path), **_known(card, config))
 
 
 def _of_weights_file(path):
@@ -153,9 +188,9 @@ def _of_weights_file(path):
     return _source(str(path), f"resnet{spec.depth}", _digest(path), config, load)
 
 
-def _source(name, model, digest, config, load, *known):
+def _source(name, model, digest, config, load, **known):
     spec = NetworkSpec.from_dict(config["spec"])
-    return Source(name, model, digest, spec, config["input_shape"][-1], config["layout"], load, *known)
+    return Source(name, model, digest, spec, config["input_shape"][-1], config["layout"], load, **known)
 
 
 def _loader(path):

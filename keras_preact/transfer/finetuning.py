@@ -98,8 +98,8 @@ def finetune(
         steps_per_epoch = recipe.steps // changes["epochs"]
         tuning = dataclasses.replace(tuning, unfreeze_every=tuning.unfreeze_every * steps_per_epoch)
     tuning.check(len(source.spec.units), recipe)
-    if source.mean is not None:
-        data = dataclasses.replace(data, mean=source.mean, std=source.std)
+    if source.preprocessing is not None:
+        data = dataclasses.replace(data, mean=source.preprocessing.mean, std=source.preprocessing.std)
     where = str(data_dir) if data_dir else None
     experiment = FineTuned(source.model, data.folder or data.name, where, name, recipe, {}, source, tuning)
     run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)

@@ -1,14 +1,13 @@
 """Where `explain` gets its network and its images from."""
 
-import pathlib
+import re
 
 import numpy as np
 from keras import ops
 
 from keras_preact.errors import argument_error
-from keras_preact.network.model import ResidualNetwork
-from keras_preact.training import run_folder
 from keras_preact.training.evaluation import loaded
+from keras_preact.training.source import find_source
 from keras_preact.zoo import get_model, model_key
 
 
@@ -16,36 +15,27 @@ def find_network(model, data=None, data_dir=None):
     """Returns the `ResidualNetwork` that `model` means, and the `DataSet` to measure it on.
 
     Args:
-        model: A network's name, which is built untrained for the data; a run folder; a `.keras` file; or a network.
-        data: The name of a data set, or a `DataSet`. If None, a run's own, else the digits.
+        model: A network's name, which is built untrained for the data; or a trained network: see
+            `training.source.find_source`.
+        data: The name of a data set, or a `DataSet`. If None, what the network was trained on if that is a run's
+            and is here, else the digits.
         data_dir: The folder in which to look for it; likewise.
 
     Raises:
         ValueError: If `model` is none of these, or holds no network of this package.
     """
-    if isinstance(model, ResidualNetwork):
-        return model, _data(data, data_dir)
-    path = pathlib.Path(str(model))
-    if path.is_dir():
-        card = run_folder.read_card(path)
-        network = _checked(run_folder.load_model(path), model)
-        data_dir = data_dir or (card.get("data_dir") if data is None else None)
-        return network, loaded(card["data"] if data is None else data, data_dir, card["recipe"].get("image_size"))
-    if path.suffix == ".keras":
-        return _checked(run_folder.read_model(path), model), _data(data, data_dir)
-    key, data = model_key(model), _data(data, data_dir)
-    shape = (None, None, data.image_shape[-1])  # the images decide the size
-    return get_model(key, input_shape=shape, num_classes=len(data.class_names)), data
+    if isinstance(model, str) and re.fullmatch(r"resnet\d+", model.lower()):
+        key, data = model_key(model), _data(data, data_dir)
+        shape = (None, None, data.image_shape[-1])  # the images decide the size
+        return get_model(key, input_shape=shape, num_classes=len(data.class_names)), data
+    source = find_source(model, "model")
+    if data is None and source.is_run:
+        return source.load(), loaded(source.data, data_dir or source.data_dir, source.image_size)
+    return source.load(), _data(data, data_dir, source.image_size)
 
 
-def _data(data, data_dir):
-    return loaded("digits" if data is None else data, data_dir, None)
-
-
-def _checked(network, model):
-    if not isinstance(network, ResidualNetwork):
-        raise argument_error("model", "a network that keras_preact built (a ResidualNetwork)", str(model))
-    return network
+def _data(data, data_dir, image_size=0):
+    return loaded("digits" if data is None else data, data_dir, image_size)
 
 
 def batch_for(network, data, count):
