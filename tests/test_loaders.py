@@ -1,5 +1,6 @@
 """Data sets from files: image folders, CIFAR in every form, ImageNet's layout, and what is refused."""
 
+import dataclasses
 import hashlib
 import io
 import socket
@@ -13,9 +14,9 @@ import pytest
 from PIL import Image
 
 import keras_preact
-from keras_preact.data import DATA_SETS, Augmentation, download, files, folders, load
+from keras_preact.data import DATA_SETS, Augmentation, cifar, files, folders, load
 from keras_preact.data.batches import TrainingBatches
-from keras_preact.data.cifar import CIFAR10, CIFAR100
+from keras_preact.data.cifar import CIFAR10, CIFAR100, load_cifar
 from keras_preact.data.preparation import Preparation
 from keras_preact.training import publish, run_folder
 
@@ -406,18 +407,27 @@ def test_what_tfds_or_keras_keep_is_found(no_data, monkeypatch):
 
 
 def test_the_archive_is_downloaded_once_and_its_hash_is_checked(no_data, monkeypatch):
-    source = no_data / "source"
+    records = np.zeros((4, 3073), np.uint8)
+    records[:, 0] = 1, 2, 3, 4
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as file:
+        for name in (*CIFAR10.train_files, CIFAR10.test_file):
+            member = tarfile.TarInfo(f"{CIFAR10.folder}/{name}")
+            member.size = records.size
+            file.addfile(member, io.BytesIO(records.tobytes()))
+    source, target = no_data / "source", no_data / "keras" / "datasets"
     source.mkdir()
-    (source / "a.bin").write_bytes(b"contents")
-    monkeypatch.setattr(download, "is_reachable", lambda url: True)
-    url, target = (source / "a.bin").as_uri(), no_data / "keras" / "datasets"
-    with pytest.raises(OSError, match=r"(?i)hash|incomplete|corrupted"):
-        download.download(url, "0" * 64, target)
-    assert not (target / "a.bin").exists()
-    digest = hashlib.sha256(b"contents").hexdigest()
-    assert download.download(url, digest, target) == str(target / "a.bin")
-    (source / "a.bin").unlink()
-    assert download.download(url, digest, target) == str(target / "a.bin")
+    (source / CIFAR10.archive).write_bytes(archive.getvalue())
+    monkeypatch.setattr(cifar, "HOME", f"{source.as_uri()}/")
+    monkeypatch.setattr(cifar.store, "is_reachable", lambda url: True)
+    with pytest.raises(ValueError, match=r"data_dir.*sha256 is c4a38c50.*Download .*put it into"):
+        load("cifar10")
+    assert not list(target.iterdir())
+    kind = dataclasses.replace(CIFAR10, sha256=hashlib.sha256(archive.getvalue()).hexdigest())
+    monkeypatch.setenv("KERAS_PREACT_WEIGHTS", str(no_data))  # which is not for data sets
+    assert load_cifar(kind).train.labels.tolist() == [1, 2, 3, 4] * 5
+    (source / CIFAR10.archive).unlink()
+    assert load_cifar(kind).test.labels.tolist() == [1, 2, 3, 4]
 
 
 def test_cifar_at_half_its_side_keeps_the_colours(tmp_path):

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from keras_preact.data.dataset import ArraySplit, DataSet, check_images, resized
-from keras_preact.data.download import download
 from keras_preact.data.tfds import find_prepared, read_whole, tfds_folder
 from keras_preact.errors import argument_error
+from keras_preact.weights import store
 
 HOME = "https://www.cs.toronto.edu/~kriz/"
 CIFAR100_CLASSES = """
@@ -24,6 +24,7 @@ skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table ta
 tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 SIDE = 32  # pixels
+LARGEST = 200_000_000  # bytes of an archive; the larger has 170
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -207,10 +208,13 @@ def _first_file(given, within, suffix):
 
 
 def _download(kind, folder):
+    remote = store.Remote(HOME + kind.archive, f"sha256:{kind.sha256}", LARGEST, is_mirrored=False)
     try:
-        return download(HOME + kind.archive, kind.sha256, folder)
-    except OSError as error:
-        hint = f"{error}. {_help(kind, folder)}"
+        if not store.is_reachable(remote.url):
+            raise OSError(f"{HOME} was not reached in {store.CONNECT_SECONDS:g} s.")
+        return store.fetch(remote, folder / kind.archive)
+    except (OSError, ValueError) as error:
+        hint = f"{error} {_help(kind, folder)}"
         raise argument_error("data_dir", f"a folder with {kind.name} in it", None, hint) from error
 
 

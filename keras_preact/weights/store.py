@@ -24,6 +24,7 @@ from keras_preact.files import DOWNLOAD, written_aside
 
 PLACE = "KERAS_PREACT_WEIGHTS"
 CHUNK = 1 << 18
+CONNECT_SECONDS = 3.0
 BUSY = (408, 429)  # request timeout, too many requests: the file may well be there
 RANGE_REFUSED = 416
 HASHES = {"md5": 32, "sha1": 40, "sha256": 64}  # hexadecimal digits
@@ -39,6 +40,7 @@ class Remote:
         limit: The most bytes that are read.
         member: If `url` is a zip archive, the name in it of the file, whose hash `digest` is.
         file: What a folder or a mirror calls it; the last part of `url` if None.
+        is_mirrored: Whether the folder or the mirror `KERAS_PREACT_WEIGHTS` has it, where that is set.
     """
 
     url: str
@@ -46,6 +48,7 @@ class Remote:
     limit: int
     member: str | None = None
     file: str | None = None
+    is_mirrored: bool = True
 
     def __post_init__(self):
         check_digest(self.digest)
@@ -112,7 +115,12 @@ def fetch(remote, path, place=None, timeout=30.0, tries=3, pause=1.0, slowest=bo
         if isinstance(source, str):
             found = aside.with_name(DOWNLOAD)
             is_whole = functools.partial(_is_whole, remote)
-            _download(source, found, remote.limit, is_whole, timeout, tries, pause, slowest, progress or show_progress)
+            progress = progress or show_progress
+            problem = _download(source, found, remote.limit, is_whole, timeout, tries, pause, slowest, progress)
+            if problem:
+                hint = f" Or download it elsewhere, put it into a folder, and set {PLACE} to that folder."
+                problem = f"{source} could not be read in {tries} tries: {problem}."
+                raise ConnectionError(problem + hint * remote.is_mirrored)
         if remote.member is not None and pathlib.Path(found).name != remote.member:
             _take_out(found, remote, aside)
         else:
@@ -124,8 +132,7 @@ def fetch(remote, path, place=None, timeout=30.0, tries=3, pause=1.0, slowest=bo
 
 def _source(remote, place):
     """Returns what to read: a URL, or the `Path` of a file in the folder `place`."""
-    place = chosen_place(place)
-    if place is None:
+    if not remote.is_mirrored or (place := chosen_place(place)) is None:
         return remote.url
     if is_mirror(place):
         return f"{str(place).rstrip('/')}/{remote.names[0]}"
@@ -222,7 +229,7 @@ class _Transfer:
 
 
 def _download(url, path, limit, is_whole, timeout, tries, pause, slowest, progress):
-    """Reads `url` into the file `path`, which may then hold anything up to `limit` bytes."""
+    """Reads `url` into the file `path`, which may then hold anything up to `limit` bytes; returns why not, or ""."""
     with open(path, "wb") as file:
 
         def all_there():
@@ -233,10 +240,24 @@ def _download(url, path, limit, is_whole, timeout, tries, pause, slowest, progre
         for attempt in range(tries):
             time.sleep(pause * 2 ** (attempt - 1) if attempt else 0)
             if not (problem := transfer.attempt(timeout, slowest)):
-                return
-    hint = f"Or download it elsewhere, put it into a folder, and set {PLACE} to that folder."
-    problem = printable(" ".join(problem.split()))
-    raise ConnectionError(f"{url} could not be read in {tries} tries: {problem}. {hint}")
+                return ""
+    return printable(" ".join(problem.split()))
+
+
+def is_reachable(url):
+    """Returns whether a connection to the server, or to the proxy for it, opens within `CONNECT_SECONDS`."""
+    address = urllib.parse.urlsplit(urllib.request.getproxies().get("https") or url)
+    reached = threading.Event()
+
+    def connect():
+        with contextlib.suppress(OSError), socket.create_connection((address.hostname, address.port or 443)):
+            reached.set()
+
+    # In a thread, as looking a name up has no time limit.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    return reached.is_set()
 
 
 @contextlib.contextmanager
