@@ -5,8 +5,6 @@ import threading
 import urllib.parse
 import urllib.request
 
-import keras
-
 CONNECT_SECONDS = 3.0
 STALL_SECONDS = 60.0
 
@@ -23,6 +21,8 @@ def download(url, sha256, folder):
         OSError: If the server is not reached in `CONNECT_SECONDS`, sends nothing for `STALL_SECONDS`, or sends
             something else.
     """
+    import keras
+
     if not is_reachable(url):
         raise OSError(f"{urllib.parse.urlsplit(url).hostname} was not reached in {CONNECT_SECONDS:g} s")
     folder.mkdir(parents=True, exist_ok=True)  # Keras writes into /tmp if it is not there

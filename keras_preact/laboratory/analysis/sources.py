@@ -6,10 +6,11 @@ import numpy as np
 from keras import ops
 
 from keras_preact.errors import argument_error
+from keras_preact.network.families import model_key
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.training import run_folder
 from keras_preact.training.evaluation import loaded
-from keras_preact.zoo import get_model, model_key
+from keras_preact.zoo import get_model
 
 
 def find_network(model, data=None, data_dir=None):
