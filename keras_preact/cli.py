@@ -161,7 +161,7 @@ def _with_keras(function):
 
     @functools.wraps(function)
     def run(*arguments, **keywords):
-        is_quiet = "keras" not in sys.modules and os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3"
+        is_quiet = "keras" not in sys.modules and os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3" and sys.stderr
         with stderr_held() if is_quiet else contextlib.nullcontext():
             importlib.import_module("keras")
         return function(*arguments, **keywords)
