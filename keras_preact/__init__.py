@@ -6,40 +6,8 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING
 
-# As a command, leave TensorFlow's start-up notes out.
-if pathlib.Path(sys.argv[0]).name == "keras-preact" or (sys.argv[0] == "-m" and "keras_preact" in sys.orig_argv):
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-from keras_preact.backbone import ResNetFeatures
-from keras_preact.network.costs import summary
-from keras_preact.network.deepening import deepen
-from keras_preact.network.families import IMPLEMENTATIONS, cifar_spec, imagenet_spec
-from keras_preact.network.frozen import frozen_function
-from keras_preact.network.model import ResidualNetwork, relayout
-from keras_preact.network.registry import register_ordering, register_shortcut, register_unit
-from keras_preact.network.shortcuts import ShortcutParameter
-from keras_preact.network.spec import (
-    ORDERINGS,
-    SHORTCUT_PARAMETERS,
-    NetworkSpec,
-    Ordering,
-    ShortcutSpec,
-    StemSpec,
-)
-from keras_preact.resnets import (
-    ResNet,
-    ResNet50,
-    ResNet101,
-    ResNet110,
-    ResNet152,
-    ResNet164,
-    ResNet200,
-    ResNet1001,
-)
-from keras_preact.version import __version__
-from keras_preact.zoo import build_network, fetch_weights, get_model, list_models
-
-if TYPE_CHECKING:  # for editors and type checkers: the names of _LAZY
+if TYPE_CHECKING:  # for editors and type checkers: the names of _AT_ONCE and _LAZY
+    from keras_preact.backbone import ResNetFeatures
     from keras_preact.data import load
     from keras_preact.data.augment import Augmentation
     from keras_preact.data.batches import TrainingBatches
@@ -50,6 +18,25 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _LAZY
     from keras_preact.laboratory.reproduce.report import reproduce_table
     from keras_preact.laboratory.sweep.grid import sweep
     from keras_preact.laboratory.sweep.hypermodel import PreActHyperModel
+    from keras_preact.network.costs import summary
+    from keras_preact.network.deepening import deepen
+    from keras_preact.network.families import IMPLEMENTATIONS, cifar_spec, imagenet_spec
+    from keras_preact.network.frozen import frozen_function
+    from keras_preact.network.model import ResidualNetwork, relayout
+    from keras_preact.network.registry import register_ordering, register_shortcut, register_unit
+    from keras_preact.network.shortcuts import SHORTCUT_PARAMETERS, ShortcutParameter, ShortcutSpec
+    from keras_preact.network.spec import NetworkSpec, StemSpec
+    from keras_preact.network.unit_spec import ORDERINGS, Ordering
+    from keras_preact.resnets import (
+        ResNet,
+        ResNet50,
+        ResNet101,
+        ResNet110,
+        ResNet152,
+        ResNet164,
+        ResNet200,
+        ResNet1001,
+    )
     from keras_preact.training.evaluation import evaluate
     from keras_preact.training.predictor import predict
     from keras_preact.training.publish import verify
@@ -58,14 +45,46 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _LAZY
     from keras_preact.training.trainer import train
     from keras_preact.transfer.finetuning import finetune
     from keras_preact.transfer.rule import recipe_for
+    from keras_preact.version import __version__
     from keras_preact.weights.cards import Card, get_card, list_weights
     from keras_preact.weights.preprocessing import Preprocessing, decode_predictions, preprocess_input
+    from keras_preact.zoo import build_network, fetch_weights, get_model, list_models
 
-# Not names, but what a run's model.keras is compiled with; Keras finds only what has been imported.
-importlib.import_module("keras_preact.training.muon")
-importlib.import_module("keras_preact.training.optimizers")
-importlib.import_module("keras_preact.training.training_model")
-
+# Public names that a person's `import keras_preact` brings at once. A command imports what it needs.
+_AT_ONCE = {
+    "IMPLEMENTATIONS": "keras_preact.network.families",
+    "NetworkSpec": "keras_preact.network.spec",
+    "ORDERINGS": "keras_preact.network.unit_spec",
+    "Ordering": "keras_preact.network.unit_spec",
+    "ResNet": "keras_preact.resnets",
+    "ResNet50": "keras_preact.resnets",
+    "ResNet101": "keras_preact.resnets",
+    "ResNet110": "keras_preact.resnets",
+    "ResNet152": "keras_preact.resnets",
+    "ResNet164": "keras_preact.resnets",
+    "ResNet200": "keras_preact.resnets",
+    "ResNet1001": "keras_preact.resnets",
+    "ResNetFeatures": "keras_preact.backbone",
+    "ResidualNetwork": "keras_preact.network.model",
+    "SHORTCUT_PARAMETERS": "keras_preact.network.shortcuts",
+    "ShortcutParameter": "keras_preact.network.shortcuts",
+    "ShortcutSpec": "keras_preact.network.shortcuts",
+    "StemSpec": "keras_preact.network.spec",
+    "__version__": "keras_preact.version",
+    "build_network": "keras_preact.zoo",
+    "cifar_spec": "keras_preact.network.families",
+    "deepen": "keras_preact.network.deepening",
+    "fetch_weights": "keras_preact.zoo",
+    "frozen_function": "keras_preact.network.frozen",
+    "get_model": "keras_preact.zoo",
+    "imagenet_spec": "keras_preact.network.families",
+    "list_models": "keras_preact.zoo",
+    "register_ordering": "keras_preact.network.registry",
+    "register_shortcut": "keras_preact.network.registry",
+    "register_unit": "keras_preact.network.registry",
+    "relayout": "keras_preact.network.model",
+    "summary": "keras_preact.network.costs",
+}
 # Public names whose modules bring more than Keras with them; they are imported when first asked for.
 _LAZY = {
     "Augmentation": "keras_preact.data.augment",
@@ -93,21 +112,35 @@ _LAZY = {
     "train": "keras_preact.training.trainer",
     "verify": "keras_preact.training.publish",
 }
-_NOW = (
-    *("IMPLEMENTATIONS", "ORDERINGS", "SHORTCUT_PARAMETERS", "NetworkSpec", "Ordering", "ResNet", "ResNet50"),
-    *("ResNet101", "ResNet110", "ResNet152", "ResNet164", "ResNet200", "ResNet1001", "ResNetFeatures"),
-    *("ResidualNetwork", "ShortcutSpec", "StemSpec", "__version__", "build_network", "cifar_spec", "deepen"),
-    *("fetch_weights", "frozen_function", "get_model", "imagenet_spec", "list_models", "relayout", "summary"),
+# What a run's model.keras is compiled with: Keras finds only what has been imported.
+_REGISTERING = (
+    "keras_preact.training.muon",
+    "keras_preact.training.optimizers",
+    "keras_preact.training.training_model",
 )
 _TUNES = all(map(importlib.util.find_spec, ("keras_tuner", "tensorboard")))  # the extra `tune`
-__all__ = [*_NOW, *(name for name in _LAZY if _TUNES or name != "PreActHyperModel")]
+__all__ = [*_AT_ONCE, *(name for name in _LAZY if _TUNES or name != "PreActHyperModel")]
 
 
 def __getattr__(name):
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _AT_ONCE or name in _LAZY:
+        return getattr(importlib.import_module({**_AT_ONCE, **_LAZY}[name]), name)
     raise AttributeError(f"module 'keras_preact' has no attribute {name!r}")
 
 
 def __dir__():
     return sorted(__all__)
+
+
+def _is_command():
+    """Returns whether this process is `keras-preact`, or `python -m keras_preact`."""
+    program = sys.argv[0] if sys.argv else ""
+    return pathlib.PurePath(program).name == "keras-preact" or (program == "-m" and "keras_preact" in sys.orig_argv)
+
+
+if _is_command():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # leaves TensorFlow's notes out
+else:
+    globals().update({name: __getattr__(name) for name in _AT_ONCE})
+    for _module in _REGISTERING:
+        importlib.import_module(_module)

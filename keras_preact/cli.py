@@ -1,20 +1,103 @@
-"""The command line: `keras-preact <verb>`. The verbs are in `commands/`, each one call of a public function."""
+"""The command line: `keras-preact <verb>`. The verbs are in `commands/`, each one call of a public function.
+
+Only the module of the verb that is asked for is imported, and Keras only for verbs that compute.
+"""
 
 import argparse
 import contextlib
+import functools
+import importlib
 import logging
+import os
+import shutil
 import signal
+import subprocess
 import sys
+import textwrap
+from typing import NamedTuple
 
-import tyro
-
-from keras_preact.commands import explain, export, networks, reproduce, runs, sweep, transfer, weights
-from keras_preact.errors import printable
-from keras_preact.exporting import ParityError
+from keras_preact.errors import ParityError, check_choice, printable
 from keras_preact.training.signals import EndingSignals, status
 from keras_preact.version import __version__
 
-ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3. --version prints the version."
+ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3."
+HELP = {"-h", "--help"}
+
+
+class Verb(NamedTuple):
+    """Says where a verb is, what it does (the first line of its function's docstring), and whether it needs Keras."""
+
+    module: str
+    function: str
+    summary: str
+    computes: bool = True
+
+
+VERBS = {
+    "train": Verb(
+        "runs", "train_command", "Trains a network and writes a run folder: model, SavedModel, card, history, curves."
+    ),
+    "launch": Verb(
+        "runs",
+        "launch",
+        "Runs `keras-preact COMMAND...` as several local workers of one job; if one dies, all start again.",
+        computes=False,
+    ),
+    "finetune": Verb(
+        "transfer",
+        "finetune",
+        "Trains a trained network on other images: a new head, and as much of the rest as you say.",
+    ),
+    "evaluate": Verb("runs", "evaluate", "Measures a run's saved model on its test images again."),
+    "predict": Verb("runs", "predict", "Classifies image files with a run's model."),
+    "export": Verb(
+        "export",
+        "export",
+        "Writes a trained model as SavedModel, ONNX and LiteRT, and compares each file with it in a fresh process.",
+    ),
+    "list": Verb(
+        "networks", "list_networks", "Lists the networks with their parameters and multiply-adds.", computes=False
+    ),
+    "inspect": Verb("networks", "inspect", "Shows what a network costs, stage by stage."),
+    "reproduce": Verb(
+        "reproduce",
+        "reproduce",
+        "Runs the experiments of a table or figure of the paper, and prints or draws ours beside it.",
+    ),
+    "sweep": Verb(
+        "sweep",
+        "sweep",
+        "Trains every point of a grid with several seeds: one row each, medians, a picture, the best run.",
+    ),
+    "explain": Verb(
+        "explain",
+        "explain",
+        "Measures why a network trains, or does not, and writes an HTML report with pictures.",
+    ),
+    "weights list": Verb(
+        "weights",
+        "list_cards",
+        "Lists trained weights: where they are from, their error as their author printed it, their size and licence.",
+        computes=False,
+    ),
+    "weights show": Verb(
+        "weights",
+        "show",
+        "Shows all that is known of a set of trained weights, and the options of their network.",
+        computes=False,
+    ),
+    "weights fetch": Verb(
+        "weights", "fetch", "Downloads and converts trained weights, or takes them from a folder or a mirror."
+    ),
+    "weights keep": Verb(
+        "weights",
+        "keep",
+        "Writes weights, card and history of a finished run to a folder <model>.<data>.<recipe>.",
+    ),
+    "verify": Verb(
+        "weights", "verify", "Measures the error of trained weights again, and compares it to what their card states."
+    ),
+}
 
 
 class _Terminal(logging.Handler):
@@ -43,6 +126,101 @@ def _shown():
         logger.level, logger.propagate = before
 
 
+# A process of its own holds the text, so that it is shown, too, if the one that writes it crashes.
+_HOLDER = r"""
+import sys
+text = sys.stdin.buffer.read()
+if not text.endswith(b"\0"):
+    sys.stderr.buffer.write(text)
+"""
+
+
+@contextlib.contextmanager
+def stderr_held():
+    """Holds back what is written to file descriptor 2; it is shown unless the body ends without an error."""
+    sys.stderr.flush()
+    own, command = os.dup(2), [sys.executable, "-I", "-S", "-c", _HOLDER]
+    try:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as holder:
+            os.dup2(holder.stdin.fileno(), 2)
+            try:
+                yield
+                os.write(2, b"\0")
+            finally:
+                sys.stderr.flush()
+                os.dup2(own, 2)
+    finally:
+        os.close(own)
+
+
+def _with_keras(function):
+    """Returns a verb's function that imports Keras, and so its backend, first: without the notes of their start.
+
+    Whoever has set TF_CPP_MIN_LOG_LEVEL to another value than 3 sees them.
+    """
+
+    @functools.wraps(function)
+    def run(*arguments, **keywords):
+        is_quiet = "keras" not in sys.modules and os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3" and sys.stderr
+        with stderr_held() if is_quiet else contextlib.nullcontext():
+            importlib.import_module("keras")
+        return function(*arguments, **keywords)
+
+    return run
+
+
+def help_text(group=""):
+    """Returns the help of `keras-preact`, or of a group of verbs such as `weights`: one line a verb."""
+    prefix = f"{group} " if group else ""
+    found = {name: verb.summary for name, verb in VERBS.items() if name.startswith(prefix)}
+    indent, columns = 4 + max(map(len, found)), shutil.get_terminal_size().columns
+    lines = [f"usage: keras-preact {prefix}VERB ...", "", *([] if group else [ABOUT, ""]), "verbs:"]
+    for name, summary in found.items():
+        lines += textwrap.wrap(f"  {name}".ljust(indent) + summary, columns, subsequent_indent=" " * indent)
+    return "\n".join([*lines, "", "VERB --help shows its arguments; --version prints the version."])
+
+
+def find_verb(arguments):
+    """Returns (verb, its own arguments) of a command line; a `ValueError` names the nearest verb if there is none.
+
+    Where no verb is given, they are (group, None): ("weights", None) of `weights` and `weights --help`.
+    """
+    groups = {name.partition(" ")[0] for name in VERBS if " " in name}
+    group = arguments[0] if arguments and arguments[0] in groups else ""
+    rest = arguments[1:] if group else arguments
+    if not rest or rest[0] in HELP:
+        return group, None
+    name = f"{group} {rest[0]}".strip()
+    if name not in VERBS:
+        choices = [known.partition(" ") for known in VERBS]
+        choices = dict.fromkeys(second if group else first for first, _, second in choices if group in ("", first))
+        check_choice("verb", rest[0], choices)
+    return name, rest[1:]
+
+
+def function_of(name, arguments=()):
+    """Returns the function of a verb, whose module is imported; `train`'s has the defaults of `--recipe`."""
+    verb = VERBS[name]
+    function = getattr(importlib.import_module(f"keras_preact.commands.{verb.module}"), verb.function)
+    if name == "train":
+        chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        chosen.add_argument("--recipe", default="digits")
+        function = function(chosen.parse_known_args(arguments)[0].recipe)
+    return _with_keras(function) if verb.computes else function
+
+
+def _run(arguments):
+    name, rest = find_verb(arguments)
+    if rest is None:
+        is_asked = not HELP.isdisjoint(arguments)
+        print(help_text(name), file=sys.stdout if is_asked else sys.stderr)
+        raise SystemExit(0 if is_asked else 2)
+    import tyro
+
+    with _shown(), EndingSignals("It was ended by this signal."):
+        tyro.cli(function_of(name, rest), prog=f"keras-preact {name}", args=rest)
+
+
 def main(arguments=None):
     """Runs the command line; a wrong argument is one message and exit status 2, no traceback.
 
@@ -52,26 +230,8 @@ def main(arguments=None):
     if arguments == ["--version"]:
         print(f"keras-preact {__version__}")
         return
-    chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chosen.add_argument("--recipe", default="digits")
     try:
-        verbs = {
-            "train": runs.train_command(chosen.parse_known_args(arguments)[0].recipe),
-            "launch": runs.launch,
-            "finetune": transfer.finetune,
-            "evaluate": runs.evaluate,
-            "predict": runs.predict,
-            "export": export.export,
-            "list": networks.list_networks,
-            "inspect": networks.inspect,
-            "reproduce": reproduce.reproduce,
-            "sweep": sweep.sweep,
-            "explain": explain.explain,
-            "weights": weights.weights,
-            "verify": weights.verify,
-        }
-        with _shown(), EndingSignals("It was ended by this signal."):
-            tyro.extras.subcommand_cli_from_dict(verbs, prog="keras-preact", description=ABOUT, args=arguments)
+        _run(arguments)
     except KeyboardInterrupt:
         print("\nkeras-preact: SIGINT. It was ended by Ctrl-C.", file=sys.stderr)
         raise SystemExit(status(signal.SIGINT)) from None

@@ -8,6 +8,10 @@ import math
 import numbers
 
 
+class ParityError(RuntimeError):
+    """An exported file gives something else than the Keras model; it has been removed."""
+
+
 def argument_error(argument, expected, received, hint=""):
     """Returns the `ValueError` that names `argument`, what it must be, what was received, and a way out."""
     hint = f" {printable(hint)}" if hint else ""

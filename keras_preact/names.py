@@ -1,5 +1,9 @@
-"""Names from cards, data sets and object stores as names of files: made safe, or refused. No other file makes any."""
+"""Names from cards, data sets and object stores as names of files: made safe, or refused. No other file makes any.
 
+Commands, too, are named here, as a person would type them.
+"""
+
+import pathlib
 import unicodedata
 
 from keras_preact import bounds
@@ -50,6 +54,13 @@ def check_lines(argument, names):
     if wrong := [name for name in names if not name.strip() or not _is_line(name)]:
         raise argument_error(argument, "names of one line, of text alone", wrong[0])
     return names
+
+
+def command_line(arguments):
+    """Returns a command, as `sys.argv` has it, in one line: its program by name alone, `python -m` by the command's."""
+    program = pathlib.PurePath(arguments[0])
+    name = "keras-preact" if program.parts[-2:] == ("keras_preact", "__main__.py") else program.name
+    return " ".join([name, *arguments[1:]])
 
 
 def _is_line(text):

@@ -8,10 +8,10 @@ import keras
 
 from keras_preact.errors import argument_error, arguments_checked, check_arguments, check_choice, check_integer
 from keras_preact.network.checks import LAYOUTS, check_execution, check_features
-from keras_preact.network.families import FAMILIES, IMPLEMENTATIONS, NETWORKS, changed, family_of
+from keras_preact.network.families import FAMILIES, NETWORKS, changed, chosen
 from keras_preact.network.model import ResidualNetwork, read_fingerprint
 from keras_preact.network.spec import NetworkSpec
-from keras_preact.weights.cards import Card, find_weights, get_card
+from keras_preact.weights.cards import Card, card_spec, find_weights, get_card
 from keras_preact.weights.pretrained import check_spec, load_pretrained, weights_file
 
 # What other libraries call an argument, and what there is of it here.
@@ -229,13 +229,6 @@ def _card_spec_of(base, card):
     return theirs
 
 
-def card_spec(card):
-    """Returns the `NetworkSpec` of a card's network."""
-    if card.spec is not None:
-        return NetworkSpec.from_dict(card.spec)
-    return network_spec(card.network, **IMPLEMENTATIONS[card.graph])
-
-
 def list_models(pattern="*"):
     """Returns the names that have a function of their own, `ResNet164` as `"resnet164"`, by family and depth.
 
@@ -248,35 +241,6 @@ def list_models(pattern="*"):
     if not isinstance(pattern, str):
         raise argument_error("pattern", 'a string such as "resnet1*"', pattern)
     return [name for name in NETWORKS if fnmatch.fnmatchcase(name, pattern.lower())]
-
-
-def model_key(name):
-    """Returns `name`, in any case, as `get_model` takes it; raises a `ValueError` if there is no such network."""
-    key = name.lower() if isinstance(name, str) else name
-    if isinstance(key, str) and key.startswith("resnet") and key[6:].isdigit() and key not in NETWORKS:
-        family_of(int(key[6:]))
-        return key
-    return check_choice("model", key, NETWORKS)
-
-
-def _chosen(name, family):
-    """Returns the family of a name, and the arguments of its function that choose the network."""
-    key = model_key(name)
-    if key in NETWORKS and family in (None, NETWORKS[key][0]):
-        return NETWORKS[key]
-    depth = int(key[6:])
-    return family_of(depth) if family is None else check_choice("family", family, FAMILIES), {"depth": depth}
-
-
-def model_family(name):
-    """Returns `"cifar"` or `"imagenet"`, the family that `get_model` takes `name` from."""
-    return _chosen(name, None)[0]
-
-
-def network_spec(name, family=None, **fields):
-    """Returns the `NetworkSpec` of the network that `get_model(name, family=family)` builds, some fields changed."""
-    family, which = _chosen(name, family)
-    return FAMILIES[family][0](**{**which, **fields})
 
 
 def get_model(name, *, family=None, **keywords):
@@ -292,7 +256,7 @@ def get_model(name, *, family=None, **keywords):
         ValueError: If there is none of that name, or an argument is not allowed; the nearest is named.
     """
     check_arguments("get_model", keywords, ("family", *ARGUMENTS), FOREIGN)
-    return build_of_family(*_chosen(name, family), keywords)
+    return build_of_family(*chosen(name, family), keywords)
 
 
 def fetch_weights(name, place=None, digest=None, output=None):

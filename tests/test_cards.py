@@ -23,10 +23,9 @@ from keras_preact.data import load
 from keras_preact.network.costs import network_costs
 from keras_preact.training import publish
 from keras_preact.weights import store
-from keras_preact.weights.cards import check_file, read_card
+from keras_preact.weights.cards import card_spec, check_file, read_card
 from keras_preact.weights.converters import CONVERTERS
 from keras_preact.weights.preprocessing import Preprocessing
-from keras_preact.zoo import card_spec
 
 
 @pytest.fixture(scope="module")

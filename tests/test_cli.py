@@ -2,11 +2,16 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
-from keras_preact.cli import main
-from keras_preact.commands import networks, runs
+from keras_preact.cli import VERBS, function_of, help_text, main
+from keras_preact.commands import networks
+from keras_preact.names import command_line
+from keras_preact.training import trainer
 from keras_preact.weights.cards import TRAINED
 
 
@@ -53,7 +58,7 @@ def test_train_evaluate_predict_and_inspect(tmp_path, capsys):
 
 def test_train_takes_a_family_where_a_depth_is_in_both(monkeypatch):
     asked = []
-    monkeypatch.setattr(runs.trainer, "train", lambda model, **keywords: asked.append(keywords["model_options"]) or {})
+    monkeypatch.setattr(trainer, "train", lambda model, **keywords: asked.append(keywords["model_options"]) or {})
     main(["train", "ResNet50", "--family", "cifar"])
     main(["train", "ResNet50"])
     assert asked[0] == {**asked[1], "family": "cifar"}
@@ -104,12 +109,84 @@ def test_wrong_input_is_one_message_and_status_2(arguments, message, capsys, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["setup.cfg"]
 
 
-@pytest.mark.parametrize("verb", ["train", "finetune", "evaluate", "predict", "export", "list", "inspect", "reproduce"])
-def test_every_verb_has_help(verb, capsys):
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_whose_summary_is_that_of_its_function(verb, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([verb, "--help"])
+        main([*verb.split(), "--help"])
     assert stop.value.code == 0
     assert f"keras-preact {verb}" in capsys.readouterr().out
+    assert VERBS[verb].summary == function_of(verb).__doc__.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 0, "usage: keras-preact VERB"),
+        (["weights", "-h"], 0, "usage: keras-preact weights VERB"),
+        ([], 2, "usage: keras-preact VERB"),
+        (["weights"], 2, "usage: keras-preact weights VERB"),
+        (["trian"], 2, 'Nearest: "train"'),
+        (["weights", "shwo", "x"], 2, 'Nearest: "show"'),
+    ],
+)
+def test_without_a_verb_there_is_help_or_the_nearest(arguments, status, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == status
+    captured = capsys.readouterr()
+    assert said in (captured.err if status else captured.out)
+
+
+def test_the_help_lists_every_verb_in_the_width_of_the_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = help_text().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [verb for verb in VERBS if not any(line.startswith(f"  {verb} ") for line in lines)] == []
+    found = [line[2:].partition("  ")[0] for line in help_text("weights").splitlines() if line.startswith("  w")]
+    assert found == [verb for verb in VERBS if verb.startswith("weights ")]
+
+
+HELD = """
+import os, sys
+from keras_preact.cli import stderr_held
+with stderr_held():
+    os.write(2, b"a note\\n")
+    {}
+os.write(2, b"after\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [("pass", "after"), ("raise ValueError", "a note\nTraceback"), ("os.abort()", "a note")],
+)
+def test_notes_are_held_back_and_shown_if_their_writer_fails_or_crashes(end, said):
+    code = HELD.format(end)
+    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
+    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'keras-preact'\n" + code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stderr.startswith(said)
+
+
+def test_a_command_that_computes_shows_no_notes_of_tensorflow(tmp_path):
+    command = [sys.executable, "-m", "keras_preact", "train", "ResNet11"]
+    flags = ["--epochs", "1", "--global-batch-size", "256", "--output", str(tmp_path / "run")]
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert card["command"] == f"keras-preact train ResNet11 {' '.join(flags)}"
+    command[3:] = ["inspect", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "11 layers" in done.stdout
+
+
+def test_a_command_is_named_as_a_person_types_it():
+    assert command_line(["/usr/bin/keras-preact", "list"]) == "keras-preact list"
+    assert command_line(["/lib/keras_preact/__main__.py", "list"]) == "keras-preact list"
+    assert command_line(["examples/own.py", "-x"]) == "own.py -x"
+    assert command_line([""]) == ""
 
 
 def test_an_unknown_flag_is_refused(capsys):

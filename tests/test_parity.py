@@ -16,8 +16,8 @@ import pytest
 
 import keras_preact
 from keras_preact.network.named_weights import assign, named_weights
+from keras_preact.weights.cards import card_spec
 from keras_preact.weights.converters import convert
-from keras_preact.zoo import card_spec
 
 TESTS = pathlib.Path(__file__).parent
 CASES = {  # the peer's name: the card of its published weights

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import keras_preact
+from keras_preact import exporting
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "keras_preact"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -31,6 +32,7 @@ ORDER = {
             "registry",
             "shapes",
             "initializers",
+            "parts",
             "units",
             "families",
             "spec",
@@ -41,9 +43,15 @@ ORDER = {
         ),
     ],
 }
+# What imports no Keras, nor anything that does: what the command line shows without computing.
 WITHOUT_KERAS = (
-    *("units", "families", "spec", "unit_spec", "shortcuts", "environment"),
-    *("files", "locks", "names", "errors", "bounds"),
+    *("files", "locks", "names", "errors", "bounds", "cli", "commands"),
+    *(f"network.{name}" for name in ("units", "families", "spec", "unit_spec", "shortcuts", "environment", "parts")),
+    *(f"network.{name}" for name in ("registry", "shapes", "checks", "claims", "costs")),
+    *("weights.cards", "weights.cuts", "weights.preprocessing", "weights.schema", "weights.store"),
+    *("data", "data.augment", "data.cifar", "data.dataset", "data.digits", "data.download", "data.folders"),
+    *("training.recipe", "training.recipes", "training.strategy_table", "training.launcher", "training.signals"),
+    *("transfer.rule", "transfer.trunk", "exporting", "exporting.format_table"),
 )
 
 
@@ -85,8 +93,6 @@ def test_imports_go_downwards_and_tensorflow_is_imported_where_it_is_needed(path
             assert is_below(path, names[1:]), f"{path.name} imports {name}"
         if at_import:
             assert names[0] not in ("tensorflow", "jax", "torch"), f"{path.name} imports {name} at its top"
-            if place(path)[1] in WITHOUT_KERAS:
-                assert names[0] != "keras", f"{path.name} imports {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -120,10 +126,35 @@ def test_dir_and_all_are_the_public_names():
     assert {*wanted, "Preprocessing", "reproduce_table", "ResNet164", "train"} <= set(shown)
 
 
-def test_editors_see_the_lazy_names_where_they_are():
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+@pytest.mark.parametrize(
+    ("folder", "table"),
+    [("", {**keras_preact._AT_ONCE, **keras_preact._LAZY}), ("exporting", exporting._MODULES)],
+)
+def test_editors_see_the_lazy_names_where_they_are(folder, table):
+    tree = ast.parse((PACKAGE / folder / "__init__.py").read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    assert {alias.name: node.module for node in block.body for alias in node.names} == keras_preact._LAZY
+    assert {alias.name: node.module for node in block.body for alias in node.names} == table
+
+
+SHOWN = """
+import contextlib, importlib, io, sys
+sys.argv[0] = "keras-preact"
+sys.modules["keras"] = sys.modules["tensorflow"] = None  # whose import is an error from here on
+from keras_preact.cli import VERBS, main
+calls = [["list"], ["weights", "list"], ["weights", "show", "resnet164.digits.digits"], ["-h"], ["weights", "-h"]]
+for call in [*calls, *([*verb.split(), "--help"] for verb in VERBS)]:
+    with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
+        main(call)
+    assert shown.getvalue(), call
+for name in ALL:
+    importlib.import_module(f"keras_preact.{name}")
+"""
+
+
+def test_what_computes_nothing_imports_no_keras():
+    code = SHOWN.replace("ALL", repr(WITHOUT_KERAS))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_package_runs_as_a_module_and_tells_its_version():

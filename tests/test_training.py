@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import json
+import re
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 import keras_preact
 from keras_preact.data import Augmentation, from_arrays, load
-from keras_preact.data.batches import TrainingBatches
+from keras_preact.data.batches import EvaluationBatches, TrainingBatches
 from keras_preact.data.preparation import Preparation
 from keras_preact.network.spec import ShortcutSpec
 from keras_preact.training import recipes
@@ -298,6 +299,44 @@ def test_recipe_fields_are_keywords_and_options_may_be_specs_but_nothing_that_js
     with pytest.raises(ValueError, match=r"`model_options` must be values that JSON can hold.*not JSON serializable"):
         keras_preact.train("ResNet11", recipe=QUICK, model_options={"name": object()}, output=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_one_loss_and_one_error_are_shown_of_each_image_once(tmp_path, capsys):
+    """Labels are smoothed and the test images do not fill their batch, both of which Keras' own val_loss would show.
+
+    The network computes in training as in inference, and stays, so both losses can be computed from its probabilities.
+    """
+    digits, rows = load("digits"), []
+    data = from_arrays(
+        digits.train.images[:64], digits.train.labels[:64], digits.test.images[:90], digits.test.labels[:90]
+    )
+    network = keras_preact.ResNet(11, input_shape=data.image_shape)
+    model = TrainingModel(network, Preparation(data, Augmentation()), fixed_statistics=True)
+    model.compile(
+        keras.optimizers.SGD(0.0), Crossentropy(10, label_smoothing=0.3), weighted_metrics=evaluation_metrics()
+    )
+    shown = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: rows.append(set(logs)),
+        on_test_batch_end=lambda batch, logs: rows.append(set(logs)),
+    )
+    tested = EvaluationBatches(data, "test", 64)
+    history = model.fit(
+        TrainingBatches(data, 32, 0), validation_data=tested, shuffle=False, callbacks=[shown], verbose=2
+    ).history
+    assert rows == [{"loss", "error_percent"}] * 4
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "loss" in line)
+    assert re.findall(r"(\w+): ", line) == ["error_percent", "loss", "val_error_percent", "val_loss"]
+    for prefix, split, smoothing in (("", data.train, 0.3), ("val_", data.test, 0.0)):
+        pixels = (split.images - np.float32(data.mean)) / np.float32(data.std)
+        probabilities = network.predict(pixels, verbose=0)
+        shares = (1 - smoothing) * np.eye(10)[split.labels] + smoothing / 10
+        loss = -np.mean(np.sum(shares * np.log(probabilities), axis=1))
+        assert history[f"{prefix}loss"] == pytest.approx([loss], rel=1e-5)
+        wrong = np.mean(np.argmax(probabilities, axis=1) != split.labels)
+        assert history[f"{prefix}error_percent"] == pytest.approx([100 * wrong], rel=1e-5)
+    assert model.evaluate(tested, verbose=0, return_dict=True)["loss"] == pytest.approx(
+        history["val_loss"][0], rel=1e-6
+    )
 
 
 def test_evaluate_measures_the_same_again(run):

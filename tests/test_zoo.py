@@ -11,7 +11,7 @@ import pytest
 
 import keras_preact
 from keras_preact.laboratory.reproduce.parameters import ROWS, measure
-from keras_preact.network.families import IMAGENET_UNITS
+from keras_preact.network.families import IMAGENET_UNITS, network_spec
 
 KERAS = [
     "include_top",
@@ -181,9 +181,9 @@ def test_a_depth_of_both_families_asks_for_one():
     assert keras_preact.ResNet(50, family="cifar", num_classes=3).spec.units == (8, 8, 8)
     assert keras_preact.ResNet(50, unit="basic").spec.units == (8, 8, 8)  # ImageNet's 50 has bottleneck units
     assert keras_preact.ResNet(18, input_shape=(32, 32, 3)).spec.units == (2, 2, 2, 2)  # no depth of CIFAR's
-    assert keras_preact.zoo.network_spec("resnet50").units == (3, 4, 6, 3)
-    assert keras_preact.zoo.network_spec("resnet50", family="cifar").units == (8, 8, 8)
-    assert keras_preact.zoo.network_spec("resnet34").units == (3, 4, 6, 3)
+    assert network_spec("resnet50").units == (3, 4, 6, 3)
+    assert network_spec("resnet50", family="cifar").units == (8, 8, 8)
+    assert network_spec("resnet34").units == (3, 4, 6, 3)
     with pytest.raises(ValueError, match=r"depth.*50, 101, 152, 200.*110"):
         keras_preact.get_model("resnet110", family="imagenet")
 

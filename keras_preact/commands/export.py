@@ -8,14 +8,9 @@ import numpy as np
 from tyro.conf import Positional
 
 from keras_preact.errors import argument_error
-from keras_preact.exporting.formats import FORMATS, check_folder, images_of
-from keras_preact.exporting.formats import export as export_model
-from keras_preact.exporting.preprocessing import Preprocessing
-from keras_preact.training import run_folder
-from keras_preact.training.evaluation import loaded
-from keras_preact.weights.cards import get_card, kept_card, list_weights
+from keras_preact.exporting.format_table import FORMATS
+from keras_preact.weights.cards import card_spec, get_card, kept_card, list_weights
 from keras_preact.weights.preprocessing import Preprocessing as CardPreprocessing
-from keras_preact.zoo import build_network, card_spec
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 IMAGES = "a folder of two image files at least, to compare on"
@@ -47,6 +42,10 @@ def export(
         std: A .keras file only: what they are divided by, a number per channel.
         class_names: A .keras file only: a name for each output; numbers if left out.
     """
+    from keras_preact.exporting.formats import check_folder
+    from keras_preact.exporting.formats import export as export_model
+    from keras_preact.training import run_folder
+
     path = pathlib.Path(model)
     if path.suffix == ".keras":
         target = output or path.with_suffix(".export")
@@ -78,11 +77,16 @@ def _kept(path):
 
 
 def _of_card(card, folder):
+    from keras_preact.zoo import build_network
+
     network, files = build_network(card_spec(card), weights=card, name=card.network), _files(folder)
     return network, _halves(files, card.preprocessing) if files else {}
 
 
 def _of_run(path, card, folder):
+    from keras_preact.exporting.preprocessing import Preprocessing
+    from keras_preact.training import run_folder
+
     files, how = _files(folder), CardPreprocessing(**card["preprocessing"])
     network = run_folder.load_model(path)
     return network, {
@@ -95,6 +99,9 @@ def _of_run(path, card, folder):
 
 def _of_data_set(card):
     """Returns images and labels of what a run was trained on."""
+    from keras_preact.exporting.formats import images_of
+    from keras_preact.training.evaluation import loaded
+
     try:
         data = loaded(card["data"], card.get("data_dir"), card["recipe"].get("image_size"))
     except (ValueError, OSError) as error:
@@ -104,6 +111,9 @@ def _of_data_set(card):
 
 
 def _of_file(path, folder, mean, std, class_names):
+    from keras_preact.exporting.preprocessing import Preprocessing
+    from keras_preact.training import run_folder
+
     if not path.is_file():
         raise argument_error("model", "the folder of a run, or an existing .keras file", str(path))
     if not (mean and std):

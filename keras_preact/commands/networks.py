@@ -4,27 +4,26 @@ import pathlib
 
 from tyro.conf import Positional
 
-from keras_preact import zoo
 from keras_preact.network import costs
+from keras_preact.network.families import FAMILIES, NETWORKS
 from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS
-from keras_preact.training import run_folder
 from keras_preact.training.recipes import RECIPES
 
 
 def list_networks() -> None:
     """Lists the networks with their parameters and multiply-adds."""
     rows = [("name", "layers", "units", "image", "classes", "parameters", "multiply-adds")]
-    for name in zoo.list_models():
-        model = zoo.get_model(name)
-        parts = costs.model_costs(model)
-        height, width, _ = model.input_shape[1:]
+    for name, (family, which) in NETWORKS.items():
+        make_spec, side, classes = FAMILIES[family]
+        spec = make_spec(**which)
+        parts = costs.network_costs(spec, (side, side, 3), classes)
         rows.append(
             (
                 name,
-                str(model.spec.depth),
-                "-".join(map(str, model.spec.units)),
-                f"{height}x{width}",
-                str(model.output_shape[-1]),
+                str(spec.depth),
+                "-".join(map(str, spec.units)),
+                f"{side}x{side}",
+                str(classes),
                 f"{sum(part.trainable for part in parts):,}",
                 f"{sum(part.multiply_adds for part in parts):,}",
             )
@@ -42,6 +41,9 @@ def inspect(model: Positional[str], /, *, batch_size: int = 1) -> None:
         model: The name of a network, a run folder, or a .keras file.
         batch_size: Images whose signals are counted.
     """
+    from keras_preact import zoo
+    from keras_preact.training import run_folder
+
     path = pathlib.Path(model)
     if path.is_dir():
         network = run_folder.load_model(path)

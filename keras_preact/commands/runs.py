@@ -12,10 +12,9 @@ from keras_preact.errors import argument_error
 from keras_preact.network.checks import LAYOUTS
 from keras_preact.network.families import FAMILIES
 from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS
-from keras_preact.training import evaluation, launcher, predictor, remote_folder, run_folder, trainer
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
-from keras_preact.training.strategies import STRATEGIES
+from keras_preact.training.strategy_table import STRATEGIES
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,8 @@ def train_command(recipe):
             family: The family of the network, where its depth is in both; the name's own if left out.
             settings: The recipe.
         """
+        from keras_preact.training import trainer
+
         options = {"ordering": ordering, "shortcut": shortcut, "layout": layout, "unroll": unroll, "remat": remat}
         if family is not None:
             options["family"] = family
@@ -92,6 +93,8 @@ def train_command(recipe):
 
 def print_result(card):
     """Prints what a run's card says of the result, what is in its folder, and what to do next."""
+    from keras_preact.training import remote_folder, run_folder
+
     where, folder = card["folder"], pathlib.Path(card["folder"])
     about = {
         run_folder.MODEL: "the Keras model",
@@ -124,6 +127,8 @@ def evaluate(
         data: Another data set than the run's.
         data_dir: Where its files are, if not where the run found them.
     """
+    from keras_preact.training import evaluation
+
     print(json.dumps(evaluation.evaluate(folder, data, data_dir)))
 
 
@@ -137,6 +142,8 @@ def predict(folder: Positional[pathlib.Path], images: Positional[tuple[pathlib.P
     """
     if not images:
         raise argument_error("images", "one image file at least", images)
+    from keras_preact.training import predictor
+
     for prediction in predictor.predict(folder, images, top):
         print(prediction.path)
         for name, probability in prediction.classes:
@@ -153,6 +160,8 @@ def launch(command: Positional[tuple[str, ...]], /, *, workers: int = 2, max_res
         workers: Their number.
         max_restarts: How often the job is started again from its last checkpoint.
     """
-    program = [sys.executable, "-P", "-c", "from keras_preact.cli import main; main()"]
+    from keras_preact.training import launcher
+
+    program = [sys.executable, "-P", "-m", "keras_preact"]
     if status := launcher.launch([*program, *command], workers, max_restarts):
         raise SystemExit(status)

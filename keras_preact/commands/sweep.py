@@ -6,7 +6,7 @@ from typing import Literal
 
 from keras_preact.names import safe_name
 from keras_preact.training.recipes import get_recipe
-from keras_preact.training.strategies import STRATEGIES
+from keras_preact.training.strategy_table import STRATEGIES
 
 
 def sweep(

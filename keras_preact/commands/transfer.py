@@ -10,7 +10,6 @@ from tyro.conf import arg
 from keras_preact.commands.runs import RunFlags, print_result
 from keras_preact.data.augment import Augmentation
 from keras_preact.training.recipe import Recipe
-from keras_preact.transfer import finetuning
 from keras_preact.transfer.trunk import Tuning
 
 
@@ -53,6 +52,8 @@ def finetune(
         tuning: What is trained.
         changes: What differs from the recipe; its own value where it is None.
     """
+    from keras_preact.transfer import finetuning
+
     changed = {name: value for name, value in vars(changes).items() if value is not None}
     card = finetuning.finetune(weights, data, recipe=recipe, **vars(running), **vars(tuning), **changed)
     if "error_percent" in card:  # the first of several workers has it

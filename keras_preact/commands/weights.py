@@ -2,12 +2,12 @@
 
 import dataclasses
 import pathlib
-from typing import Annotated, Any, Union
 
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional
 
 from keras_preact.network.costs import table
-from keras_preact.weights.cards import TRAINED, get_card, list_weights
+from keras_preact.network.families import model_key
+from keras_preact.weights.cards import TRAINED, card_spec, get_card, list_weights
 
 
 def list_cards(*, model: str | None = None, data: str | None = None) -> None:
@@ -17,8 +17,6 @@ def list_cards(*, model: str | None = None, data: str | None = None) -> None:
         model: Only those of this network.
         data: Only those of this data set.
     """
-    from keras_preact.zoo import model_key
-
     rows = [("name", "error, %", "MB", "licence", "author")]
     model = model and model_key(model)
     for card in map(get_card, list_weights(model, data)):
@@ -32,8 +30,6 @@ def show(name: Positional[str], /) -> None:
     Args:
         name: A name of `keras-preact weights list`.
     """
-    from keras_preact.zoo import card_spec
-
     card = get_card(name)
     options = {f"spec.{option}": value for option, value in card_spec(card).to_dict().items()}
     for field, value in {**dataclasses.asdict(card), "spec": None, **options}.items():
@@ -78,14 +74,6 @@ def keep(
     from keras_preact.training import publish
 
     print(publish.keep(run, output, data_dir))
-
-
-VERBS = {"list": list_cards, "show": show, "fetch": fetch, "keep": keep}
-_Verb = Union[tuple(Annotated[Any, subcommand(name=name, constructor=verb)] for name, verb in VERBS.items())]  # noqa: UP007
-
-
-def weights(verb: Annotated[_Verb, arg(name="")]) -> None:
-    """Lists, shows and fetches trained weights."""
 
 
 def verify(what: Positional[tuple[str, ...]] = (), /, *, data_dir: pathlib.Path | None = None) -> None:

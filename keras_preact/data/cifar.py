@@ -5,7 +5,6 @@ import pathlib
 import tarfile
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 
 from keras_preact.data.dataset import ArraySplit, DataSet, check_images, resized
@@ -113,6 +112,8 @@ def _whole(kind, data_dir):
     if data_dir is not None:
         raise argument_error("data_dir", f"a folder with {kind.name} in it", str(data_dir), _help(kind, folders[0]))
     if (folders[-1] / f"{kind.python}-target" / kind.python).is_dir():
+        import keras
+
         (train_images, train_labels), (test_images, test_labels) = getattr(keras.datasets, kind.name).load_data()
         return _data_set(kind, train_images, train_labels, test_images, test_labels)
     return _data_set(kind, *_read_archive(kind, _download(kind, folders[-1])))

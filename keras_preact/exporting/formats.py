@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import time
-from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -15,6 +14,7 @@ from keras_preact.data import DATA_SETS, load
 from keras_preact.data.files import spread
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.exporting import onnx_graph, parity
+from keras_preact.exporting.format_table import FORMATS
 from keras_preact.exporting.inference import checked
 from keras_preact.exporting.litert import write_litert
 from keras_preact.exporting.preprocessing import Preprocessing
@@ -25,24 +25,6 @@ from keras_preact.version import __version__
 
 REPORT = "parity.json"
 TEST_IMAGES, CALIBRATION_IMAGES = 1000, 200
-
-
-@dataclass(frozen=True)
-class Format:
-    """Says where a format is written, the packages it needs and the extra that brings them, and on which backends."""
-
-    file: str
-    needs: tuple[str, ...]
-    extra: str = ""
-    only_tensorflow: bool = True
-
-
-FORMATS = {
-    "savedmodel": Format("saved_model", ("tensorflow",)),
-    "onnx": Format("model.onnx", ("onnx", "onnxruntime"), "onnx", only_tensorflow=False),
-    "litert": Format("model.tflite", ("tensorflow",)),
-    "litert_int8": Format("model.int8.tflite", ("tensorflow",)),
-}
 
 
 def export(

@@ -3,13 +3,14 @@
 from keras import ops
 
 from keras_preact.errors import argument_error
-from keras_preact.network.build import residual_network, run_name
+from keras_preact.network.build import run_name
 from keras_preact.network.checks import check_not_quantized
 from keras_preact.network.environment import NetworkEnvironment
 from keras_preact.network.layers.batch_norm import batch_norm, folded
 from keras_preact.network.layers.conv import convolve
 from keras_preact.network.layers.residual_units import ResidualUnits
 from keras_preact.network.model import ResidualNetwork, converted
+from keras_preact.network.parts import residual_network
 
 
 def checked(model):

@@ -7,9 +7,9 @@ import numpy as np
 
 from keras_preact.errors import argument_error
 from keras_preact.exporting.inference import inference_weights, stacked
-from keras_preact.network.build import residual_network
 from keras_preact.network.environment import Environment
 from keras_preact.network.layers.residual_units import ResidualUnits
+from keras_preact.network.parts import residual_network
 from keras_preact.network.units import residual_unit
 from keras_preact.version import __version__
 

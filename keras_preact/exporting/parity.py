@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_preact.data import geometry
 from keras_preact.data.files import open_image
+from keras_preact.errors import ParityError
 from keras_preact.exporting import encoded, reload
 from keras_preact.exporting.inference import stacked
 
@@ -20,10 +21,6 @@ TOLERANCE = 1e-3  # of a probability: float32 rounding moves ResNet-1001's by 1.
 HALF = ("bfloat16", "float16")
 HALF_TOLERANCE = 2e-2  # where the Keras model computes with 8 bits, or 11, of each number
 INT8_AGREEMENT = 0.9  # the share of images that int8 must class as float does
-
-
-class ParityError(RuntimeError):
-    """An exported file gives something else than the Keras model; it has been removed."""
 
 
 def compare(model, files, preprocessing, images, labels=None):

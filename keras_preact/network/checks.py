@@ -1,7 +1,7 @@
 """What a network is asked to do, checked before anything is built or computed."""
 
 from keras_preact.errors import argument_error, check_choice, check_integer
-from keras_preact.network.build import TAPS
+from keras_preact.network.parts import TAPS
 
 LAYOUTS = ("stacked", "layers")
 UNROLLS = ("auto", "all")

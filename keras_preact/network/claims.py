@@ -9,7 +9,7 @@ import zipfile
 from keras_preact import bounds
 from keras_preact.errors import argument_error, check_integer
 from keras_preact.files import hdf5_arrays
-from keras_preact.network.build import residual_network
+from keras_preact.network.parts import residual_network
 from keras_preact.network.shapes import Shapes, weights_of
 from keras_preact.network.spec import NetworkSpec
 

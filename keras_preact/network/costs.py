@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 
-import keras
-
 from keras_preact.errors import argument_error, check_integer
-from keras_preact.network.build import network_parts
-from keras_preact.network.model import ResidualNetwork
+from keras_preact.network.parts import network_parts
 from keras_preact.network.shapes import Operation, Shapes, Weight
 
 
@@ -70,6 +67,8 @@ def network_costs(spec, input_shape, num_classes=None):
 
 def model_costs(model, size=None):
     """Returns the `StageCost`s of a built network, for images of its own size or of `size` (height, width)."""
+    from keras_preact.network.model import ResidualNetwork
+
     if not isinstance(model, ResidualNetwork):
         raise argument_error("model", "a network that keras_preact built", type(model).__name__)
     config = model.get_config()
@@ -93,6 +92,8 @@ def summary(model, batch_size=1, size=None, print_fn=print):
     Raises:
         ValueError: If `model` is not of this package, or its image size is unknown.
     """
+    import keras
+
     batch_size = check_integer("batch_size", batch_size)
     costs = model_costs(model, size)
     bytes_each = {"float64": 8, "float32": 4}.get(

@@ -83,7 +83,7 @@ class UnitEnvironment(Operations):
 
 
 class NetworkEnvironment(Operations):
-    """What the stem, the stages and the last activation, `build.residual_network`, are run in."""
+    """What the stem, the stages and the last activation, `parts.residual_network`, are run in."""
 
     @abc.abstractmethod
     def within(self, name):

@@ -187,3 +187,32 @@ def key_of(family, depth):
     key = f"resnet{depth}"
     named = NETWORKS[key][0] if key in NETWORKS else family_of(depth)
     return key, {} if named == family else {"family": family}
+
+
+def model_key(name):
+    """Returns `name`, in any case, as `get_model` takes it; raises a `ValueError` if there is no such network."""
+    key = name.lower() if isinstance(name, str) else name
+    if isinstance(key, str) and key.startswith("resnet") and key[6:].isdigit() and key not in NETWORKS:
+        family_of(int(key[6:]))
+        return key
+    return check_choice("model", key, NETWORKS)
+
+
+def chosen(name, family):
+    """Returns the family of a name, and the arguments of its function that choose the network."""
+    key = model_key(name)
+    if key in NETWORKS and family in (None, NETWORKS[key][0]):
+        return NETWORKS[key]
+    depth = int(key[6:])
+    return family_of(depth) if family is None else check_choice("family", family, FAMILIES), {"depth": depth}
+
+
+def model_family(name):
+    """Returns `"cifar"` or `"imagenet"`, the family that `get_model` takes `name` from."""
+    return chosen(name, None)[0]
+
+
+def network_spec(name, family=None, **fields):
+    """Returns the `NetworkSpec` of the network that `get_model(name, family=family)` builds, some fields changed."""
+    family, which = chosen(name, family)
+    return FAMILIES[family][0](**{**which, **fields})

@@ -13,7 +13,7 @@ import keras
 
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
-from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, feature_maps, head, residual_network
+from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, head
 from keras_preact.network.checks import LAYOUTS, check_execution, check_replicated
 from keras_preact.network.claims import check_fingerprint
 from keras_preact.network.named_weights import (
@@ -24,6 +24,7 @@ from keras_preact.network.named_weights import (
     named_weights,
     optimizer_of,
 )
+from keras_preact.network.parts import feature_maps, residual_network
 from keras_preact.network.spec import NetworkSpec
 
 FINGERPRINT = "keras_preact_network"

@@ -5,10 +5,7 @@ import itertools
 import math
 from dataclasses import dataclass, field
 
-import keras
-
 from keras_preact.network.environment import Environment
-from keras_preact.network.initializers import HeNormal
 from keras_preact.network.units import residual_unit
 
 
@@ -27,6 +24,10 @@ class Weight:
 
     def initializer(self):
         """Returns the Keras initialiser of this weight, and of any number of them on a leading axis."""
+        import keras
+
+        from keras_preact.network.initializers import HeNormal
+
         return HeNormal() if self.start == "he" else keras.initializers.Constant(self.start)
 
 

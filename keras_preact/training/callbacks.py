@@ -69,10 +69,7 @@ class RunFiles(keras.callbacks.Callback):
         self.drawn, self.is_drawn = -math.inf, True
 
     def on_epoch_end(self, epoch, logs=None):
-        names = {name: value for name, value in (logs or {}).items() if name not in ("val_loss", "crossentropy")}
-        if "val_crossentropy" in names:  # Keras' val_loss counts the images that fill the last batch up
-            names["val_loss"] = names.pop("val_crossentropy")
-        self.rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in names.items()}})
+        self.rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})
         if not self.writes:
             return
         text = io.StringIO()

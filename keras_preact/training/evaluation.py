@@ -14,7 +14,7 @@ from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.source import find_source
-from keras_preact.training.training_model import Crossentropy, ErrorPercent, TrainingModel
+from keras_preact.training.training_model import CROSSENTROPY, Crossentropy, ErrorPercent, TrainingModel
 
 EVALUATION_BATCH = 256
 OLD_STATISTICS = 0.01
@@ -63,7 +63,7 @@ def measure(network, data):
     model = TrainingModel(network, Preparation(data, Augmentation()))
     model.compile(loss=Crossentropy(len(data.class_names)), weighted_metrics=evaluation_metrics())
     results = model.evaluate(EvaluationBatches(data, "test", EVALUATION_BATCH), verbose=0, return_dict=True)
-    return {"error_percent": round(results["error_percent"], 4), "loss": round(results["crossentropy"], 6)}
+    return {"error_percent": round(results["error_percent"], 4), "loss": round(results["loss"], 6)}
 
 
 def loaded(data, data_dir, image_size, skip_corrupt=False):
@@ -76,7 +76,7 @@ def loaded(data, data_dir, image_size, skip_corrupt=False):
 
 def evaluation_metrics():
     """Returns the metrics that count each image once: the error in % and the cross-entropy."""
-    return [ErrorPercent(), keras.metrics.SparseCategoricalCrossentropy(name="crossentropy")]
+    return [ErrorPercent(), keras.metrics.SparseCategoricalCrossentropy(name=CROSSENTROPY)]
 
 
 def evaluation_data(data, devices):

@@ -10,11 +10,20 @@ import numpy as np
 from keras_preact.data import DATA_SETS, load
 from keras_preact.errors import argument_error
 from keras_preact.files import file_digest, write_text, written_aside
-from keras_preact.names import dotted_name
+from keras_preact.names import command_line, dotted_name
 from keras_preact.training import evaluation, run_folder
-from keras_preact.weights.cards import CARD, TRAINED, WEIGHTS, check_file, get_card, list_weights, read_card
+from keras_preact.weights.cards import (
+    CARD,
+    TRAINED,
+    WEIGHTS,
+    card_spec,
+    check_file,
+    get_card,
+    list_weights,
+    read_card,
+)
 from keras_preact.weights.preprocessing import preprocess_input
-from keras_preact.zoo import build_network, card_spec
+from keras_preact.zoo import build_network
 
 RUN = "run.json"  # the card of the run, as the trainer wrote it
 BATCH = 256
@@ -51,8 +60,7 @@ def keep(folder, output=TRAINED, data_dir=None):
         if _precision(card) != "float32":
             data = _data_of(card, data_dir)
             _write_card(aside, name, card, _error_percent(read_card(aside), data.test))
-        program, *arguments = card.get("command", "").split(" ")
-        command = " ".join([pathlib.PurePath(program).name, *arguments])  # not where the program lay
+        command = command_line(card.get("command", "").split(" "))  # older cards say where the program lay
         write_text(aside / RUN, json.dumps({**card, "command": command}, indent=2) + "\n")
         shutil.copyfile(folder / run_folder.HISTORY, aside / run_folder.HISTORY)
     return path

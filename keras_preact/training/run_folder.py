@@ -1,6 +1,7 @@
 """The run folder: what it is a run of, its checkpoints, and at the end a model and its card."""
 
 import dataclasses
+import importlib
 import json
 import pathlib
 import shutil
@@ -182,6 +183,7 @@ def read_model(path, argument="model"):
     """
     try:
         check_keras_file(path)
+        importlib.import_module("keras_preact.weights.pretrained")  # registers the classes in a file
         model = keras.models.load_model(path, compile=False)
         for variable in model.variables:
             if not np.isfinite(keras.ops.convert_to_numpy(variable.value).astype("float64")).all():

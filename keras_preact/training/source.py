@@ -14,9 +14,9 @@ from keras_preact.network.model import ResidualNetwork, check_whole, read_finger
 from keras_preact.network.named_weights import named_weights
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.training import run_folder
-from keras_preact.weights.cards import Card, get_card, kept_card, list_weights
+from keras_preact.weights.cards import Card, card_spec, get_card, kept_card, list_weights
 from keras_preact.weights.preprocessing import Preprocessing
-from keras_preact.zoo import build_network, card_spec
+from keras_preact.zoo import build_network
 
 RUN = "run.json"  # beside kept weights: the card of their run
 KINDS = (

@@ -13,15 +13,8 @@ import keras
 import numpy as np
 
 from keras_preact.errors import argument_error, check_choice
+from keras_preact.training.strategy_table import BACKENDS, STRATEGIES
 
-STRATEGIES = ("auto", "none", "mirrored", "multi_worker", "tpu", "jax_data_parallel")
-BACKENDS = {
-    "none": ("tensorflow", "jax", "torch"),
-    "mirrored": ("tensorflow",),
-    "multi_worker": ("tensorflow",),
-    "tpu": ("tensorflow",),
-    "jax_data_parallel": ("jax",),
-}
 START_DEADLINE = 60
 
 

@@ -18,8 +18,9 @@ from keras_preact.data.preparation import Preparation
 from keras_preact.errors import check_arguments
 from keras_preact.files import file_digest, remove_asides
 from keras_preact.locks import held
-from keras_preact.names import check_lines, safe_name
+from keras_preact.names import check_lines, command_line, safe_name
 from keras_preact.network.deepening import deepen
+from keras_preact.network.families import model_key
 from keras_preact.training import callbacks as own
 from keras_preact.training import checkpoints, finish, remote_folder, run_folder
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, loaded, reestimate_statistics
@@ -42,7 +43,7 @@ from keras_preact.training.signals import EndingSignals
 from keras_preact.training.source import find_source
 from keras_preact.training.strategies import make_devices, read
 from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel, loss_dtype
-from keras_preact.zoo import get_model, model_key
+from keras_preact.zoo import get_model
 
 log = logging.getLogger(__name__)
 
@@ -358,7 +359,7 @@ class Training:
             "devices": {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind},
             "versions": finish.versions(),
             "processes": processes,
-            "command": " ".join(sys.argv),
+            "command": command_line(sys.argv),
         }
         run_folder.write_card(self.folder, card)
         self.keep()

@@ -4,7 +4,7 @@ import contextlib
 
 import keras
 
-EVALUATION_METRICS = ("error_percent", "crossentropy")
+CROSSENTROPY = "crossentropy"  # the metric that counts each image once, without label smoothing
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -55,6 +55,9 @@ def loss_dtype(policy):
 class TrainingModel(keras.Model):
     """Trains `network` on dicts of uint8 images and draws; what is saved is the network alone.
 
+    It reports one `loss`: in training the one that is minimised; in evaluation the metric `CROSSENTROPY`, where Keras'
+    own would smooth labels, and count the images that fill the last batch up.
+
     Args:
         network: A `keras.Model` from normalised images to probabilities.
         preparation: A `Preparation`: inputs and labels to normalised images and labels.
@@ -67,7 +70,7 @@ class TrainingModel(keras.Model):
         self.network, self.preparation, self.fixed_statistics = network, preparation, fixed_statistics
         if preparation.size:  # of images in training; it is evaluated on those of its own size
             network.input_spec = [keras.InputSpec(shape=(None, None, None, preparation.image_shape[-1]))]
-        self.built = True
+        self.built, self.is_evaluated = True, False
 
     def call(self, inputs, training=False):
         images, _ = self.preparation(inputs, None, training=training)
@@ -85,6 +88,19 @@ class TrainingModel(keras.Model):
             # The network's optimizer is scaled already.
             kwargs |= dict(jit_compile=self.network.jit_compile, auto_scale_loss=False)
             super().compile(self.network.optimizer, *args, **kwargs)
+
+    def evaluate(self, *arguments, **keywords):
+        """Evaluates as `keras.Model` does."""
+        self.is_evaluated = True
+        try:
+            return super().evaluate(*arguments, **keywords)
+        finally:
+            self.is_evaluated = False
+
+    def get_metrics_result(self):
+        results = super().get_metrics_result()
+        crossentropy = results.pop(CROSSENTROPY, None)
+        return {**results, "loss": crossentropy} if self.is_evaluated else results
 
     def build_metrics(self, classes):
         """Makes the metrics' variables, which Keras does within the first step: a resume sets them before it."""

@@ -13,6 +13,7 @@ from keras_preact.errors import argument_error, check_choice, check_number, near
 from keras_preact.files import file_digest
 from keras_preact.names import check_lines, check_name
 from keras_preact.network.claims import check_parameters
+from keras_preact.network.families import IMPLEMENTATIONS, network_spec
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.weights.preprocessing import Preprocessing
 from keras_preact.weights.store import Remote, check_digest
@@ -213,6 +214,13 @@ def find_weights(weights, network):
     hint = f'Nearest: "{nearest(weights, known)}".' if known else ""
     expected = f"None, the path of an existing .weights.h5 file, a data set or a name of {network}'s: {_listed(known)}"
     raise argument_error("weights", expected, weights if isinstance(weights, str) else repr(weights), hint)
+
+
+def card_spec(card):
+    """Returns the `NetworkSpec` of a card's network."""
+    if card.spec is not None:
+        return NetworkSpec.from_dict(card.spec)
+    return network_spec(card.network, **IMPLEMENTATIONS[card.graph])
 
 
 def _listed(names):

@@ -19,6 +19,7 @@ from keras_preact.laboratory.analysis.measure import analyze
 from keras_preact.laboratory.analysis.sections import SECTIONS
 from keras_preact.laboratory.analysis.sources import batch_for, find_network
 from keras_preact.laboratory.analysis.studies import progress, study_depths, study_shortcuts
+from keras_preact.names import command_line
 from keras_preact.network.families import cifar_spec
 from keras_preact.network.shortcuts import SHORTCUTS
 from keras_preact.version import __version__
@@ -196,7 +197,7 @@ def _page(result, figures, facts, note, seed):
         keras=keras.__version__,
         backend=keras.backend.backend(),
         seed=seed,
-        command=html.escape(" ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]])),
+        command=html.escape(command_line(sys.argv)),
     )
 
 

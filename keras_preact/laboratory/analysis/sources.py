@@ -6,9 +6,10 @@ import numpy as np
 from keras import ops
 
 from keras_preact.errors import argument_error
+from keras_preact.network.families import model_key
 from keras_preact.training.evaluation import loaded
 from keras_preact.training.source import find_source
-from keras_preact.zoo import get_model, model_key
+from keras_preact.zoo import get_model
 
 
 def find_network(model, data=None, data_dir=None):

@@ -5,10 +5,10 @@ import itertools
 import json
 
 from keras_preact.errors import argument_error, check_choice, check_integer
-from keras_preact.network.families import key_of
+from keras_preact.network.families import key_of, model_family, model_key, network_spec
 from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS, UNIT_KINDS, ShortcutSpec
 from keras_preact.training.recipe import MOMENTUM_RULES, PRECISIONS, SCHEDULES, WEIGHT_DECAYS, Recipe
-from keras_preact.zoo import ARGUMENTS, SPEC_FIELDS, model_family, model_key, network_spec
+from keras_preact.zoo import ARGUMENTS, SPEC_FIELDS
 
 # Axes with values that are known; the others need theirs. Three are tables that `keras_preact.register_...` adds to.
 CHOICES = {

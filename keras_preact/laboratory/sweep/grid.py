@@ -13,12 +13,12 @@ from keras_preact.laboratory.sweep import axes as axes_and_points
 from keras_preact.laboratory.sweep.trials import RUNS, Trial, check_trials, median_error, read_json, run_all, shown
 from keras_preact.locks import held
 from keras_preact.names import safe_name
+from keras_preact.network.families import model_key
 from keras_preact.network.spec import ShortcutSpec
 from keras_preact.training import run_folder
 from keras_preact.training.evaluation import loaded
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
-from keras_preact.zoo import model_key
 
 SWEEP, BEST = "sweep.json", "best.json"
 CSV, MARKDOWN, PLOT = "sweep.csv", "sweep.md", "sweep.png"

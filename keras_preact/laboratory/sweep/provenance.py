@@ -9,13 +9,14 @@ import sys
 
 import keras
 
+from keras_preact.names import command_line
 from keras_preact.training import finish
 
 
 def provenance():
     """Returns what a published figure carries, as JSON holds it."""
     return {
-        "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(sys.argv),
         "device": device_name(),
         "versions": finish.versions(),
         "commit": _commit(),
