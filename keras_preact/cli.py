@@ -48,8 +48,8 @@ VERBS = {
         "finetune",
         "Trains a trained network on other images: a new head, and as much of the rest as you say.",
     ),
-    "evaluate": Verb("runs", "evaluate", "Measures a run's saved model on its test images again."),
-    "predict": Verb("runs", "predict", "Classifies image files with a run's model."),
+    "evaluate": Verb("runs", "evaluate", "Measures a trained network on test images."),
+    "predict": Verb("runs", "predict", "Classifies image files with a trained network."),
     "export": Verb(
         "export",
         "export",

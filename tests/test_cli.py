@@ -89,10 +89,9 @@ def test_what_is_logged_is_shown_while_a_command_runs(capsys, monkeypatch):
         (["train", "--recipe", "digit"], 'Nearest: "digits"'),
         (["train", "--epochs", "0"], "epochs"),
         (["train", "ResNet11", "--output", "setup.cfg"], "output"),
-        (["evaluate", "nowhere"], "finished run"),
-        (["predict", "nowhere", "x.png"], "finished run"),
-        (["predict", str(TRAINED / "resnet164.digits.digits"), "x.png"], "holds trained weights"),
-        (["evaluate", str(TRAINED / "resnet164.digits.digits")], "holds trained weights"),
+        (["evaluate", "nowhere"], "a name of list_weights(), the folder of a run"),
+        (["predict", "nowhere", "x.png"], "a name of list_weights(), the folder of a run"),
+        (["predict", str(TRAINED / "resnet164.digits.digits"), "x.png"], "`image` must be an existing file"),
         (["inspect", "VGG16"], "Nearest"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 import keras_preact
+from keras_preact.cli import main
 from keras_preact.data import from_arrays
 from keras_preact.laboratory.analysis.sources import find_network
 from keras_preact.training import publish
@@ -81,11 +82,21 @@ def test_explain_measures_each_kind(kind, trained):
     assert (network.spec.depth, data) == (11, DATA)
 
 
-def test_a_name_is_the_network_of_its_card():
+def test_a_name_is_the_network_of_its_card(tmp_path, capsys):
     digits = keras_preact.load("digits")
     card = keras_preact.get_card("resnet164.digits.digits")
     assert keras_preact.evaluate(card.name)["error_percent"] == pytest.approx(card.error_percent)
     assert find_source(card.name).classes == tuple(map(str, range(10))) == tuple(digits.class_names)
+    Image.fromarray(digits.test.images[0, ..., 0]).save(tmp_path / "digit.png")
+    main(["predict", card.name, str(tmp_path / "digit.png"), "--top", "1"])
+    assert capsys.readouterr().out.split()[-1] == str(digits.test.labels[0])
+
+
+@pytest.mark.parametrize("kind", ["run", "kept", "file", "weights"])
+def test_inspect_takes_each_kind_that_has_a_path(kind, trained, capsys):
+    kinds, _, _ = trained
+    main(["inspect", str(kinds[kind])])
+    assert "11 layers, preactivation" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("verb", [keras_preact.evaluate, lambda model: keras_preact.predict(model, []), find_network])

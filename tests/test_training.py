@@ -3,7 +3,9 @@
 import dataclasses
 import importlib.util
 import json
+import pathlib
 import re
+import subprocess
 
 import keras
 import numpy as np
@@ -15,7 +17,7 @@ from keras_preact.data import Augmentation, from_arrays, load
 from keras_preact.data.batches import EvaluationBatches, TrainingBatches
 from keras_preact.data.preparation import Preparation
 from keras_preact.network.spec import ShortcutSpec
-from keras_preact.training import recipes
+from keras_preact.training import provenance, recipes
 from keras_preact.training.evaluation import evaluation_metrics
 from keras_preact.training.optimizers import RecipeSGD, make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
@@ -499,3 +501,11 @@ def test_a_full_disk_ends_the_run_and_the_same_call_goes_on(tmp_path, monkeypatc
     assert not (tmp_path / "run" / "card.json").exists()
     keras_preact.train("ResNet11", **arguments)
     assert (tmp_path / "run" / "history.csv").read_text().count("\n") == 3
+
+
+def test_a_card_says_on_what_device_and_of_which_commit_it_is(run):
+    _, card = run
+    folder = pathlib.Path(keras_preact.__file__).parents[1]
+    done = subprocess.run(["git", "describe", "--always"], cwd=folder, capture_output=True, text=True)
+    assert card["commit"] == (done.stdout.strip() if (folder / ".git").exists() else None)
+    assert card["devices"]["name"] == provenance.device_name()

@@ -8,6 +8,9 @@ from keras_preact.network import costs
 from keras_preact.network.families import FAMILIES, NETWORKS
 from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS
 from keras_preact.training.recipes import RECIPES
+from keras_preact.weights.cards import list_weights
+
+SIDE = 32  # of the images of a network that leaves their size open, in pixels
 
 
 def list_networks() -> None:
@@ -38,17 +41,14 @@ def inspect(model: Positional[str], /, *, batch_size: int = 1) -> None:
     """Shows what a network costs, stage by stage.
 
     Args:
-        model: The name of a network, a run folder, or a .keras file.
+        model: The name of a network, or a trained one: a name of `keras-preact weights list`, the folder of a run or of
+            kept weights, a .keras file or a .weights.h5 file.
         batch_size: Images whose signals are counted.
     """
-    from keras_preact import zoo
-    from keras_preact.training import run_folder
+    from keras_preact.training.source import find_source
+    from keras_preact.zoo import get_model
 
-    path = pathlib.Path(model)
-    if path.is_dir():
-        network = run_folder.load_model(path)
-    elif path.suffix == ".keras" and path.is_file():
-        network = run_folder.read_model(path)
-    else:
-        network = zoo.get_model(model)
-    costs.summary(network, batch_size)
+    trained = model in list_weights() or pathlib.Path(model).exists() or model.endswith((".keras", ".h5"))
+    network = find_source(model, "model").load() if trained else get_model(model)
+    height, width = network.input_shape[1:3]
+    costs.summary(network, batch_size, None if height and width else (SIDE, SIDE))

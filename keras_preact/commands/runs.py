@@ -117,26 +117,25 @@ def print_result(card):
     print(f"\nNext:\n  keras-preact predict {folder} {samples}\n  keras-preact inspect {folder} --batch-size 128")
 
 
-def evaluate(
-    folder: Positional[pathlib.Path], /, *, data: str | None = None, data_dir: pathlib.Path | None = None
-) -> None:
-    """Measures a run's saved model on its test images again.
+def evaluate(model: Positional[str], /, *, data: str | None = None, data_dir: pathlib.Path | None = None) -> None:
+    """Measures a trained network on test images.
 
     Args:
-        folder: The folder of a finished run.
-        data: Another data set than the run's.
+        model: The folder of a run or of kept weights, a name of `keras-preact weights list`, a .keras or a .weights.h5
+            file.
+        data: Another data set than the one that it was trained on.
         data_dir: Where its files are, if not where the run found them.
     """
     from keras_preact.training import evaluation
 
-    print(json.dumps(evaluation.evaluate(folder, data, data_dir)))
+    print(json.dumps(evaluation.evaluate(model, data, data_dir)))
 
 
-def predict(folder: Positional[pathlib.Path], images: Positional[tuple[pathlib.Path, ...]], /, *, top: int = 3) -> None:
-    """Classifies image files with a run's model.
+def predict(model: Positional[str], images: Positional[tuple[pathlib.Path, ...]], /, *, top: int = 3) -> None:
+    """Classifies image files with a trained network.
 
     Args:
-        folder: The folder of a finished run.
+        model: The folder of a run or of kept weights, a name of `keras-preact weights list`, or a .keras file of a run.
         images: Image files. The digits are white on black.
         top: How many classes to print for each.
     """
@@ -144,7 +143,7 @@ def predict(folder: Positional[pathlib.Path], images: Positional[tuple[pathlib.P
         raise argument_error("images", "one image file at least", images)
     from keras_preact.training import predictor
 
-    for prediction in predictor.predict(folder, images, top):
+    for prediction in predictor.predict(model, images, top):
         print(prediction.path)
         for name, probability in prediction.classes:
             print(f"  {100 * probability:6.2f} %  {name}")

@@ -1,8 +1,6 @@
-"""What a finished run leaves: the model, its SavedModel, some images to try it on; and the versions that made it."""
+"""What a finished run leaves: the model, its SavedModel, some images to try it on"""
 
 import dataclasses
-import importlib.metadata
-import platform
 
 import keras
 import numpy as np
@@ -12,7 +10,6 @@ from keras_preact.files import written_aside
 from keras_preact.names import check_lines, dotted_name, safe_name
 from keras_preact.training import run_folder
 from keras_preact.training.evaluation import measure
-from keras_preact.version import __version__
 from keras_preact.weights.cards import Card
 from keras_preact.weights.preprocessing import Preprocessing
 
@@ -89,13 +86,3 @@ def _write_samples(data, folder):
             written.add(name.lower())
             image = data.test.read(np.array([labels.index(label)]))[0]
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{name}.png")
-
-
-def versions():
-    """Returns the versions of this package, Python, Keras, its backend and NumPy, by name."""
-    names = ("keras", keras.backend.backend(), "numpy")
-    return {
-        "keras_preact": __version__,
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in names},
-    }

@@ -2,7 +2,7 @@
 
 import time
 
-from keras_preact.training import finish
+from keras_preact.training.provenance import versions
 
 
 class Clock:
@@ -55,7 +55,7 @@ class Processes:
         devices = {"strategy": self.devices.name, "replicas": self.devices.replicas, "kind": self.devices.kind}
         mine = {
             "devices": {**devices, "workers": self.devices.workers},
-            "versions": finish.versions(),
+            "versions": versions(),
             "first_step": self.first_step,
             "last_step": self.step,
             "images": (self.step - self.first_step) * self.batch,

@@ -38,6 +38,7 @@ from keras_preact.training.muon import Muon
 from keras_preact.training.optimizers import RecipeSGD, make_optimizer, make_schedule
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.processes import Clock, Processes, chained, totals
+from keras_preact.training.provenance import commit, device_name, versions
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.signals import EndingSignals
 from keras_preact.training.source import find_source
@@ -356,8 +357,14 @@ class Training:
             "network": self.model.network.construction(),
             "classes": list(data.class_names),
             "preprocessing": finish.preprocessing_fields(data),
-            "devices": {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind},
-            "versions": finish.versions(),
+            "devices": {
+                "strategy": devices.name,
+                "replicas": devices.replicas,
+                "kind": devices.kind,
+                "name": device_name(),
+            },
+            "versions": versions(),
+            "commit": commit(),
             "processes": processes,
             "command": command_line(sys.argv),
         }

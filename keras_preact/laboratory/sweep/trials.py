@@ -15,8 +15,8 @@ import keras
 from keras_preact import locks
 from keras_preact.errors import argument_error
 from keras_preact.files import write_text
-from keras_preact.laboratory.sweep.provenance import provenance
 from keras_preact.training import experiment, run_folder, trainer
+from keras_preact.training.provenance import provenance
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.strategies import make_devices
 

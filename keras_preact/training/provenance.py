@@ -1,6 +1,7 @@
 """Where a figure comes from: command, device, versions, commit, date."""
 
 import datetime
+import importlib.metadata
 import os
 import pathlib
 import platform
@@ -10,7 +11,7 @@ import sys
 import keras
 
 from keras_preact.names import command_line
-from keras_preact.training import finish
+from keras_preact.version import __version__
 
 
 def provenance():
@@ -18,8 +19,8 @@ def provenance():
     return {
         "command": command_line(sys.argv),
         "device": device_name(),
-        "versions": finish.versions(),
-        "commit": _commit(),
+        "versions": versions(),
+        "commit": commit(),
         "date": datetime.date.today().isoformat(),
     }
 
@@ -49,7 +50,7 @@ def _lines(path):
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
-def _commit():
+def commit():
     """Returns the commit that this package is a checkout of, or None."""
     folder = pathlib.Path(__file__).parents[2]
     if not (folder / ".git").exists():
@@ -59,3 +60,13 @@ def _commit():
     except OSError:
         return None
     return done.stdout.strip() or None
+
+
+def versions():
+    """Returns the versions of this package, Python, Keras, its backend and NumPy, by name."""
+    names = ("keras", keras.backend.backend(), "numpy")
+    return {
+        "keras_preact": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in names},
+    }
