@@ -13,7 +13,7 @@ import pytest
 
 from keras_preact.training import checkpoints
 
-PROGRAM = [sys.executable, "-c", "from keras_preact.cli import main; main()"]
+PROGRAM = [sys.executable, "-m", "keras_preact"]
 TRAIN = [
     *("train", "ResNet11", "--epochs", "3", "--global-batch-size", "120", "--precision", "float64", "--flip"),
     *("--learning-rate", "0.01", "--clip-norm", "0.5", "--bn-synchronized"),
@@ -69,6 +69,8 @@ def check(tmp_path, workers, backend="tensorflow"):
     for name, array in whole.arrays.items():
         np.testing.assert_array_equal(killed.arrays[name], array, err_msg=name)
     assert killed.state == whole.state
+    command = json.loads((tmp_path / "whole" / "card.json").read_text())["command"]
+    assert command.startswith("keras-preact train ResNet11 ")
     text = (tmp_path / "log").read_text()
     assert "ended with status 137; starting the job again, 2 more times" in text
     assert "ended with status 143; starting the job again, 1 more times" in text
