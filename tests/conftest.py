@@ -4,6 +4,8 @@ import keras
 import pytest
 
 from keras_preact import exporting
+from keras_preact.network.shortcuts import SHORTCUTS
+from keras_preact.network.unit_spec import ORDERINGS, UNIT_KINDS
 
 CAN_EXPORT = exporting.can_export
 
@@ -22,6 +24,17 @@ def savedmodel():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "can_export", CAN_EXPORT)
         yield
+
+
+@pytest.fixture
+def registries():
+    """Forgets the orderings, shortcuts and kinds of units that a test registers."""
+    tables = ORDERINGS, SHORTCUTS, UNIT_KINDS
+    before = [dict(table) for table in tables]
+    yield
+    for table, rows in zip(tables, before):
+        table.clear()
+        table.update(rows)
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ def pages_with(*marks):
 
 
 @pytest.fixture
-def photos(tmp_path, monkeypatch):
+def photos(tmp_path, monkeypatch, registries):
     """Makes an empty working folder with `photos/class/name.png`, dark and bright noise, and one photo, `cat.png`."""
     rng = np.random.default_rng(0)
     for name, low in (("dark", 0), ("bright", 128)):

@@ -26,17 +26,11 @@ def doubled(env, shortcut, branch, unit):
 
 
 @pytest.fixture(autouse=True)
-def registered():
-    """Registers one of each, and forgets all that a test registers."""
-    tables = ORDERINGS, SHORTCUTS, UNIT_KINDS
-    before = [dict(table) for table in tables]
+def registered(registries):
+    """Registers one of each."""
     keras_preact.register_ordering("own_order", lead="RB")
     keras_preact.register_unit("own_unit", kernels=(3, 1), expansion=2)
     keras_preact.register_shortcut("own_shortcut", leaky, {"share": 0.1})
-    yield
-    for table, rows in zip(tables, before):
-        table.clear()
-        table.update(rows)
 
 
 def own_spec(**fields):

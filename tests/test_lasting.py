@@ -211,7 +211,7 @@ def test_the_card_lists_the_processes_in_order_and_adds_them_up(tmp_path, monkey
 
     with pytest.raises(Kill):
         train(tmp_path / "run", callbacks=[KillAt()])
-    monkeypatch.setattr(finish, "versions", lambda: {"numpy": "another"})
+    monkeypatch.setattr("keras_preact.training.processes.versions", lambda: {"numpy": "another"})
     killed_in("save", monkeypatch, tmp_path / "run", strategy="mirrored")
     card = train(tmp_path / "run")
     processes = card["processes"]
@@ -334,7 +334,7 @@ def test_a_sweep_that_is_told_to_stop_runs_no_further_trial(where, tmp_path, mon
 
 
 def test_ctrl_c_is_a_sentence_and_status_130(monkeypatch, capsys):
-    monkeypatch.setattr("keras_preact.cli.networks.list_networks", lambda: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr("keras_preact.commands.networks.list_networks", lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(SystemExit) as stop:
         main(["list"])
     assert stop.value.code == 130

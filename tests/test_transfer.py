@@ -19,6 +19,7 @@ from keras_preact.training import checkpoints
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.source import find_source
 from keras_preact.training.training_model import Crossentropy, TrainingModel
+from keras_preact.transfer import finetuning
 from keras_preact.transfer.finetuning import new_head, repeated
 from keras_preact.transfer.optimizer import StagewiseSGD
 from keras_preact.transfer.trunk import Tuning, freeze, parts_of_variables
@@ -109,7 +110,7 @@ def test_what_is_frozen_stays_to_the_bit_and_the_rest_is_trained(run, source):
 
 def test_the_command_takes_every_field_of_a_recipe(monkeypatch, capsys):
     asked = {}
-    monkeypatch.setattr(transfer.finetuning, "finetune", lambda *what, **fields: asked.update(fields) or {})
+    monkeypatch.setattr(finetuning, "finetune", lambda *what, **fields: asked.update(fields) or {})
     flags = "--epochs 3 --schedule linear --area 0.5 1 --flip True --ema 0.9 --freeze stem --levels 20 8 1 29 16 2"
     main(["finetune", "--weights", "w", "--data", "d", *flags.split()])
     recipe = {field.name for field in dataclasses.fields(Recipe)}
