@@ -92,6 +92,12 @@ def test_a_name_is_the_network_of_its_card(tmp_path, capsys):
     assert capsys.readouterr().out.split()[-1] == str(digits.test.labels[0])
 
 
+@pytest.mark.parametrize("name", publish.own_weights())
+def test_weights_that_came_with_the_package_do_not_say_where_their_data_lay(name):
+    source = find_source(name)
+    assert (source.data, source.data_dir) == (keras_preact.get_card(name).dataset, None)
+
+
 @pytest.mark.parametrize("kind", ["run", "kept", "file", "weights"])
 def test_inspect_takes_each_kind_that_has_a_path(kind, trained, capsys):
     kinds, _, _ = trained

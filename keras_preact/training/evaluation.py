@@ -37,12 +37,11 @@ def evaluate(model, data=None, data_dir=None):
         ValueError: If `model` is none of these, the data set cannot be found, or it has other classes or channels.
     """
     source = find_source(model, "model")
-    if data is None and source.data is None:
-        raise argument_error("data", "given with a network that does not say what it was trained on", None)
     if data is None:
-        data = loaded(source.data, data_dir or source.data_dir, source.image_size or _side(source))
-    else:
-        data = loaded(data, data_dir, source.image_size or _side(source))
+        if source.data is None:
+            raise argument_error("data", "given with a network that does not say what it was trained on", None)
+        data, data_dir = source.data, data_dir or source.data_dir
+    data = loaded(data, data_dir, source.image_size or _side(source))
     network = source.load()
     expected = (len(data.class_names), data.image_shape[-1])
     if (found := (network.output_shape[-1], source.channels)) != expected:

@@ -136,17 +136,9 @@ def _of_card(card):
         *(card.name, card.network, digest, spec, seen.channels, "stacked", load),
         preprocessing=seen,
         classes=card.classes,
-        **{"data": card.dataset, **_data(ran)},
+        data=card.dataset,  # in its usual place: where it lay in training was perhaps on another machine
         chain=_chain(card.name, digest, ran),
     )
-
-
-def _data(card):
-    """Returns what a run's card says of its data set."""
-    if "data" not in card:
-        return {}
-    size = card["recipe"].get("image_size") or 0
-    return {"data": card["data"], "data_dir": card.get("data_dir"), "image_size": size}
 
 
 def _chain(name, digest, card):
@@ -162,7 +154,8 @@ def _of_run(folder, argument):
     run_folder.check_seal(folder, card)
     name, digest = str(folder.resolve()), _digest(path)
     known = {"preprocessing": Preprocessing(**card["preprocessing"]), "classes": tuple(map(str, card["classes"]))}
-    known |= {**_data(card), "is_run": True, "chain": _chain(name, digest, card)}
+    known |= {"data": card["data"], "data_dir": card.get("data_dir"), "is_run": True}
+    known |= {"image_size": card["recipe"].get("image_size") or 0, "chain": _chain(name, digest, card)}
     return _source(name, card["network"]["name"], digest, card["network"], _loader(path), **known)
 
 

@@ -18,8 +18,7 @@ def find_network(model, data=None, data_dir=None):
     Args:
         model: A network's name, which is built untrained for the data; or a trained network: see
             `training.source.find_source`.
-        data: The name of a data set, or a `DataSet`. If None, what the network was trained on if that is a run's
-            and is here, else the digits.
+        data: The name of a data set, or a `DataSet`. If None, for the folder of a run the run's own, else the digits.
         data_dir: The folder in which to look for it; likewise.
 
     Raises:
