@@ -1,14 +1,11 @@
 """Verbs about networks: `list` and `inspect`."""
 
-import pathlib
-
 from tyro.conf import Positional
 
 from keras_preact.network import costs
-from keras_preact.network.families import FAMILIES, NETWORKS
+from keras_preact.network.families import FAMILIES, NETWORKS, is_model_name
 from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS
 from keras_preact.training.recipes import RECIPES
-from keras_preact.weights.cards import list_weights
 
 SIDE = 32  # of the images of a network that leaves their size open, in pixels
 
@@ -48,7 +45,6 @@ def inspect(model: Positional[str], /, *, batch_size: int = 1) -> None:
     from keras_preact.training.source import find_source
     from keras_preact.zoo import get_model
 
-    trained = model in list_weights() or pathlib.Path(model).exists() or model.endswith((".keras", ".h5"))
-    network = find_source(model, "model").load() if trained else get_model(model)
+    network = get_model(model) if is_model_name(model) else find_source(model, "model").load()
     height, width = network.input_shape[1:3]
     costs.summary(network, batch_size, None if height and width else (SIDE, SIDE))

@@ -1,5 +1,7 @@
 """The families of networks as functions of the depth that give a `NetworkSpec`, and how other codebases' differ."""
 
+import re
+
 from keras_preact.errors import argument_error, check_choice, check_fields, check_integer
 from keras_preact.network.spec import UNIT_KINDS, NetworkSpec, StemSpec
 
@@ -187,6 +189,11 @@ def key_of(family, depth):
     key = f"resnet{depth}"
     named = NETWORKS[key][0] if key in NETWORKS else family_of(depth)
     return key, {} if named == family else {"family": family}
+
+
+def is_model_name(name):
+    """Returns whether `name` is made as a network's, `resnet164` in any case, not as that of trained weights."""
+    return isinstance(name, str) and re.fullmatch(r"resnet\d+", name.lower()) is not None
 
 
 def model_key(name):

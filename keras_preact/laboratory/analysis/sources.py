@@ -1,12 +1,10 @@
 """Where `explain` gets its network and its images from."""
 
-import re
-
 import numpy as np
 from keras import ops
 
 from keras_preact.errors import argument_error
-from keras_preact.network.families import model_key
+from keras_preact.network.families import is_model_name, model_key
 from keras_preact.training.evaluation import loaded
 from keras_preact.training.source import find_source
 from keras_preact.zoo import get_model
@@ -24,7 +22,7 @@ def find_network(model, data=None, data_dir=None):
     Raises:
         ValueError: If `model` is none of these, or holds no network of this package.
     """
-    if isinstance(model, str) and re.fullmatch(r"resnet\d+", model.lower()):
+    if is_model_name(model):
         key, data = model_key(model), _data(data, data_dir)
         shape = (None, None, data.image_shape[-1])  # the images decide the size
         return get_model(key, input_shape=shape, num_classes=len(data.class_names)), data
