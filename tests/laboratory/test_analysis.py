@@ -364,7 +364,7 @@ def test_jax_measures_the_same(tmp_path):
     model.save(tmp_path / "model.keras")
     np.savez(tmp_path / "batch.npz", images=images, labels=labels)
     analyze(model, images, labels, deletions=2).to_json(tmp_path / "expected.json")
-    program = pathlib.Path(__file__).with_name("jax_without_tensorflow.py")
+    program = pathlib.Path(__file__).parents[1] / "programs" / "jax_without_tensorflow.py"
     done = subprocess.run(
         [sys.executable, str(program), "analysis", str(tmp_path)],
         capture_output=True,

@@ -1,6 +1,6 @@
 """Writes safetensors files of timm's pre-activation ResNets, and what these networks answer. Not a test.
 
-`python tests/timm_peers.py FOLDER NAME ...`: as `tf_keras_peers.py`, but NAME.safetensors.
+`python tests/programs/timm_peers.py FOLDER NAME ...`: as `tf_keras_peers.py`, but NAME.safetensors.
 """
 
 import pathlib

@@ -19,7 +19,7 @@ from keras_preact.network.named_weights import assign, named_weights
 from keras_preact.weights.cards import card_spec
 from keras_preact.weights.converters import convert
 
-TESTS = pathlib.Path(__file__).parent
+PROGRAMS = pathlib.Path(__file__).parents[1] / "programs"
 CASES = {  # the peer's name: the card of its published weights
     "preresnet110_cifar10": "resnet110.cifar10.osmr",
     "ResNet50V2": "resnet50.imagenet.keras_applications",
@@ -40,7 +40,7 @@ TIMM = {"resnetv2_50": "resnet50.imagenet.timm_a1h", "resnetv2_101": "resnet101.
 
 def written(script, folder, peers):
     """Has a script write the files of peers to `folder`; a peer that is not installed fails here."""
-    command = [sys.executable, str(TESTS / script), str(folder), *peers]
+    command = [sys.executable, str(PROGRAMS / script), str(folder), *peers]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

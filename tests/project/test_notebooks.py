@@ -10,7 +10,7 @@ import matplotlib.pyplot
 import nbformat
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "notebooks"
 LONGER = ("fine_tune_your_own_images",)  # in its quick form, too
 NOTEBOOKS = ("why_identity_mappings_help", "fine_tune_your_own_images", "sweep_the_shortcuts")

@@ -12,7 +12,7 @@ import pytest
 import keras_preact
 from keras_preact import exporting
 
-PACKAGE = pathlib.Path(__file__).parents[1] / "keras_preact"
+PACKAGE = pathlib.Path(__file__).parents[2] / "keras_preact"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the top down; a file may import what stands below it, and its own folder. In a room it may import what stands

@@ -13,7 +13,7 @@ import pytest
 
 from keras_preact.version import __version__
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 PAPERS = ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md")
 BUILD = ("MANIFEST.in", "pyproject.toml", "setup.cfg")
 

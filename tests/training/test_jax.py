@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-PROGRAM = pathlib.Path(__file__).with_name("jax_without_tensorflow.py")
+PROGRAM = pathlib.Path(__file__).parents[1] / "programs" / "jax_without_tensorflow.py"
 
 
 @pytest.mark.parametrize("what", ["training", "layouts"])

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-PROGRAM = pathlib.Path(__file__).with_name("two_replicas.py")
+PROGRAM = pathlib.Path(__file__).parents[1] / "programs" / "two_replicas.py"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """Writes weights files of tf2cv and keras.applications under tf-keras, and what these networks answer. Not a test.
 
-`python tests/tf_keras_peers.py FOLDER NAME ...`: for each NAME a weights file NAME.h5 in the layout that its published
-weights have, and NAME.npz with images, logits and the signals behind every stage. Weights are random; the moving
-statistics are those of a batch, since in an untrained deep network inference else overflows. Everything is computed in
-float64 with weights that float32 holds: in float32 a thousand layers make percents of the rounding.
+`python tests/programs/tf_keras_peers.py FOLDER NAME ...`: for each NAME a weights file NAME.h5 in the layout that its
+published weights have, and NAME.npz with images, logits and the signals behind every stage. Weights are random; the
+moving statistics are those of a batch, since in an untrained deep network inference else overflows. Everything is
+computed in float64 with weights that float32 holds: in float32 a thousand layers make percents of the rounding.
 """
 
 import os
