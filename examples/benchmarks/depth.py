@@ -180,7 +180,13 @@ def work(task):
     """Makes one measurement and returns it."""
     if task["cores"] and task["backend"] != "jax gpu" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task["cores"]])
-    measure = {"train": measure_training, "files": measure_files, "predict": measure_predict, "gpu": measure_gpu}
+    measure = {
+        "train": measure_training,
+        "files": measure_files,
+        "predict": measure_predict,
+        "gpu": measure_gpu,
+        "limits": measure_limits,
+    }
     return measure[task["kind"]](task)
 
 
@@ -189,7 +195,7 @@ def measure_training(task):
     import resource
 
     prepare = prepare_torch if task["backend"] == "torch" else prepare_keras
-    imported, built, step, traces = prepare(task, *batch(16))
+    imported, built, step, traces = prepare(task, *batch(task.get("batch", 16)))
     loss = float(step())
     done = time.time()
     wall, cpu = steady(step, task)
@@ -213,7 +219,7 @@ def prepare_keras(task, images, labels):
     if task["contestant"] in OURS:
         import keras_preact  # noqa: F401
     imported = time.time()
-    network = keras_network(task)
+    network = keras_network(task, dtype=task.get("precision", "float32"))
     network.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy", **compiled(task))
     built, traces, train_step = time.time(), [], network.train_step
 
@@ -229,12 +235,15 @@ def prepare_keras(task, images, labels):
 
 def prepare_torch(task, images, labels):
     """Returns what `prepare_keras` returns; nothing is traced."""
+    import torch
     import torch_eager
 
     imported = time.time()
     network = torch_eager.torch_network(task["depth"])
     check_parameters(network.parameters(), task["depth"])
-    step = torch_eager.training_step(network, images, labels)
+    is_compiled, precision = task["contestant"] == "torch compiled", task.get("precision", "float32")
+    network = torch.compile(network) if is_compiled else network
+    step = torch_eager.training_step(network, images, labels, precision)
     return imported, time.time(), step, []
 
 
@@ -314,12 +323,32 @@ def measure_gpu(task):
     }
 
 
+def measure_limits(task):
+    """Returns what the machine can do in torch: a product of matrices in both precisions, and a copy."""
+    import torch
+
+    sides, megabytes = 1024, 256
+    numbers = {}
+    for name in ("float32", "bfloat16"):
+        matrix = torch.randn(sides, sides).to(getattr(torch, name))
+        seconds = min(steady(lambda: matrix @ matrix, task)[0])  # noqa: B023
+        numbers[f"{name}_gflop_s"] = 2 * sides**3 / seconds / 1e9
+    source = torch.zeros(megabytes << 18)
+    target = torch.empty_like(source)
+    numbers["copy_gb_s"] = 2 * megabytes / 1024 / min(steady(lambda: target.copy_(source), task)[0])
+    return numbers
+
+
 def keras_network(task, **arguments):
     """Returns the contestant's `keras.Model`."""
     if task["contestant"] == "plain":
+        import keras
         from plain import plain_network
 
+        with_policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(arguments.get("dtype", with_policy))
         network = plain_network(task["depth"])
+        keras.config.set_dtype_policy(with_policy)
     else:
         import keras_preact
 

@@ -38,13 +38,14 @@ def torch_network(depth, num_classes=10):
     return nn.Sequential(*parts).to(memory_format=torch.channels_last)
 
 
-def training_step(network, images, labels):
+def training_step(network, images, labels, precision="float32"):
     """Returns a function that takes one step of SGD with momentum on one batch, and returns the loss as a float.
 
     Args:
         network: The `nn.Module`.
         images: float32 array (batch, height, width, channels).
         labels: int array (batch,).
+        precision: `"float32"`, or `"mixed_bfloat16"` for autocast.
     """
     images = torch.from_numpy(images).permute(0, 3, 1, 2)  # a view, so it is channels_last in memory
     labels = torch.from_numpy(labels).long()
@@ -53,7 +54,8 @@ def training_step(network, images, labels):
 
     def step():
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(network(images), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "mixed_bfloat16"):
+            loss = nn.functional.cross_entropy(network(images), labels)
         loss.backward()
         optimizer.step()
         return loss.item()
