@@ -73,7 +73,7 @@ def keep(
     """
     from keras_preact.training import publish
 
-    print(publish.keep(run, output, data_dir))
+    print(publish.keep_weights(run, output, data_dir))
 
 
 def verify(what: Positional[tuple[str, ...]] = (), /, *, data_dir: pathlib.Path | None = None) -> None:

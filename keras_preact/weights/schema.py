@@ -14,7 +14,7 @@ from keras_preact import bounds
 from keras_preact.errors import argument_error, check_number
 from keras_preact.names import check_lines, check_name
 from keras_preact.network.spec import NetworkSpec
-from keras_preact.weights.preprocessing import Preprocessing
+from keras_preact.weights.preprocessing import Preprocessing, fields_of_before
 from keras_preact.weights.store import check_digest
 
 
@@ -102,9 +102,8 @@ def read_fields(path):
         raise ValueError(f"{path.name} has lists within lists without end.") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{path.name} holds no fields by name.")
-    seen = fields.get("preprocessing")
-    if isinstance(seen, dict) and "deviation" in seen:  # as cards called it before
-        fields["preprocessing"] = {("std" if name == "deviation" else name): value for name, value in seen.items()}
+    if isinstance(seen := fields.get("preprocessing"), dict):
+        fields["preprocessing"] = fields_of_before(seen)
     return fields
 
 
