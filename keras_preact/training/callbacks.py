@@ -16,7 +16,7 @@ from keras_preact.training.callback_state import PREFIX, Saved
 from keras_preact.training.signals import status
 from keras_preact.training.strategies import read
 
-DRAWING_SECONDS = 10.0  # a picture takes longer to draw than an epoch of a small network on a GPU
+PLOTTING_SECONDS = 10.0  # a picture takes longer to plot than an epoch of a small network on a GPU
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
@@ -55,7 +55,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
 
 
 class RunFiles(keras.callbacks.Callback):
-    """Writes `history.csv` after each epoch, and `curves.png` then too, but not twice within `DRAWING_SECONDS`.
+    """Writes `history.csv` after each epoch, and `curves.png` then too, but not twice within `PLOTTING_SECONDS`.
 
     Args:
         folder: The run's.
@@ -66,7 +66,7 @@ class RunFiles(keras.callbacks.Callback):
     def __init__(self, folder, rows=(), writes=True):
         super().__init__()
         self.folder, self.rows, self.writes = pathlib.Path(folder), list(rows), writes
-        self.drawn, self.is_drawn = -math.inf, True
+        self.plotted, self.is_plotted = -math.inf, True
 
     def on_epoch_end(self, epoch, logs=None):
         self.rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})
@@ -77,15 +77,15 @@ class RunFiles(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.folder / "history.csv", text.getvalue())
-        self.is_drawn = False
-        if time.monotonic() - self.drawn > DRAWING_SECONDS:
-            self._draw()
+        self.is_plotted = False
+        if time.monotonic() - self.plotted > PLOTTING_SECONDS:
+            self._plot()
 
     def on_train_end(self, logs=None):
-        if not self.is_drawn:
-            self._draw()
+        if not self.is_plotted:
+            self._plot()
 
-    def _draw(self):
+    def _plot(self):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8, 3.2), layout="constrained")
@@ -100,7 +100,7 @@ class RunFiles(keras.callbacks.Callback):
             axes.legend()
         with written_aside(self.folder / "curves.png") as aside:
             figure.savefig(aside, dpi=120)
-        self.drawn, self.is_drawn = time.monotonic(), True
+        self.plotted, self.is_plotted = time.monotonic(), True
 
 
 class Checkpointing(keras.callbacks.Callback):
