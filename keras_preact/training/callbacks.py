@@ -116,18 +116,18 @@ class Checkpointing(keras.callbacks.Callback):
         steps_per_epoch: Training steps in an epoch.
         every: Training steps between checkpoints within an epoch; 0 for none.
         start: The `Checkpoint` that the run resumes from, or None.
-        keep: A function that is called once a checkpoint is written.
+        push: A function that is called once a checkpoint is written.
         processes: The `Processes` of the run.
         signals: The `EndingSignals` under which it runs.
     """
 
-    def __init__(self, folder, devices, files, others, steps_per_epoch, every, start, keep, processes, signals):
+    def __init__(self, folder, devices, files, others, steps_per_epoch, every, start, push, processes, signals):
         super().__init__()
         self.folder, self.devices, self.files, self.others = folder, devices, files, list(others)
         self.steps_per_epoch, self.every = steps_per_epoch, every
         self.start, self.states = start, Saved.of(start, self.others) if start else None
         self.step = start.step if start else 0
-        self.keep, self.processes, self.signals = keep, processes, signals
+        self.push, self.processes, self.signals = push, processes, signals
 
     def on_train_begin(self, logs=None):
         if self.states is not None:  # Keras' callbacks forget what they counted when a `fit` begins
@@ -175,7 +175,7 @@ class Checkpointing(keras.callbacks.Callback):
         state = {"callbacks": states.plain(), "history": self.files.rows, "stopped": stopped}
         arrays |= {"metrics": metrics, **states.arrays}
         checkpoints.save(self.folder, checkpoints.Checkpoint(self.step, arrays, state, self.processes.plain()))
-        self.keep()
+        self.push()
 
     def _scalars(self):
         return [variable for metric in self.model.metrics for variable in metric.variables]

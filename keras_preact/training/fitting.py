@@ -39,10 +39,10 @@ class Training:
 
     fixed_statistics = False
 
-    def __init__(self, experiment, data, validation, devices, folder, keep, run_options):
+    def __init__(self, experiment, data, validation, devices, folder, push, run_options):
         recipe, augmentation = experiment.recipe, experiment.recipe.augmentation()
         self.experiment, self.recipe, self.data, self.validation = experiment, recipe, data, validation
-        self.devices, self.folder, self.keep, self.run_options = devices, folder, keep, run_options
+        self.devices, self.folder, self.push, self.run_options = devices, folder, push, run_options
         keras.utils.set_random_seed(recipe.seed)
         share = (devices.worker, devices.workers)
         self.resident = _can_reside(data, augmentation) and devices.kind != "CPU"
@@ -57,7 +57,7 @@ class Training:
         self.model = self._begun(network)
         if devices.is_chief:
             run_folder.make_folder(folder, experiment.plain(), run_options.overwrite)
-            keep()
+            push()
         devices.barrier()
         self.start = checkpoints.newest(folder / run_folder.CHECKPOINTS)
         step = self.start.step if self.start else 0
@@ -176,7 +176,7 @@ class Training:
         guard = own.StopOnNonFiniteLoss(schedule, start.step if start else 0, period)
         files = own.RunFiles(self.folder, start.state["history"] if start else (), devices.is_chief)
         counted = [*_stoppers(self.recipe), *self.run_options.callbacks]
-        keeping = own.Checkpointing(
+        checkpointing = own.Checkpointing(
             self.folder / run_folder.CHECKPOINTS,
             devices,
             files,
@@ -184,22 +184,22 @@ class Training:
             self.steps_per_epoch,
             self.run_options.checkpoint_steps,
             start,
-            self.keep,
+            self.push,
             self.processes,
             signals,
         )
         logs = _tensorboard(self.folder) if devices.is_chief else []
-        return [guard, files, *counted, *logs, keeping]
+        return [guard, files, *counted, *logs, checkpointing]
 
-    def _fit_level(self, keeping, options):
+    def _fit_level(self, checkpointing, options):
         """Trains from the step that was reached to the end of the level, or of the training.
 
         Args:
-            keeping: The `Checkpointing`, which knows that step.
+            checkpointing: The `Checkpointing`, which knows that step.
             options: Keywords of `keras.Model.fit`.
         """
-        for first, last, steps in segments(keeping.step, self.levels[self.level].end, self.steps_per_epoch):
-            feed = Feed(self.batches, keeping.step)
+        for first, last, steps in segments(checkpointing.step, self.levels[self.level].end, self.steps_per_epoch):
+            feed = Feed(self.batches, checkpointing.step)
             self.processes.feeds.append(feed)
             batches = self.devices.dataset(feed, self.batches.spec())
             self.model.fit(batches, epochs=last, initial_epoch=first, steps_per_epoch=steps, **options)
@@ -230,7 +230,7 @@ class Training:
             self.experiment, self.model.network, self.data, self.folder, self.devices, error_percent, processes
         )
         run_folder.write_card(self.folder, card)
-        self.keep()
+        self.push()
         return card
 
 

@@ -148,7 +148,7 @@ def read_card(path, name=CARD):
             return fields
     except (OSError, ValueError) as error:
         raise argument_error("run", f"a folder whose {name} is whole", str(path), str(error)) from error
-    # A card of trained weights, as `keep` writes them.
+    # A card of trained weights, as `keep_weights` writes them.
     hint = "It holds trained weights: pass its .weights.h5 file as weights= to build their network."
     raise argument_error("run", "the folder of a finished run", str(path), hint)
 

@@ -124,7 +124,7 @@ def carry_out(experiment, data, kind, run_options):
         data, validation = held_out(data, recipe.validation_images, recipe.seed)
     usual = pathlib.Path("runs") / f"{experiment.key}.{safe_name(data.name)}.{experiment.recipe_name}"
     output = remote_folder.without_scheme(str(run_options.output or usual))
-    with remote_folder.local_copy(output) as (folder, keep):
+    with remote_folder.local_copy(output) as (folder, push):
         folder = run_folder.check_folder(folder, experiment.plain(), run_options.overwrite)
         if (finished := run_folder.finished_card(folder, run_options.overwrite)) is not None:
             remove_asides(folder)
@@ -140,7 +140,7 @@ def carry_out(experiment, data, kind, run_options):
                     folder, experiment.plain(), run_options.overwrite
                 )  # another may have been there
                 with devices.scope():
-                    training = kind(experiment, data, validation, devices, folder, keep, run_options)
+                    training = kind(experiment, data, validation, devices, folder, push, run_options)
                     with signals.deferred():
                         training.fit(signals)
                     training.finish()
