@@ -83,8 +83,8 @@ class Training:
 
     def make_optimizer(self, network):
         """Returns the optimizer of a network's trainable variables."""
-        kind = {"sgd": RecipeSGD, "muon": Muon}[self.recipe.optimizer]
-        return make_optimizer(self.recipe, self.steps_per_epoch, kind)
+        optimizer = {"sgd": RecipeSGD, "muon": Muon}[self.recipe.optimizer]
+        return make_optimizer(self.recipe, self.steps_per_epoch, optimizer)
 
     def _begun(self, network):
         """Returns the model of the first level, with the weights that the training begins with."""

@@ -103,13 +103,13 @@ def train(
     return carry_out(experiment, data, Training, run_options)
 
 
-def carry_out(experiment, data, kind, run_options):
+def carry_out(experiment, data, training_class, run_options):
     """Runs an experiment as `train` describes, and returns its card.
 
     Args:
         experiment: An `Experiment`.
         data: A `DataSet`.
-        kind: The class `Training`, or one made of it.
+        training_class: The class `Training`, or one made of it.
         run_options: A `RunOptions`.
     """
     recipe = experiment.recipe
@@ -140,7 +140,7 @@ def carry_out(experiment, data, kind, run_options):
                     folder, experiment.plain(), run_options.overwrite
                 )  # another may have been there
                 with devices.scope():
-                    training = kind(experiment, data, validation, devices, folder, push, run_options)
+                    training = training_class(experiment, data, validation, devices, folder, push, run_options)
                     with signals.deferred():
                         training.fit(signals)
                     training.finish()
@@ -162,8 +162,8 @@ def _told_what_is_left(folder, output):
             if last
             else "There is no checkpoint."
         )
-        kind = OSError if isinstance(error, OSError) else FloatingPointError
-        raise kind(f"{str(error).removesuffix('.')}. {left}") from error
+        error_class = OSError if isinstance(error, OSError) else FloatingPointError
+        raise error_class(f"{str(error).removesuffix('.')}. {left}") from error
 
 
 def _alone(output, devices):

@@ -109,7 +109,7 @@ def finetune(
 
 def _sorted(fields):
     """Returns the `Tuning` and the fields of `Recipe` in `fields`; a `ValueError` says if one is neither."""
-    tuning, recipe = ([field.name for field in dataclasses.fields(kind)] for kind in (Tuning, Recipe))
+    tuning, recipe = ([field.name for field in dataclasses.fields(owner)] for owner in (Tuning, Recipe))
     own = [name for name in inspect.signature(finetune).parameters if name != "fields"]
     check_arguments("finetune", fields, [*own, *tuning, *recipe])
     chosen = {name: value for name, value in fields.items() if name in tuning}

@@ -107,17 +107,17 @@ def read_fields(path):
     return fields
 
 
-def checked(kind, fields, within=""):
-    """Returns fields of JSON as the dataclass `kind`; a `ValueError` names the first that is missing or wrong.
+def checked(card_class, fields, within=""):
+    """Returns fields of JSON as an object of `card_class`; a `ValueError` names the first that is missing or wrong.
 
     Args:
-        kind: A dataclass. Fields that it does not have are passed over.
+        card_class: A dataclass. Fields that it does not have are passed over.
         fields: A dict as `json.loads` returns it.
         within: What stands before the fields' names.
     """
     try:
         text = json.dumps(fields, ensure_ascii=False).encode(errors="replace")  # paths may have bytes that are no text
-        return _adapter(kind).validate_json(text, strict=True)
+        return _adapter(card_class).validate_json(text, strict=True)
     except RecursionError as error:
         raise ValueError("It has lists within lists without end.") from error
     except pydantic.ValidationError as error:
@@ -129,5 +129,5 @@ def checked(kind, fields, within=""):
 
 
 @functools.cache
-def _adapter(kind):
-    return pydantic.TypeAdapter(kind)
+def _adapter(card_class):
+    return pydantic.TypeAdapter(card_class)
