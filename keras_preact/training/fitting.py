@@ -12,8 +12,8 @@ from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import ArraySplit
 from keras_preact.data.preparation import Preparation
 from keras_preact.network.deepening import deepen
-from keras_preact.training import callbacks as own
 from keras_preact.training import checkpoints, finish, run_folder
+from keras_preact.training.callbacks import Checkpointing, RunFiles, StopOnNonFiniteLoss, restore
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, reestimate_statistics
 from keras_preact.training.levels import begin_with, check_levels, level_at, levels_of, of_depth, segments
 from keras_preact.training.muon import Muon
@@ -66,7 +66,7 @@ class Training:
             self.level = level_at(self.levels, step)
             if self.level:
                 self.model = self._trained(of_depth(network, self.levels[self.level].depth))
-            own.restore(self.model, self.start)
+            restore(self.model, self.start)
         self.processes = Processes(run_options.clock, devices, self.start, recipe.global_batch_size)
         self._announce(step)
 
@@ -173,10 +173,10 @@ class Training:
         devices, start = self.devices, self.start
         schedule = make_schedule(self.recipe, self.steps_per_epoch)
         period = 1 if devices.kind == "CPU" else GUARD_STEPS
-        guard = own.StopOnNonFiniteLoss(schedule, start.step if start else 0, period)
-        files = own.RunFiles(self.folder, start.state["history"] if start else (), devices.is_chief)
+        guard = StopOnNonFiniteLoss(schedule, start.step if start else 0, period)
+        files = RunFiles(self.folder, start.state["history"] if start else (), devices.is_chief)
         counted = [*_stoppers(self.recipe), *self.run_options.callbacks]
-        checkpointing = own.Checkpointing(
+        checkpointing = Checkpointing(
             self.folder / run_folder.CHECKPOINTS,
             devices,
             files,
