@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 
+import keras
 import numpy as np
 
 from keras_preact.data.files import spread
@@ -74,7 +75,8 @@ def export(
         ImportError: If a format's packages are missing; the extra that has them is named.
         ParityError: If a file does not agree with the model; nothing of the export is kept then.
     """
-    formats, source = check_formats(formats), find_source(model, "model")
+    formats = check_formats(formats)
+    source = find_source(checked(model) if isinstance(model, keras.Model) else model, "model")
     _check_left_out(source, preprocessing, mean, std)
     output = check_folder(output or _usual_folder(source), overwrite)
     network = checked(source.load())

@@ -345,7 +345,7 @@ def test_an_export_is_replaced_only_if_asked_and_nothing_else_ever(tmp_path):
         ({"preprocessing": None}, "Preprocessing"),
         (
             {"model": keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="logits")])},
-            "`model` must be a network of keras_preact, a name",
+            "ends in its classifier",
         ),
     ],
 )
