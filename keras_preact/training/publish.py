@@ -126,4 +126,5 @@ def _precision(run):
 
 def own_weights():
     """Returns the names of the weights that came with this package."""
-    return [name for name in list_weights() if get_card(name).path is not None]
+    paths = {name: get_card(name).path for name in list_weights()}
+    return [name for name, path in paths.items() if path and pathlib.Path(path).is_relative_to(TRAINED)]
