@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for editors and type checkers: the names of _AT_ONCE and _LAZY
     from keras_preact.backbone import ResNetFeatures
-    from keras_preact.data import load
+    from keras_preact.data import load, register_data
     from keras_preact.data.augment import Augmentation
     from keras_preact.data.batches import TrainingBatches
     from keras_preact.data.dataset import from_arrays
-    from keras_preact.exporting import export
     from keras_preact.laboratory.analysis.measure import analyze
     from keras_preact.laboratory.analysis.report import explain
     from keras_preact.laboratory.reproduce.report import reproduce_table
+    from keras_preact.laboratory.reproduce.reproduce import reproduce
     from keras_preact.laboratory.sweep.grid import sweep
     from keras_preact.laboratory.sweep.hypermodel import PreActHyperModel
     from keras_preact.network.costs import summary
@@ -38,15 +38,19 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _AT_ONCE and _L
         ResNet1001,
     )
     from keras_preact.training.evaluation import evaluate
+    from keras_preact.training.export import export
+    from keras_preact.training.inspection import inspect
+    from keras_preact.training.launcher import launch
     from keras_preact.training.predictor import predict
-    from keras_preact.training.publish import verify
+    from keras_preact.training.publish import keep_weights, verify
     from keras_preact.training.recipe import Recipe
-    from keras_preact.training.recipes import RECIPES
+    from keras_preact.training.recipes import RECIPES, register_recipe
     from keras_preact.training.trainer import train
     from keras_preact.transfer.finetuning import finetune
     from keras_preact.transfer.rule import recipe_for
     from keras_preact.version import __version__
-    from keras_preact.weights.cards import Card, get_card, list_weights
+    from keras_preact.weights.cards import Card, get_card, list_weights, register_weights
+    from keras_preact.weights.converters import register_converter
     from keras_preact.weights.preprocessing import Preprocessing, decode_predictions, preprocess_input
     from keras_preact.zoo import build_network, fetch_weights, get_model, list_models
 
@@ -98,15 +102,23 @@ _LAZY = {
     "decode_predictions": "keras_preact.weights.preprocessing",
     "evaluate": "keras_preact.training.evaluation",
     "explain": "keras_preact.laboratory.analysis.report",
-    "export": "keras_preact.exporting",
+    "export": "keras_preact.training.export",
     "finetune": "keras_preact.transfer.finetuning",
     "from_arrays": "keras_preact.data.dataset",
     "get_card": "keras_preact.weights.cards",
+    "inspect": "keras_preact.training.inspection",
+    "keep_weights": "keras_preact.training.publish",
+    "launch": "keras_preact.training.launcher",
     "list_weights": "keras_preact.weights.cards",
     "load": "keras_preact.data",
     "predict": "keras_preact.training.predictor",
     "preprocess_input": "keras_preact.weights.preprocessing",
     "recipe_for": "keras_preact.transfer.rule",
+    "register_converter": "keras_preact.weights.converters",
+    "register_data": "keras_preact.data",
+    "register_recipe": "keras_preact.training.recipes",
+    "register_weights": "keras_preact.weights.cards",
+    "reproduce": "keras_preact.laboratory.reproduce.reproduce",
     "reproduce_table": "keras_preact.laboratory.reproduce.report",
     "sweep": "keras_preact.laboratory.sweep.grid",
     "train": "keras_preact.training.trainer",

@@ -16,7 +16,7 @@ import sys
 import textwrap
 from typing import NamedTuple
 
-from keras_preact.errors import ParityError, check_choice, printable
+from keras_preact.errors import ParityError, argument_error, check_choice, printable
 from keras_preact.training.signals import EndingSignals, status
 from keras_preact.version import __version__
 
@@ -177,7 +177,10 @@ def help_text(group=""):
     lines = [f"usage: keras-preact {prefix}VERB ...", "", *([] if group else [ABOUT, ""]), "verbs:"]
     for name, summary in found.items():
         lines += textwrap.wrap(f"  {name}".ljust(indent) + summary, columns, subsequent_indent=" " * indent)
-    return "\n".join([*lines, "", "VERB --help shows its arguments; --version prints the version."])
+    notes = ["VERB --help shows its arguments; --version prints the version."]
+    if not group:
+        notes.append("--import MODULE before VERB imports a module of yours: what it registers then has a name here.")
+    return "\n".join([*lines, "", *(textwrap.fill(note, columns) for note in notes)])
 
 
 def find_verb(arguments):
@@ -209,6 +212,27 @@ def function_of(name, arguments=()):
     return _with_keras(function) if verb.computes else function
 
 
+def import_own(arguments):
+    """Imports the modules that `--import` names before the verb, from the working folder too; returns the rest.
+
+    What they register (recipes, data sets, orderings, ...) then has a name on the command line.
+    """
+    while arguments and arguments[0].partition("=")[0] == "--import":
+        _, equals, name = arguments[0].partition("=")
+        name, arguments = (name, arguments[1:]) if equals else ((arguments[1:] or [""])[0], arguments[2:])
+        folder, _, module = name.removesuffix(".py").rpartition("/")
+        if not module:
+            raise argument_error("import", "the name of a module, or of its file", name)
+        sys.path.insert(0, os.path.abspath(folder))
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            raise argument_error("import", "a module that can be imported", name, str(error)) from error
+    return arguments
+
+
 def _run(arguments):
     name, rest = find_verb(arguments)
     if rest is None:
@@ -231,7 +255,7 @@ def main(arguments=None):
         print(f"keras-preact {__version__}")
         return
     try:
-        _run(arguments)
+        _run(import_own(arguments))
     except KeyboardInterrupt:
         print("\nkeras-preact: SIGINT. It was ended by Ctrl-C.", file=sys.stderr)
         raise SystemExit(status(signal.SIGINT)) from None

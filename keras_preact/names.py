@@ -4,11 +4,13 @@ Commands, too, are named here, as a person would type them.
 """
 
 import pathlib
+import re
 import unicodedata
 
 from keras_preact import bounds
 from keras_preact.errors import argument_error
 
+REGISTERED = re.compile(r"[a-z][a-z0-9_]{0,39}")  # what is registered: it becomes a part of names of files
 ALLOWED = "-_.+=,() "  # beside letters and digits of any script
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines and paragraphs
 
@@ -32,6 +34,27 @@ def check_name(argument, name):
         return name
     expected = f"a name of letters, digits and {ALLOWED.strip()} that begins with no dot"
     raise argument_error(argument, f"{expected}, of {bounds.NAME_BYTES} bytes at most", name)
+
+
+def add_row(argument, name, row, table):
+    """Puts a row into a table of what has names; returns whether it is new.
+
+    Args:
+        argument: What takes such names, e.g. `recipe`.
+        name: The row's.
+        row: Anything that can be compared.
+        table: A dict.
+
+    Raises:
+        ValueError: If the name is not allowed, or another row has it.
+    """
+    if not isinstance(name, str) or not REGISTERED.fullmatch(name):
+        raise argument_error("name", "1 to 40 small letters, digits and underscores, a letter first", name)
+    if name in table and table[name] != row:
+        raise argument_error("name", f"one that no other {argument} has", name, "Choose another name.")
+    is_new = name not in table
+    table[name] = row
+    return is_new
 
 
 def path_inside(argument, folder, key):

@@ -9,10 +9,10 @@ import keras
 from keras_preact.errors import argument_error, arguments_checked, check_arguments, check_choice, check_integer
 from keras_preact.network.checks import LAYOUTS, check_execution, check_features
 from keras_preact.network.families import FAMILIES, NETWORKS, changed, chosen
-from keras_preact.network.model import ResidualNetwork, read_fingerprint
+from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.spec import NetworkSpec
-from keras_preact.weights.cards import Card, card_spec, find_weights, get_card
-from keras_preact.weights.pretrained import check_spec, load_pretrained, weights_file
+from keras_preact.weights.cards import card_spec, find_weights, get_card
+from keras_preact.weights.pretrained import check_spec, load_pretrained, stated, weights_file
 
 # What other libraries call an argument, and what there is of it here.
 FOREIGN = {
@@ -58,9 +58,9 @@ def build_network(
         spec: A `NetworkSpec`.
         include_top: Whether the network ends in global average pooling and a classifier.
         weights: None, or trained weights: a name of `list_weights()`, a data set (`"cifar10"`, `"cifar100"`,
-            `"imagenet"`, `"digits"`: the weights of the lowest published error), or the path of a `.weights.h5` file of
-            this network. Other weights are downloaded, once. `model.card` then describes the weights, and
-            `model.loaded` reports what was taken over.
+            `"imagenet"`, `"digits"`: the weights of the lowest published error), the folder of a finished run or of
+            kept weights, or a `.keras` or `.weights.h5` file of this network. Other weights are downloaded, once.
+            `model.card` then describes the weights, and `model.loaded` reports what was taken over.
         input_tensor: A Keras tensor (batch, height, width, channels) to read instead of a new input.
         input_shape: (height, width, channels); a side may be None. (32, 32, 3), or what `weights` were trained on, if
             left out. With other channels than the weights', their first kernel is adapted.
@@ -98,9 +98,10 @@ def build_network(
     if not isinstance(spec, NetworkSpec):
         raise argument_error("spec", "a NetworkSpec", spec)
     weights = find_weights(weights, f"resnet{spec.depth}")
-    if isinstance(weights, Card):
-        check_spec(weights, card_spec(weights), spec)
-    input_shape, num_classes = _fitted(weights, input_shape, input_tensor, num_classes, (32, 32, 3), 10)
+    theirs = stated(weights)
+    if theirs and theirs.spec:
+        check_spec(theirs.name, theirs.spec, spec)
+    input_shape, num_classes = _fitted(theirs, input_shape, input_tensor, num_classes, (32, 32, 3), 10)
     _check_data_format()
     unroll, remat = check_execution(unroll, remat)
     num_classes, classifier_activation = _check_head(include_top, pooling, num_classes, classifier_activation)
@@ -133,15 +134,11 @@ def _placed_on(tensor, model):
     return whole
 
 
-def _fitted(weights, shape, tensor, classes, default_shape, default_classes):
-    """Returns `shape` and `classes`, where they were left out those of the weights, or else the defaults."""
-    if shape is not None and classes is not None:
-        return shape, classes
-    if isinstance(weights, Card):
-        default_shape, default_classes = weights.preprocessing.input_shape, len(weights.classes)
-    elif weights is not None and (theirs := read_fingerprint(weights)) is not None:
-        default_shape = (*default_shape[:2], theirs["channels"])
-        default_classes = theirs["num_classes"] or default_classes
+def _fitted(theirs, shape, tensor, classes, default_shape, default_classes):
+    """Returns `shape` and `classes`, where they were left out those that weights state, or else the defaults."""
+    if theirs is not None:
+        default_shape = tuple(side or default for side, default in zip(theirs.input_shape, default_shape))
+        default_classes = theirs.num_classes or default_classes
     shape = default_shape if shape is None and tensor is None else shape
     return shape, default_classes if classes is None else classes
 
@@ -212,21 +209,21 @@ def build_of_family(family, which, arguments):
     fields = {name: arguments[name] for name in SPEC_FIELDS if arguments.get(name) is not None}
     rest = {name: value for name, value in arguments.items() if name not in SPEC_FIELDS}
     weights = find_weights(rest.get("weights"), f"resnet{base.depth}")
-    is_card = isinstance(weights, Card)
-    spec = changed(_card_spec_of(base, weights), fields) if is_card else make_spec(**{**which, **fields})
+    theirs = stated(weights)
+    has_spec = theirs is not None and theirs.spec is not None
+    spec = changed(_checked_units(base, theirs), fields) if has_spec else make_spec(**{**which, **fields})
     shape, tensor = rest.get("input_shape"), rest.get("input_tensor")
-    shape, classes = _fitted(weights, shape, tensor, rest.get("num_classes"), (side, side, 3), classes)
+    shape, classes = _fitted(theirs, shape, tensor, rest.get("num_classes"), (side, side, 3), classes)
     own = {"weights": weights, "input_shape": shape, "num_classes": classes}
     return build_network(spec, **{**rest, **own, "name": rest.get("name") or f"resnet{base.depth}"})
 
 
-def _card_spec_of(base, card):
-    """Returns the `NetworkSpec` of a card; a `ValueError` says if `base` has other units."""
-    theirs = card_spec(card)
-    sides = [f"units={spec.units}, widths={spec.widths} and unit={spec.unit!r}" for spec in (base, theirs)]
+def _checked_units(base, theirs):
+    """Returns the `NetworkSpec` that weights state; a `ValueError` says if `base` has other units."""
+    sides = [f"units={spec.units}, widths={spec.widths} and unit={spec.unit!r}" for spec in (base, theirs.spec)]
     if sides[0] != sides[1]:
-        raise argument_error("weights", f"those of a network of {sides[0]}", card.name, f"These have {sides[1]}.")
-    return theirs
+        raise argument_error("weights", f"those of a network of {sides[0]}", theirs.name, f"These have {sides[1]}.")
+    return theirs.spec
 
 
 def list_models(pattern="*"):

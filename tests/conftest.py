@@ -1,11 +1,17 @@
 """Fixtures of more than one file."""
 
+import contextlib
+
 import keras
 import pytest
 
 from keras_preact import exporting
+from keras_preact.data import DATA_SETS
 from keras_preact.network.shortcuts import SHORTCUTS
 from keras_preact.network.unit_spec import ORDERINGS, UNIT_KINDS
+from keras_preact.training.recipes import RECIPES
+from keras_preact.weights import cards
+from keras_preact.weights.converters import CONVERTERS
 
 CAN_EXPORT = exporting.can_export
 
@@ -26,15 +32,24 @@ def savedmodel():
         yield
 
 
+@contextlib.contextmanager
+def forgotten():
+    """Forgets what is registered within: orderings, shortcuts, units, recipes, data sets, converters, weights."""
+    tables = ORDERINGS, SHORTCUTS, UNIT_KINDS, RECIPES, DATA_SETS, CONVERTERS, cards._cards()
+    before = [dict(table) for table in tables]
+    try:
+        yield
+    finally:
+        for table, rows in zip(tables, before):
+            table.clear()
+            table.update(rows)
+
+
 @pytest.fixture
 def registries():
-    """Forgets the orderings, shortcuts and kinds of units that a test registers."""
-    tables = ORDERINGS, SHORTCUTS, UNIT_KINDS
-    before = [dict(table) for table in tables]
-    yield
-    for table, rows in zip(tables, before):
-        table.clear()
-        table.update(rows)
+    """Forgets what a test registers."""
+    with forgotten():
+        yield
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from tyro.conf import Positional
 
 from keras_preact.network import costs
-from keras_preact.network.families import FAMILIES, NETWORKS, is_model_name
+from keras_preact.network.families import FAMILIES, NETWORKS
 from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS
 from keras_preact.training.recipes import RECIPES
-
-SIDE = 32  # of the images of a network that leaves their size open, in pixels
 
 
 def list_networks() -> None:
@@ -42,9 +40,6 @@ def inspect(model: Positional[str], /, *, batch_size: int = 1) -> None:
             kept weights, a .keras file or a .weights.h5 file.
         batch_size: Images whose signals are counted.
     """
-    from keras_preact.training.source import find_source
-    from keras_preact.zoo import get_model
+    from keras_preact.training import inspection
 
-    network = get_model(model) if is_model_name(model) else find_source(model, "model").load()
-    height, width = network.input_shape[1:3]
-    costs.summary(network, batch_size, None if height and width else (SIDE, SIDE))
+    inspection.inspect(model, batch_size)

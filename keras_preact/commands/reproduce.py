@@ -5,8 +5,6 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from keras_preact.errors import argument_error
-
 
 def reproduce(
     what: Positional[Literal["parameters", "table1", "table2", "table3", "table4", "figure1", "figure6"]],
@@ -37,19 +35,10 @@ def reproduce(
         strategy: Devices to compute on, as in train.
         run: Run what has no result yet; with --no-run it stays blank.
     """
-    if row is not None and not what.startswith("table"):
-        raise argument_error("row", f"left out for {what}", row)
-    keywords = dict(scale=scale, seeds=seeds, output=output, data_dir=data_dir, strategy=strategy, run=run)
-    if what == "parameters":
-        from keras_preact.laboratory.reproduce.parameters import parameter_table
+    from keras_preact.laboratory.reproduce import reproduce as reproducing
 
-        if not parameter_table():
-            raise SystemExit(1)
-    elif what.startswith("table"):
-        from keras_preact.laboratory.reproduce.report import reproduce_table
-
-        reproduce_table(what, row, **keywords)
-    else:
-        from keras_preact.laboratory.reproduce.figures import reproduce_figure
-
-        print(reproduce_figure(what, **keywords))
+    found = reproducing.reproduce(what, row, scale, seeds, output, data_dir, strategy, run)
+    if found is False:
+        raise SystemExit(1)
+    if what.startswith("figure"):
+        print(found)

@@ -2,11 +2,15 @@
 
 import json
 import pathlib
-from typing import Literal
+from typing import Annotated, Literal
 
+from tyro.conf import arg
+
+from keras_preact.commands.recipe_flags import given, recipe_changes
 from keras_preact.names import safe_name
-from keras_preact.training.recipes import get_recipe
 from keras_preact.training.strategy_table import STRATEGIES
+
+RecipeChanges = recipe_changes("validation_images")
 
 
 def sweep(
@@ -16,11 +20,11 @@ def sweep(
     data: str = "digits",
     data_dir: pathlib.Path | None = None,
     recipe: str = "digits",
-    epochs: int | None = None,
     validation_images: int | None = None,
     seeds: int = 3,
     output: pathlib.Path | None = None,
     strategy: Literal[STRATEGIES] = "auto",
+    changes: Annotated[RecipeChanges, arg(name="")] = RecipeChanges(),
 ) -> None:
     """Trains every point of a grid with several seeds: one row each, medians, a picture, the best run.
 
@@ -33,27 +37,27 @@ def sweep(
         data: A data set, or a folder of images, as in train.
         data_dir: Where its files are, if not where its loader looks.
         recipe: The recipe of all runs.
-        epochs: Its epochs, if not the recipe's.
         validation_images: Training images held out, by which the best run is chosen; the recipe's, or a tenth. With 0
             the test images choose it.
         seeds: Runs of each point.
         output: The folder; runs/sweep.<data> if left out.
         strategy: Devices to compute on.
+        changes: What differs from the recipe in all points; its own value where it is None.
     """
     from keras_preact.laboratory.sweep import grid
 
-    chosen = get_recipe(recipe).replace(**({} if epochs is None else {"epochs": epochs}))
     folder = output or pathlib.Path("runs") / f"sweep.{safe_name(pathlib.Path(data).name)}"
     grid.sweep(
         over,
         model=model,
         data=data,
         data_dir=data_dir,
-        recipe=chosen,
+        recipe=recipe,
         seeds=seeds,
         validation_images=validation_images,
         output=folder,
         strategy=strategy,
+        **given(changes),
     )
     print(f"\n{(folder / grid.MARKDOWN).read_text()}\n{folder}/: {grid.CSV}, {grid.MARKDOWN}, {grid.PLOT}")
     if (folder / grid.BEST).is_file():

@@ -1,36 +1,14 @@
 """The verb `finetune`."""
 
-import ast
-import dataclasses
-import inspect
 from typing import Annotated
 
 from tyro.conf import arg
 
+from keras_preact.commands.recipe_flags import given, recipe_changes
 from keras_preact.commands.runs import RunFlags, print_result
-from keras_preact.data.augment import Augmentation
-from keras_preact.training.recipe import Recipe
 from keras_preact.transfer.trunk import Tuning
 
-
-def _texts(kind):
-    """Returns the text under each field of a dataclass, by the field's name."""
-    (tree,) = ast.parse(inspect.getsource(kind)).body
-    pairs = zip(tree.body, tree.body[1:])
-    return {field.target.id: text.value.value for field, text in pairs if isinstance(field, ast.AnnAssign)}
-
-
-def _flag(field, text):
-    """Returns the field of a flag that changes a recipe's; None is the recipe's own."""
-    return field.name, Annotated[field.type | None, arg(help=inspect.cleandoc(text))], None
-
-
-_TEXTS = {**_texts(Augmentation), **_texts(Recipe)}
-RecipeChanges = dataclasses.make_dataclass(
-    "RecipeChanges",
-    [_flag(field, _TEXTS[field.name]) for field in dataclasses.fields(Recipe) if field.name != "source"],
-    frozen=True,
-)
+RecipeChanges = recipe_changes()
 
 
 def finetune(
@@ -54,7 +32,6 @@ def finetune(
     """
     from keras_preact.transfer import finetuning
 
-    changed = {name: value for name, value in vars(changes).items() if value is not None}
-    card = finetuning.finetune(weights, data, recipe=recipe, **vars(running), **vars(tuning), **changed)
+    card = finetuning.finetune(weights, data, recipe=recipe, **vars(running), **vars(tuning), **given(changes))
     if "error_percent" in card:  # the first of several workers has it
         print_result(card)

@@ -73,15 +73,15 @@ def keep(
     """
     from keras_preact.training import publish
 
-    print(publish.keep(run, output, data_dir))
+    print(publish.keep_weights(run, output, data_dir))
 
 
 def verify(what: Positional[tuple[str, ...]] = (), /, *, data_dir: pathlib.Path | None = None) -> None:
     """Measures the error of trained weights again, and compares it to what their card states.
 
     Args:
-        what: Folders of runs or of kept weights, or names of `keras-preact weights list`; if none, those that came with
-            this package.
+        what: Folders of runs or of kept weights, .keras files of runs, names of `keras-preact weights list`; if none,
+            those that came with this package.
         data_dir: The folder in which to look for the data sets.
     """
     from keras_preact.training import publish

@@ -1,16 +1,20 @@
 """Data sets by name, and their batches."""
 
 import functools
+import inspect
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from keras_preact.data.augment import Augmentation
 from keras_preact.data.cifar import CIFAR10, CIFAR100, load_cifar
-from keras_preact.data.dataset import from_arrays
+from keras_preact.data.dataset import DataSet, from_arrays
 from keras_preact.data.digits import load_digits
 from keras_preact.data.folders import load_folder, load_imagenet
 from keras_preact.errors import argument_error, check_choice, nearest
+from keras_preact.names import add_row
 
-__all__ = ["ALIASES", "DATA_SETS", "Augmentation", "from_arrays", "load"]
+__all__ = ["ALIASES", "DATA_SETS", "Augmentation", "from_arrays", "has_own_size", "load", "register_data"]
 
 DATA_SETS = {
     "digits": load_digits,
@@ -21,7 +25,58 @@ DATA_SETS = {
 }
 ALIASES = {"imagenet2012": "imagenet"}  # what TFDS calls it
 
-ARRAYS = ("digits", "cifar10", "cifar100", "cifar10_16")  # those whose images have one size, and are held in memory
+# Those whose images have one size, and are held in memory; what is registered says it by its arguments.
+ARRAYS = ("digits", "cifar10", "cifar100", "cifar10_16")
+
+
+@dataclass(frozen=True)
+class _Registered:
+    """A data set of one's own: calls its function with those of the loaders' arguments that it takes."""
+
+    name: str
+    function: Callable = field(compare=False)
+    place: tuple[str, str]
+
+    @property
+    def takes(self):
+        return inspect.signature(self.function).parameters.keys()
+
+    def __call__(self, data_dir, image_size, skip_corrupt):
+        given = {"data_dir": data_dir, "image_size": image_size, "skip_corrupt": skip_corrupt}
+        for argument, value in given.items():
+            if value not in (None, False) and argument not in self.takes:
+                raise argument_error(argument, f"left out for {self.name}, whose function does not take it", value)
+        data = self.function(**{argument: value for argument, value in given.items() if argument in self.takes})
+        if not isinstance(data, DataSet):
+            raise argument_error("data", "the name of a function that returns a DataSet", type(data).__name__)
+        return replace(data, name=self.name, folder=None)  # by which cards find it again
+
+
+def register_data(name, function):
+    """Adds a data set, so that `train`, `evaluate`, sweeps and the command line take its name.
+
+    Args:
+        name: What `data=` takes: small letters, digits and underscores, a letter first.
+        function: Returns a `DataSet`, the same one each time, as `from_arrays` and `load` make it. It may take
+            `data_dir` (None or what a person passed), `image_size` and `skip_corrupt`, by these names. It is called
+            when the data is asked for.
+
+    Raises:
+        ValueError: If the name is not allowed or taken by another data set, or the function has other arguments.
+    """
+    if not callable(function):
+        raise argument_error("function", "a function that returns a DataSet", function)
+    needed = [one.name for one in inspect.signature(function).parameters.values() if one.default is one.empty]
+    if others := [argument for argument in needed if argument not in ("data_dir", "image_size", "skip_corrupt")]:
+        raise argument_error("function", "one of no other arguments than data_dir, image_size, skip_corrupt", others[0])
+    place = getattr(function, "__module__", ""), getattr(function, "__qualname__", repr(function))
+    add_row("data set", name, _Registered(name, function, place), DATA_SETS)
+
+
+def has_own_size(name):
+    """Returns whether the images of a data set have a size that nobody chooses; `name` may be a folder's path."""
+    row = DATA_SETS.get(name) if isinstance(name, str) else None
+    return name in ARRAYS or (isinstance(row, _Registered) and "image_size" not in row.takes)
 
 
 def load(name, data_dir=None, *, image_size=None, skip_corrupt=False):

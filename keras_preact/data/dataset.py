@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_preact.data import geometry
 from keras_preact.errors import argument_error
+from keras_preact.weights.cuts import normalize
 
 
 class ArraySplit:
@@ -124,11 +125,6 @@ def resized(data, side, name):
     train, test = smaller(data.train), smaller(data.test)
     mean, std = measure(train.images)
     return replace(data, name=name, train=train, test=test, mean=mean, std=std, interpolation="bilinear")
-
-
-def normalize(images, mean, std):
-    """Returns (images - mean) / std per channel, float32, for images in 0 to 255."""
-    return (np.asarray(images).astype("float32") - np.float32(mean)) / np.float32(std)
 
 
 def from_arrays(train_images, train_labels, test_images, test_labels, class_names=None, name="arrays"):

@@ -8,6 +8,7 @@ from keras_preact.data import transforms
 from keras_preact.data.augment import Augmentation
 from keras_preact.data.dataset import ArraySplit
 from keras_preact.errors import argument_error, check_integer
+from keras_preact.weights.cuts import normalize
 
 
 class Preparation(keras.layers.Layer):
@@ -98,7 +99,7 @@ class Preparation(keras.layers.Layer):
         return images, labels
 
     def _normalized(self, images):
-        return (images - self.mean) / self.std
+        return normalize(images, self.mean, self.std, ops)
 
 
 def _resized(data, side):

@@ -19,3 +19,4 @@ FORMATS = {
     "litert": Format("model.tflite", ("tensorflow",)),
     "litert_int8": Format("model.int8.tflite", ("tensorflow",)),
 }
+DEFAULT = ("savedmodel", "onnx", "litert")

@@ -6,13 +6,14 @@ import keras
 import numpy as np
 
 from keras_preact.exporting.inference import inference_weights, outputs, stacked
+from keras_preact.exporting.preprocessing import normalized
 
 
 def write_litert(model, path, preprocessing, calibration_images=None):
     """Writes a LiteRT file that maps uint8 `images` to `probabilities`, `logits` and `features`.
 
     `images` are (batch, height, width, channels) of any batch size and of the height and width of
-    `preprocessing.image_shape`; they are normalised inside, not resized. All units are written out, none looped: the
+    `preprocessing.input_shape`; they are normalised inside, not resized. All units are written out, none looped: the
     converter takes no loops whose weights are stacked.
 
     Args:
@@ -28,10 +29,10 @@ def write_litert(model, path, preprocessing, calibration_images=None):
     weights = _constants(inference_weights(network))
 
     @tf.function(
-        autograph=False, input_signature=[tf.TensorSpec((None, *preprocessing.image_shape), tf.uint8, "images")]
+        autograph=False, input_signature=[tf.TensorSpec((None, *preprocessing.input_shape), tf.uint8, "images")]
     )
     def serve(images):
-        return outputs(network, weights, preprocessing.normalized(images), straight=True)
+        return outputs(network, weights, normalized(images, preprocessing), straight=True)
 
     module = tf.Module()
     module.serve = serve

@@ -31,7 +31,7 @@ def write_onnx(model, path, preprocessing, class_names, card=None):
     """Writes an ONNX file, in float32, that maps uint8 `images` to `probabilities`, `logits` and `features`.
 
     `images` are (batch, height, width, channels) of any batch size and of the height and width of
-    `preprocessing.image_shape`; they are normalised inside, not resized. An operation has the name of its Keras layer.
+    `preprocessing.input_shape`; they are normalised inside, not resized. An operation has the name of its Keras layer.
     The file's metadata hold `class_names`, a JSON list, and `card`, JSON.
 
     Args:
@@ -46,7 +46,7 @@ def write_onnx(model, path, preprocessing, class_names, card=None):
     graph = OnnxGraph(_weights_by_unit(stacked(model, "float32")), model.spec.bn_epsilon)
     _network(graph, model, preprocessing)
     file = onnx.helper.make_model(
-        graph.built(model.name, preprocessing.image_shape, model.output_shape[-1], model.spec.out_width),
+        graph.built(model.name, preprocessing.input_shape, model.output_shape[-1], model.spec.out_width),
         opset_imports=[onnx.helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="keras_preact",

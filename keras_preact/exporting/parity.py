@@ -15,6 +15,7 @@ from keras_preact.data import geometry
 from keras_preact.data.files import open_image
 from keras_preact.errors import ParityError
 from keras_preact.exporting import encoded, reload
+from keras_preact.exporting import preprocessing as in_graph
 from keras_preact.exporting.inference import stacked
 
 TOLERANCE = 1e-3  # of a probability: float32 rounding moves ResNet-1001's by 1.5e-4, shallow networks' by 1e-6
@@ -44,7 +45,7 @@ def compare(model, files, preprocessing, images, labels=None):
     """
     # ONNX and LiteRT are written in float32, whatever the model computes in, and do not resize.
     plain = model if model.get_config()["dtype"] == "float32" else stacked(model, "float32")
-    fitted = preprocessing.fitted(images)
+    fitted = in_graph.fitted(images, preprocessing)
     sources = {name: (model, images) if name == "savedmodel" else (plain, fitted) for name in files}
     sent = encoded.files(images) if "savedmodel" in files and images.shape[-1] in (1, 3) else {}
     measured, outputs = _run(files, {name: given for name, (_, given) in sources.items()}, sent)
@@ -73,7 +74,7 @@ def reference(model, preprocessing, images):
         both.jit_compile = False  # a model that is not compiled would take XLA, and long
     parts = []
     for start in range(0, len(images), reload.BATCHES[-1]):
-        batch = keras.ops.convert_to_numpy(preprocessing(images[start : start + reload.BATCHES[-1]]))
+        batch = keras.ops.convert_to_numpy(in_graph.prepared(images[start : start + reload.BATCHES[-1]], preprocessing))
         parts.append(both.predict_on_batch(batch))
     probabilities, logits = (np.concatenate(values).astype("float64") for values in zip(*parts))
     if not np.isfinite(logits).all():
@@ -140,10 +141,10 @@ def _run(files, given, sent):
 
 
 def _as_read(sent, preprocessing):
-    """Returns image files as data sets of files are read, uint8 (files, *image_shape)."""
-    channels = preprocessing.image_shape[-1]
+    """Returns image files as data sets of files are read, uint8 (files, *input_shape)."""
+    channels = preprocessing.channels
     pixels = [geometry.pixels(open_image(io.BytesIO(contents), channels)) for contents in sent.values()]
-    return keras.ops.convert_to_numpy(preprocessing.cut(np.stack(pixels))).astype("uint8")
+    return keras.ops.convert_to_numpy(in_graph.cut(np.stack(pixels), preprocessing)).astype("uint8")
 
 
 def _compared(found, expected, labels):

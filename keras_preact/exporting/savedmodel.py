@@ -10,6 +10,7 @@ import numpy as np
 from keras_preact.errors import argument_error
 from keras_preact.exporting import parity
 from keras_preact.exporting.inference import checked, inference_weights, outputs, stacked
+from keras_preact.exporting.preprocessing import cut, normalized, prepared
 from keras_preact.files import written_aside
 from keras_preact.names import check_lines
 
@@ -98,13 +99,13 @@ def _module(model, preprocessing):
     """Returns a `tf.Module` that holds the folded weights and serves the network, traced once."""
     import tensorflow as tf
 
-    module, channels = tf.Module(), preprocessing.image_shape[-1]
+    module, channels = tf.Module(), preprocessing.channels
     module.weights = {
         layer: {name: tf.Variable(value, trainable=False) for name, value in parts.items()}
         for layer, parts in inference_weights(model).items()
     }
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, *preprocessing.image_shape), tf.float32)])
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, *preprocessing.input_shape), tf.float32)])
     def network(images):
         weights = {
             layer: {name: tf.convert_to_tensor(variable) for name, variable in parts.items()}
@@ -121,18 +122,18 @@ def _module(model, preprocessing):
     @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None, None, channels), tf.uint8, "images")])
     def serve(images):
         # No images may have no size either, as an empty JSON list; nothing can be resized from that.
-        none = lambda: tf.zeros((0, *preprocessing.image_shape), tf.uint8)  # noqa: E731
+        none = lambda: tf.zeros((0, *preprocessing.input_shape), tf.uint8)  # noqa: E731
         images = tf.cond(tf.shape(images)[0] == 0, none, lambda: images)
         images.set_shape((None, None, None, channels))
-        return network(preprocessing(images))
+        return network(prepared(images, preprocessing))
 
     def decoded(file):
-        return preprocessing.cut(_decoded(file, channels)[None])[0]
+        return cut(_decoded(file, channels)[None], preprocessing)[0]
 
     @tf.function(autograph=False, input_signature=[tf.TensorSpec((None,), tf.string, "encoded")])
     def serve_encoded(encoded):
-        spec = tf.TensorSpec(preprocessing.image_shape, tf.float32)
-        return network(preprocessing.normalized(tf.map_fn(decoded, encoded, fn_output_signature=spec)))
+        spec = tf.TensorSpec(preprocessing.input_shape, tf.float32)
+        return network(normalized(tf.map_fn(decoded, encoded, fn_output_signature=spec), preprocessing))
 
     module.serve = serve
     if channels in (1, 3):  # what image files are decoded to

@@ -5,16 +5,15 @@ network of a registered name is read once the file that registers it has been im
 """
 
 import dataclasses
-import re
 
 from keras_preact.errors import argument_error, check_integer, check_integers, check_number
+from keras_preact.names import REGISTERED, add_row
 from keras_preact.network.shapes import Shapes
 from keras_preact.network.shortcuts import SHORTCUTS, Shortcut, ShortcutParameter, ShortcutSpec
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.network.unit_spec import ORDERINGS, UNIT_KINDS, Ordering
 from keras_preact.network.units import residual_unit
 
-NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")  # they become parts of names of files
 FUNCTION = "a function (env, shortcut, branch, unit) that returns (shortcut, branch), made with env's operations alone"
 
 
@@ -30,7 +29,7 @@ def register_ordering(name, lead="", tail="", after_addition=""):
     Raises:
         ValueError: If the name is not allowed or taken by another ordering, or the three do not hold one B and one R.
     """
-    _add("ordering", name, Ordering(lead, tail, after_addition), ORDERINGS)
+    add_row("ordering", name, Ordering(lead, tail, after_addition), ORDERINGS)
 
 
 def register_unit(name, kernels, expansion=1):
@@ -48,7 +47,7 @@ def register_unit(name, kernels, expansion=1):
     for side in kernels:
         if side % 2 == 0:
             raise argument_error("kernels", "odd numbers", kernels, f"Nearest to {side}: {side + 1}.")
-    _add("unit", name, (kernels, check_integer("expansion", expansion)), UNIT_KINDS)
+    add_row("unit", name, (kernels, check_integer("expansion", expansion)), UNIT_KINDS)
 
 
 def register_shortcut(name, function, parameters=None, *, identity=False):
@@ -78,7 +77,7 @@ def register_shortcut(name, function, parameters=None, *, identity=False):
     if own and fields is None:
         fields = dataclasses.make_dataclass("ShortcutSpec", own, bases=(ShortcutSpec,), frozen=True)
     alters = _keeps if identity else _unknown
-    if _add("shortcut", name, Shortcut(function, parameters, alters, fields=fields), SHORTCUTS):
+    if add_row("shortcut", name, Shortcut(function, parameters, alters, fields=fields), SHORTCUTS):
         try:
             _check_shapes(name)
         except Exception as error:  # whatever is wrong in the function
@@ -87,24 +86,13 @@ def register_shortcut(name, function, parameters=None, *, identity=False):
             raise argument_error("function", FUNCTION, getattr(function, "__name__", function), reason) from error
 
 
-def _add(argument, name, row, table):
-    """Puts a row into a table; returns whether it is new. A `ValueError` refuses a wrong name, and a taken one."""
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise argument_error("name", "1 to 40 small letters, digits and underscores, a letter first", name)
-    if name in table and table[name] != row:
-        raise argument_error("name", f"one that no other {argument} has", name, "Choose another name.")
-    is_new = name not in table
-    table.setdefault(name, row)
-    return is_new
-
-
 def _checked_parameters(parameters):
     """Returns {name: `ShortcutParameter`} of what `register_shortcut` takes."""
     taken = {"name", "parameters", "row", "of", "to_dict", "depth", "width"}
     taken |= {field.name for field in dataclasses.fields(NetworkSpec)}
     checked = {}
     for name, value in parameters.items():
-        if not isinstance(name, str) or not NAME.fullmatch(name) or name in taken:
+        if not isinstance(name, str) or not REGISTERED.fullmatch(name) or name in taken:
             expected = "{name: default}, each name of small letters, digits and underscores, and no field of a network"
             raise argument_error("parameters", expected, name)
         row = value if isinstance(value, ShortcutParameter) else ShortcutParameter(check_number(name, value))

@@ -12,18 +12,17 @@ import keras
 from keras_preact.errors import argument_error
 from keras_preact.files import write_text, written_aside
 from keras_preact.training import checkpoints
+from keras_preact.training.callback_state import PREFIX, Saved
 from keras_preact.training.signals import status
 from keras_preact.training.strategies import read
 
-# What Keras' callbacks count. (EarlyStopping turns the sign of `min_delta` in place, so that is not restored.)
-COUNTERS = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch")
-
-
-DRAWING_SECONDS = 10.0  # a picture takes longer to draw than an epoch of a small network on a GPU
+PLOTTING_SECONDS = 10.0  # a picture takes longer to plot than an epoch of a small network on a GPU
 
 
 class StopOnNonFiniteLoss(keras.callbacks.Callback):
-    """Ends training with a `FloatingPointError` as soon as the loss is seen not to be finite, before it is written.
+    """Ends training with a `FloatingPointError` as soon as a loss is seen not to be finite, before it is written.
+
+    It looks at the training loss, and after each epoch at that of the validation.
 
     Args:
         schedule: The learning rate: a number, or a function of the step.
@@ -43,19 +42,20 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._look(logs)
+        self._look(logs, "val_loss", "validation loss")
 
-    def _look(self, logs):
-        loss = float((logs or {}).get("loss", 0.0))
+    def _look(self, logs, name="loss", what="loss"):
+        loss = float((logs or {}).get(name, 0.0))
         if not math.isfinite(loss):
             rate = float(self.schedule(self.step) if callable(self.schedule) else self.schedule)
             raise FloatingPointError(
-                f"The loss is {loss} at step {self.step}, learning rate {rate:g}. Try a lower one, or look for NaN in "
-                "the data."
+                f"The {what} is {loss} at step {self.step}, learning rate {rate:g}. Try a lower one, or look for NaN "
+                "in the data."
             )
 
 
 class RunFiles(keras.callbacks.Callback):
-    """Writes `history.csv` after each epoch, and `curves.png` then too, but not twice within `DRAWING_SECONDS`.
+    """Writes `history.csv` after each epoch, and `curves.png` then too, but not twice within `PLOTTING_SECONDS`.
 
     Args:
         folder: The run's.
@@ -66,7 +66,7 @@ class RunFiles(keras.callbacks.Callback):
     def __init__(self, folder, rows=(), writes=True):
         super().__init__()
         self.folder, self.rows, self.writes = pathlib.Path(folder), list(rows), writes
-        self.drawn, self.is_drawn = -math.inf, True
+        self.plotted, self.is_plotted = -math.inf, True
 
     def on_epoch_end(self, epoch, logs=None):
         self.rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})
@@ -77,15 +77,15 @@ class RunFiles(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.folder / "history.csv", text.getvalue())
-        self.is_drawn = False
-        if time.monotonic() - self.drawn > DRAWING_SECONDS:
-            self._draw()
+        self.is_plotted = False
+        if time.monotonic() - self.plotted > PLOTTING_SECONDS:
+            self._plot()
 
     def on_train_end(self, logs=None):
-        if not self.is_drawn:
-            self._draw()
+        if not self.is_plotted:
+            self._plot()
 
-    def _draw(self):
+    def _plot(self):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8, 3.2), layout="constrained")
@@ -100,7 +100,7 @@ class RunFiles(keras.callbacks.Callback):
             axes.legend()
         with written_aside(self.folder / "curves.png") as aside:
             figure.savefig(aside, dpi=120)
-        self.drawn, self.is_drawn = time.monotonic(), True
+        self.plotted, self.is_plotted = time.monotonic(), True
 
 
 class Checkpointing(keras.callbacks.Callback):
@@ -112,31 +112,29 @@ class Checkpointing(keras.callbacks.Callback):
         folder: Of the checkpoints.
         devices: The run's `Devices`.
         files: The `RunFiles`, whose rows are saved.
-        others: Callbacks whose counters are saved.
+        others: Callbacks whose state is saved: see `callback_state`.
         steps_per_epoch: Training steps in an epoch.
         every: Training steps between checkpoints within an epoch; 0 for none.
         start: The `Checkpoint` that the run resumes from, or None.
-        keep: A function that is called once a checkpoint is written.
+        push: A function that is called once a checkpoint is written.
         processes: The `Processes` of the run.
         signals: The `EndingSignals` under which it runs.
     """
 
-    def __init__(self, folder, devices, files, others, steps_per_epoch, every, start, keep, processes, signals):
+    def __init__(self, folder, devices, files, others, steps_per_epoch, every, start, push, processes, signals):
         super().__init__()
         self.folder, self.devices, self.files, self.others = folder, devices, files, list(others)
         self.steps_per_epoch, self.every = steps_per_epoch, every
-        self.start, self.counters = start, start.state["counters"] if start else []
+        self.start, self.states = start, Saved.of(start, self.others) if start else None
         self.step = start.step if start else 0
-        self.keep, self.processes, self.signals = keep, processes, signals
+        self.push, self.processes, self.signals = push, processes, signals
 
     def on_train_begin(self, logs=None):
-        # Keras' callbacks forget what they counted when a `fit` begins.
-        for callback, counters in zip(self.others, self.counters):
-            for name, value in counters.items():
-                setattr(callback, name, value)
+        if self.states is not None:  # Keras' callbacks forget what they counted when a `fit` begins
+            self.states.restore(self.others)
 
     def on_train_end(self, logs=None):
-        self.counters = self._counters()
+        self.states = Saved.from_callbacks(self.others)
         if self.model.stop_training:  # what ended the training may have changed the weights just now
             self._save()
             self._leave()
@@ -173,24 +171,14 @@ class Checkpointing(keras.callbacks.Callback):
         if not self.devices.is_chief:
             return
         arrays = {name: read(variable) for name, variable in training_variables(self.model).items()}
-        stopped = bool(self.model.stop_training)
-        state = {"counters": self._counters(), "history": self.files.rows, "stopped": stopped}
-        arrays["metrics"] = metrics
+        stopped, states = bool(self.model.stop_training), Saved.from_callbacks(self.others)
+        state = {"callbacks": states.plain(), "history": self.files.rows, "stopped": stopped}
+        arrays |= {"metrics": metrics, **states.arrays}
         checkpoints.save(self.folder, checkpoints.Checkpoint(self.step, arrays, state, self.processes.plain()))
-        self.keep()
+        self.push()
 
     def _scalars(self):
         return [variable for metric in self.model.metrics for variable in metric.variables]
-
-    def _counters(self):
-        return [
-            {name: _plain(getattr(callback, name)) for name in COUNTERS if getattr(callback, name, None) is not None}
-            for callback in self.others
-        ]
-
-
-def _plain(value):
-    return value if isinstance(value, int) else float(value)
 
 
 def training_variables(model):
@@ -206,7 +194,8 @@ def restore(model, checkpoint):
         ValueError: If the checkpoint holds other arrays: another version of this package wrote it.
     """
     variables = training_variables(model)
-    if differ := sorted(variables.keys() ^ (checkpoint.arrays.keys() - {"metrics"})):
+    found = {name for name in checkpoint.arrays if name != "metrics" and not name.startswith(PREFIX)}
+    if differ := sorted(variables.keys() ^ found):
         hint = "Pass --overwrite (overwrite=True) to start anew."
         raise argument_error("output", "a run of this version, whose checkpoint holds what it trains", differ[0], hint)
     for name, variable in variables.items():

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
 import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from keras_preact import bounds
 from keras_preact.errors import argument_error
 from keras_preact.files import remove_asides, written_aside
 
@@ -74,7 +77,7 @@ def newest(folder):
     for path in reversed(found):
         try:
             return _read(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
             warnings.warn(f"The checkpoint {path} is damaged ({error}); trying the one before it.", stacklevel=2)
     if found:
         hint = "Pass --overwrite (overwrite=True) to start anew."
@@ -92,6 +95,9 @@ def _folders(folder):
 
 
 def _read(path):
+    for name in (SUMS, STATE, PROCESSES):
+        if (path / name).exists() and (size := (path / name).stat().st_size) > bounds.CONFIG_BYTES:
+            raise ValueError(f"{name} has {size:,} bytes, above {bounds.CONFIG_BYTES:,}")
     sums = (path / SUMS).read_text(encoding="utf-8").splitlines()
     expected = dict(reversed(line.split("  ", 1)) for line in sums)
     has_processes = PROCESSES in expected or (path / PROCESSES).exists()  # older checkpoints have none
@@ -99,9 +105,31 @@ def _read(path):
     for name in names:
         if expected.get(name) != _digest(path / name):
             raise ValueError(f"{name} is not what {SUMS} says")
+    check_arrays(path / ARRAYS)
     with np.load(path / ARRAYS) as arrays:
         plain = [json.loads((path / name).read_text(encoding="utf-8")) for name in names[1:]]
         return Checkpoint(int(path.name), dict(arrays), *plain)
+
+
+def check_arrays(path):
+    """Raises a `ValueError` if an `.npz` file says that it holds more than its bytes can, before it is unpacked."""
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > max(bounds.UNPACKED * size, bounds.UNPACKED_FREE):
+            raise ValueError(f"{path.name} is said to unpack to {unpacked:,} bytes, being one of {size:,}")
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                claimed = _claimed(file)
+            if claimed > member.file_size:
+                raise ValueError(f"{member.filename} is said to hold {claimed:,} bytes in {member.file_size:,}")
+
+
+def _claimed(file):
+    """Returns the bytes that an open `.npy` file says it has."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
+    return math.prod(shape) * dtype.itemsize
 
 
 def _digest(path):

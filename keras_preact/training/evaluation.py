@@ -6,7 +6,7 @@ import math
 
 import keras
 
-from keras_preact.data import ARRAYS, load
+from keras_preact.data import ALIASES, DATA_SETS, has_own_size, load
 from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import EvaluationBatches
 from keras_preact.data.dataset import DataSet
@@ -37,11 +37,34 @@ def evaluate(model, data=None, data_dir=None):
         ValueError: If `model` is none of these, the data set cannot be found, or it has other classes or channels.
     """
     source = find_source(model, "model")
-    if data is None:
-        if source.data is None:
-            raise argument_error("data", "given with a network that does not say what it was trained on", None)
-        data, data_dir = source.data, data_dir or source.data_dir
-    data = loaded(data, data_dir, source.image_size or _side(source))
+    return evaluate_source(source, data_of(source, data_dir) if data is None else _fitting(source, data, data_dir))
+
+
+def data_of(source, data_dir=None):
+    """Returns the `DataSet` that weights were trained on.
+
+    Args:
+        source: A `Source`.
+        data_dir: Where its files are, if not where the run found them; of a folder of images, that folder.
+
+    Raises:
+        ValueError: If the source does not say what it was trained on, or the data set is not there.
+    """
+    if source.data is None:
+        raise argument_error("data", "given with a network that does not say what it was trained on", None)
+    if data_dir is not None and source.data not in (*DATA_SETS, *ALIASES):
+        return _fitting(source, data_dir, None)
+    return _fitting(source, source.data, data_dir or source.data_dir)
+
+
+def _fitting(source, data, data_dir):
+    """Returns a data set, its image files resized to what a `Source` was trained on, where that is known."""
+    size = source.preprocessing.size if source.preprocessing else 0
+    return loaded(data, data_dir, source.image_size or size)
+
+
+def evaluate_source(source, data):
+    """Returns the error and the loss of a `Source` on a `DataSet`, as `evaluate` does."""
     network = source.load()
     expected = (len(data.class_names), data.image_shape[-1])
     if (found := (network.output_shape[-1], source.channels)) != expected:
@@ -50,11 +73,6 @@ def evaluate(model, data=None, data_dir=None):
     if (how := source.preprocessing) is not None:
         data = dataclasses.replace(data, mean=how.mean, std=how.std)
     return measure(network, data)
-
-
-def _side(source):
-    """Returns the side of the images that weights were trained on, to which files are resized; 0 if it is not known."""
-    return source.preprocessing.size[0] if source.preprocessing else 0
 
 
 def measure(network, data):
@@ -70,7 +88,7 @@ def loaded(data, data_dir, image_size, skip_corrupt=False):
     if isinstance(data, DataSet):
         return data
     size = image_size or None
-    return load(data, data_dir, image_size=None if data in ARRAYS else size, skip_corrupt=skip_corrupt)
+    return load(data, data_dir, image_size=None if has_own_size(data) else size, skip_corrupt=skip_corrupt)
 
 
 def evaluation_metrics():

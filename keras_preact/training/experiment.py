@@ -11,6 +11,13 @@ from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe, named
 from keras_preact.training.source import Source
 from keras_preact.weights import schema
+from keras_preact.zoo import SPEC_FIELDS
+
+# Options of the network that `train` takes as keywords; batch statistics over replicas are the recipe's to choose.
+NETWORK_OPTIONS = tuple(
+    name for name in ("family", "layout", "unroll", "remat", *SPEC_FIELDS) if name != "bn_synchronized"
+)
+RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +70,18 @@ def named_recipe(recipe, **changes):
         expected = f"left out with {changes.get('steps', recipe.steps):,} steps, which are counted instead"
         raise argument_error("epochs", expected, changes["epochs"], "Pass steps=.")
     return named(recipe.replace(**changes))
+
+
+def split_fields(fields, model_options):
+    """Returns the fields of `Recipe`, and all options of the network, of the keywords that `train` was called with.
+
+    Raises:
+        ValueError: If an option is in `model_options`, too.
+    """
+    options = {name: value for name, value in fields.items() if name in NETWORK_OPTIONS}
+    if twice := sorted(options.keys() & (model_options or {}).keys()):
+        raise argument_error(twice[0], "left out, as model_options has it", options[twice[0]])
+    return {name: value for name, value in fields.items() if name not in options}, {**(model_options or {}), **options}
 
 
 def check_backend():

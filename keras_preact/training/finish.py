@@ -1,15 +1,20 @@
-"""What a finished run leaves: the model, its SavedModel, some images to try it on"""
+"""What a finished run leaves: the model, its SavedModel, some images to try it on, and its card."""
 
 import dataclasses
+import math
+import sys
 
 import keras
 import numpy as np
 
 from keras_preact import exporting
-from keras_preact.files import written_aside
-from keras_preact.names import check_lines, dotted_name, safe_name
+from keras_preact.files import file_digest, written_aside
+from keras_preact.names import check_lines, command_line, dotted_name, safe_name
 from keras_preact.training import run_folder
 from keras_preact.training.evaluation import measure
+from keras_preact.training.processes import chained, totals
+from keras_preact.training.provenance import commit, device_name, versions
+from keras_preact.training.strategies import read
 from keras_preact.weights.cards import Card
 from keras_preact.weights.preprocessing import Preprocessing
 
@@ -24,19 +29,64 @@ def save(network, data, folder, experiment):
         data: The `DataSet`.
         folder: The run's.
         experiment: The `Experiment`.
+
+    Raises:
+        FloatingPointError: If a weight, or the loss on the test images, is not finite; the run then has no card.
     """
+    check_finite(network)
     _write_model(network, folder)
     saved = keras.models.load_model(folder / run_folder.MODEL, compile=False)
-    error_percent = measure(saved, data)["error_percent"]
+    measured = measure(saved, data)
+    if not math.isfinite(measured["loss"]):
+        raise FloatingPointError(f"The loss on the test images is {measured['loss']}, with finite weights.")
+    error_percent = measured["error_percent"]
     size = (folder / run_folder.MODEL).stat().st_size
     network.card = saved.card = _weights_card(network, data, experiment, error_percent, size)
     _write_model(network, folder)
-    preprocessing = exporting.Preprocessing.of(Preprocessing(**preprocessing_fields(data)))
+    preprocessing = Preprocessing(**preprocessing_fields(data))
     if exporting.can_export():
         samples = data.test.read(np.arange(3))
         exporting.export_savedmodel(saved, folder / run_folder.SAVED_MODEL, preprocessing, data.class_names, samples)
     _write_samples(data, folder / "samples")
     return error_percent
+
+
+def check_finite(network):
+    """Raises a `FloatingPointError` that names a variable of a network which holds values that are not finite."""
+    for variable in network.variables:
+        if not np.isfinite(read(variable).astype("float64")).all():
+            raise FloatingPointError(f"{variable.path} holds values that are not finite at the end of the training.")
+
+
+def run_card(experiment, network, data, folder, devices, error_percent, processes):
+    """Returns the card of a finished run, as JSON holds it.
+
+    Args:
+        experiment: The `Experiment`.
+        network: The trained network.
+        data: The `DataSet`.
+        folder: The run's, with `model.keras` in it.
+        devices: The run's `Devices`.
+        error_percent: What `save` returned.
+        processes: What `Processes.plain` returned.
+    """
+    known = {"strategy": devices.name, "replicas": devices.replicas, "kind": devices.kind, "name": device_name()}
+    return {
+        **experiment.plain(),
+        "data_dir": experiment.data_dir,
+        "error_percent": error_percent,
+        "digest": file_digest(folder / run_folder.MODEL),
+        **totals(processes),
+        **chained(totals(processes), experiment.start),
+        "network": network.construction(),
+        "classes": list(data.class_names),
+        "preprocessing": preprocessing_fields(data),
+        "devices": known,
+        "versions": versions(),
+        "commit": commit(),
+        "processes": processes,
+        "command": command_line(sys.argv),
+    }
 
 
 def _write_model(network, folder):

@@ -21,7 +21,7 @@ WRONG_USAGE = 2  # the exit status of a command with wrong arguments, which no r
 POLL_SECONDS = 0.2
 
 
-def launch(command, workers, max_restarts=3, backend=None):
+def launch(command, workers=2, max_restarts=3, backend=None):
     """Runs a command as several workers of one job on this machine, until all have finished.
 
     As soon as one ends otherwise than with status 0, all are ended: SIGTERM, and SIGKILL 10 s later. Then the job is

@@ -54,6 +54,20 @@ def check_levels(levels, spec, side):
             raise argument_error("image_size", f"at least {spec.minimum_size} for this network", level.image_size)
 
 
+def segments(step, total, per_epoch):
+    """Yields (first epoch, last epoch, steps in each) of the calls of `fit` from `step` to `total`.
+
+    The first and the last epoch may be short: the first when a run resumes within it.
+    """
+    while step < total:
+        epoch, done = divmod(step, per_epoch)
+        whole = 0 if done else (total - step) // per_epoch
+        steps = per_epoch if whole else min(per_epoch - done, total - step)
+        epochs = whole or 1
+        yield epoch, epoch + epochs, steps
+        step += epochs * steps
+
+
 def of_depth(network, depth):
     """Returns a new network like `network`, of another depth; `network` itself where that is its own, or None."""
     if depth in (None, network.spec.depth):

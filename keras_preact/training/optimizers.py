@@ -67,7 +67,7 @@ class RecipeSGD(keras.optimizers.SGD):
         return {**super().get_config(), **own}
 
 
-def make_optimizer(recipe, steps_per_epoch, kind=RecipeSGD, **options):
+def make_optimizer(recipe, steps_per_epoch, optimizer=RecipeSGD, **options):
     """Returns the optimizer of a `Recipe`: `RecipeSGD`, or a class made of it, which may take further `options`."""
     options |= dict(
         learning_rate=make_schedule(recipe, steps_per_epoch),
@@ -80,8 +80,8 @@ def make_optimizer(recipe, steps_per_epoch, kind=RecipeSGD, **options):
     if recipe.ema:
         options |= dict(use_ema=True, ema_momentum=recipe.ema)
     if recipe.weight_decay_kind == "decoupled":
-        return kind(weight_decay=recipe.weight_decay, **options)
-    return kind(l2=recipe.weight_decay, kernels_only=recipe.weight_decay_kind == "l2_kernels", **options)
+        return optimizer(weight_decay=recipe.weight_decay, **options)
+    return optimizer(l2=recipe.weight_decay, kernels_only=recipe.weight_decay_kind == "l2_kernels", **options)
 
 
 def make_schedule(recipe, steps_per_epoch):

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_preact.data import geometry
-from keras_preact.data.dataset import normalize
 from keras_preact.data.files import open_image
 from keras_preact.errors import argument_error, check_integer
 from keras_preact.training.source import find_source
-from keras_preact.weights.cuts import cut
+from keras_preact.weights.cuts import cut, normalize
 
 
 @dataclass(frozen=True)
@@ -65,4 +64,4 @@ def read_image(path, how):
         image = open_image(path, how.channels)
     except ValueError as error:
         raise argument_error("image", "an image file", str(path), str(error.__cause__)) from error
-    return cut(geometry.pixels(image), how, how.size)
+    return cut(geometry.pixels(image), how)

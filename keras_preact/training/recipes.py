@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from keras_preact.errors import check_choice
+from keras_preact.errors import argument_error, check_choice
+from keras_preact.names import add_row
 from keras_preact.training.recipe import Recipe
 
 _CIFAR_CROP = dict(crop_padding=4, pad_value="mean", flip=True)
@@ -87,6 +88,25 @@ RECIPES = {
 def get_recipe(name):
     """Returns the recipe called `name`, one of `RECIPES`; a `ValueError` names the nearest if there is none."""
     return RECIPES[check_choice("recipe", name, RECIPES)]
+
+
+def register_recipe(name, recipe):
+    """Adds a recipe to `RECIPES`, so that `train`, sweeps and the command line take its name.
+
+    Args:
+        name: What `recipe=` takes: small letters, digits and underscores, a letter first.
+        recipe: A `Recipe`, whose `source` says where it is from.
+
+    Raises:
+        ValueError: If the name is not allowed or taken by another recipe, or the source is that of another one.
+    """
+    if not isinstance(recipe, Recipe):
+        raise argument_error("recipe", "a Recipe", recipe)
+    taken = {known.source for other, known in RECIPES.items() if other != name}
+    if recipe.source in (Recipe().source, *taken):
+        expected = "one whose source says where it is from, as that of no other recipe does"
+        raise argument_error("recipe", expected, recipe.source, 'Pass source="...".')
+    add_row("recipe", name, recipe, RECIPES)
 
 
 # A run with another seed or precision is one of the same recipe.

@@ -1,23 +1,20 @@
 """The run folder: what it is a run of, its checkpoints, and at the end a model and its card."""
 
 import dataclasses
-import importlib
 import json
 import pathlib
 import shutil
-import textwrap
 
 import keras
-import numpy as np
 
 from keras_preact.data import ALIASES
 from keras_preact.data.identity import digest
 from keras_preact.errors import argument_error
 from keras_preact.files import file_digest, is_aside, remove_asides, write_text
-from keras_preact.network.claims import check_keras_file
 from keras_preact.training import checkpoints
 from keras_preact.version import __version__
 from keras_preact.weights import schema
+from keras_preact.weights.pretrained import read_model
 
 CARD = "card.json"
 EXPERIMENT = "experiment.json"
@@ -151,7 +148,7 @@ def read_card(path, name=CARD):
             return fields
     except (OSError, ValueError) as error:
         raise argument_error("run", f"a folder whose {name} is whole", str(path), str(error)) from error
-    # A card of trained weights, as `keep` writes them.
+    # A card of trained weights, as `keep_weights` writes them.
     hint = "It holds trained weights: pass its .weights.h5 file as weights= to build their network."
     raise argument_error("run", "the folder of a finished run", str(path), hint)
 
@@ -171,27 +168,6 @@ def check_seal(path, card):
     if sealed is not None and file.is_file() and (found := file_digest(file)) != sealed:
         hint = f"Its {MODEL} is another, or damaged."
         raise argument_error("run", f"a folder whose {MODEL} has the hash on its card, {sealed}", found, hint)
-
-
-def read_model(path, argument="model"):
-    """Returns the `ResidualNetwork` in a `.keras` file, which `argument` named.
-
-    Raises:
-        ValueError: If there is no such file, it is damaged, holds a model of another class or values that are not
-            finite, claims more than it can hold (see `bounds`), or asks for code to be run, which Keras' safe mode
-            refuses.
-    """
-    try:
-        check_keras_file(path)
-        importlib.import_module("keras_preact.weights.pretrained")  # registers the classes in a file
-        model = keras.models.load_model(path, compile=False)
-        for variable in model.variables:
-            if not np.isfinite(keras.ops.convert_to_numpy(variable.value).astype("float64")).all():
-                raise ValueError(f"{variable.path} holds values that are not finite.")
-        return model
-    except Exception as error:  # Keras, zipfile and h5py raise many kinds, with advice to turn the safe mode off
-        reason = textwrap.shorten(str(error).partition("If you trust")[0], 300)
-        raise argument_error(argument, "a .keras file that exists and is whole", str(path), reason) from error
 
 
 def write_card(path, card):

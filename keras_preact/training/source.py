@@ -16,6 +16,7 @@ from keras_preact.network.spec import NetworkSpec
 from keras_preact.training import run_folder
 from keras_preact.weights.cards import Card, card_spec, get_card, kept_card, list_weights
 from keras_preact.weights.preprocessing import Preprocessing
+from keras_preact.weights.pretrained import read_model
 from keras_preact.zoo import build_network
 
 RUN = "run.json"  # beside kept weights: the card of their run
@@ -43,6 +44,8 @@ class Source:
         data_dir: Where its files were; None if that is not known, or they were in their usual place.
         image_size: Of a folder of images, the side to which they were resized; 0 for a data set of its own size.
         is_run: Whether it is the folder of a run, whose data set is at hand.
+        error_percent: The test error that its card states, in %; None if there is none.
+        card: What is known of it, as JSON holds it: a run's card, or that of trained weights; None if there is none.
         chain: Of the training, and before it of those that it began with: a dict each of `weights`, `digest`, and,
             where they are known, `seconds` and `cpu_seconds`.
     """
@@ -60,6 +63,8 @@ class Source:
     data_dir: str | None = None
     image_size: int = 0
     is_run: bool = False
+    error_percent: float | None = None
+    card: dict | None = None
     chain: tuple[dict, ...] = ()
 
 
@@ -118,8 +123,9 @@ def _known(card, config):
     if card is None or card.preprocessing.channels != config["input_shape"][-1]:
         return {}
     known = {"preprocessing": card.preprocessing}
-    if config["include_top"] and config["num_classes"] == len(card.classes):
-        known |= {"classes": card.classes, "data": card.dataset}
+    if config["include_top"] and not config.get("features") and config["num_classes"] == len(card.classes):
+        known |= {"classes": card.classes, "data": card.dataset, "error_percent": card.error_percent}
+        known |= {"card": card.get_config()}
     return known
 
 
@@ -137,6 +143,8 @@ def _of_card(card):
         preprocessing=seen,
         classes=card.classes,
         data=card.dataset,  # in its usual place: where it lay in training was perhaps on another machine
+        error_percent=card.error_percent,
+        card=card.get_config(),
         chain=_chain(card.name, digest, ran),
     )
 
@@ -155,6 +163,7 @@ def _of_run(folder, argument):
     name, digest = str(folder.resolve()), _digest(path)
     known = {"preprocessing": Preprocessing(**card["preprocessing"]), "classes": tuple(map(str, card["classes"]))}
     known |= {"data": card["data"], "data_dir": card.get("data_dir"), "is_run": True}
+    known |= {"error_percent": card["error_percent"], "card": card}
     known |= {"image_size": card["recipe"].get("image_size") or 0, "chain": _chain(name, digest, card)}
     return _source(name, card["network"]["name"], digest, card["network"], _loader(path), **known)
 
@@ -187,7 +196,7 @@ def _source(name, model, digest, config, load, **known):
 
 
 def _loader(path):
-    return lambda: run_folder.read_model(path, "weights")
+    return lambda: read_model(path, "weights")
 
 
 def _digest(path):

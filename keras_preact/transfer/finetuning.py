@@ -13,11 +13,12 @@ from keras_preact.errors import argument_error, check_arguments, check_integer
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.training.evaluation import evaluation_metrics, loaded, reestimate_statistics
 from keras_preact.training.experiment import Experiment, RunOptions, named_recipe
+from keras_preact.training.fitting import Training
 from keras_preact.training.optimizers import make_optimizer
 from keras_preact.training.processes import Clock
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.source import Source, find_source
-from keras_preact.training.trainer import Training, carry_out
+from keras_preact.training.trainer import carry_out
 from keras_preact.training.training_model import Crossentropy, loss_dtype
 from keras_preact.transfer.optimizer import StagewiseSGD
 from keras_preact.transfer.rule import recipe_for
@@ -108,7 +109,7 @@ def finetune(
 
 def _sorted(fields):
     """Returns the `Tuning` and the fields of `Recipe` in `fields`; a `ValueError` says if one is neither."""
-    tuning, recipe = ([field.name for field in dataclasses.fields(kind)] for kind in (Tuning, Recipe))
+    tuning, recipe = ([field.name for field in dataclasses.fields(owner)] for owner in (Tuning, Recipe))
     own = [name for name in inspect.signature(finetune).parameters if name != "fields"]
     check_arguments("finetune", fields, [*own, *tuning, *recipe])
     chosen = {name: value for name, value in fields.items() if name in tuning}

@@ -15,12 +15,13 @@ from keras_preact.names import check_lines, check_name
 from keras_preact.network.claims import check_parameters
 from keras_preact.network.families import IMPLEMENTATIONS, network_spec
 from keras_preact.network.spec import NetworkSpec
-from keras_preact.weights.preprocessing import Preprocessing
+from keras_preact.weights.preprocessing import Preprocessing, fields_of_before
 from keras_preact.weights.store import Remote, check_digest
 
 FOLDER = pathlib.Path(__file__).parent
 TRAINED = FOLDER / "trained"
 WEIGHTS, CARD = "model.weights.h5", "card.json"
+MODEL = "model.keras"  # of a run's folder
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Card:
         graph: A key of `IMPLEMENTATIONS`: how the network differs from ours; None if `spec` says all.
         spec: The `NetworkSpec` as plain data, of our own networks.
         converter: A key of `converters.CONVERTERS`, None if the file is one of ours.
-        path: The file, if it came with this package.
+        path: The file, if it came with this package or was registered.
         url: Where the file lies, else.
         member: The file's name in the zip archive at `url`, if that is one.
         file: What a folder or a mirror calls it; the last part of `url` if None.
@@ -87,7 +88,7 @@ class Card:
     @classmethod
     def from_config(cls, config):
         """Returns the card of `get_config`; that of weights which came with this package knows their path again."""
-        preprocessing = Preprocessing(**config["preprocessing"])
+        preprocessing = Preprocessing(**fields_of_before(config["preprocessing"]))
         card = cls(**{**config, "preprocessing": preprocessing, "classes": tuple(config["classes"]), "path": None})
         ours = _cards().get(card.name)
         return dataclasses.replace(card, path=ours.path) if ours and ours.digest == card.digest else card
@@ -105,7 +106,7 @@ class Card:
 
 
 def read_card(path):
-    """Returns the `Card` in a folder that `training.keep.keep` wrote; a `ValueError` says if it holds none."""
+    """Returns the `Card` in a folder that `keep_weights` wrote; a `ValueError` says if it holds none."""
     from keras_preact.weights import schema
 
     path = pathlib.Path(path)
@@ -121,7 +122,7 @@ def read_card(path):
 
 
 def kept_card(path):
-    """Returns the `Card` in a folder that `training.keep.keep` wrote, None if `path` is anything else."""
+    """Returns the `Card` in a folder that `keep_weights` wrote, None if `path` is anything else."""
     return read_card(path) if (pathlib.Path(path) / WEIGHTS).is_file() else None
 
 
@@ -159,22 +160,79 @@ def _cards():
     return {card.name: card for card in cards}
 
 
-def list_weights(network=None, dataset=None):
+def register_weights(
+    name,
+    *,
+    spec,
+    preprocessing,
+    classes,
+    error_percent,
+    path=None,
+    url=None,
+    digest=None,
+    converter=None,
+    author="",
+    licence="",
+    recipe="",
+    published="",
+    megabytes=None,
+):
+    """Adds trained weights to `list_weights()`, so that `weights=`, `evaluate` and the others take their name.
+
+    Args:
+        name: `<network>.<data set>.<recipe>`; the network is `resnet<depth>`.
+        spec: The `NetworkSpec`.
+        preprocessing: A `Preprocessing`.
+        classes: A name for every output.
+        error_percent: The test error, in %.
+        path: The file, if it is here.
+        url: Where it lies, if not; `digest` must be given then, and `megabytes`.
+        digest: Its hash, `sha256:...`; that of the file at `path` if None.
+        converter: A name of `register_converter` or of `converters.CONVERTERS`; None for a `.weights.h5` file of ours.
+        author, licence, recipe, published, megabytes: As in `Card`.
+
+    Returns:
+        The `Card`.
+
+    Raises:
+        ValueError: If an argument is not allowed, the file is not there, or other weights have the name.
+    """
+    if (path is None) == (url is None):
+        raise argument_error("path, url", "one of the two", (path, url))
+    network = str(name).partition(".")[0]
+    if network != f"resnet{spec.depth}":
+        raise argument_error("name", f"resnet{spec.depth}.<data set>.<recipe>, as the spec is so deep", name)
+    if path is not None:
+        path = pathlib.Path(path).resolve()
+        if not path.is_file():
+            raise argument_error("path", "an existing file", str(path))
+        digest, megabytes = digest or file_digest(path), path.stat().st_size / 1e6
+    fields = dict(author=author, licence=licence, recipe=recipe, published=published, error_percent=error_percent)
+    fields |= dict(name=name, classes=tuple(classes), spec=spec.to_dict(), preprocessing=preprocessing, url=url)
+    fields |= dict(path=path and str(path), digest=digest, converter=converter, megabytes=megabytes)
+    card = Card(**_with_defaults(fields))
+    if _cards().get(card.name, card) != card:
+        raise argument_error("name", "one that no other weights have", name, "Choose another name.")
+    _cards()[card.name] = card
+    return card
+
+
+def list_weights(model=None, data=None):
     """Returns the names of all trained weights, or of those of one network or data set.
 
     Args:
-        network: A name as `keras_preact.list_models()` has it, in any case; all if None.
-        dataset: `"cifar10"`, `"cifar100"`, `"imagenet"` or `"digits"`; all if None.
+        model: A name as `keras_preact.list_models()` has it, in any case; all if None.
+        data: `"cifar10"`, `"cifar100"`, `"imagenet"` or `"digits"`; all if None.
 
     Raises:
-        ValueError: If there are no weights of any network for `dataset`.
+        ValueError: If there are no weights of any network for `data`.
     """
     cards = _cards().values()
-    if dataset is not None:
-        check_choice("dataset", dataset, sorted({card.dataset for card in cards}))
-    if network is not None:
-        cards = [card for card in cards if card.network == str(network).lower()]
-    return [card.name for card in cards if dataset in (None, card.dataset)]
+    if data is not None:
+        check_choice("data", data, sorted({card.dataset for card in cards}))
+    if model is not None:
+        cards = [card for card in cards if card.network == str(model).lower()]
+    return [card.name for card in cards if data in (None, card.dataset)]
 
 
 def get_card(name):
@@ -187,7 +245,8 @@ def find_weights(weights, network):
 
     Args:
         weights: None, the name of a card, a data set (ours, which came with this package, before others' that can be
-            downloaded, and of these the one of the lowest error), or a path.
+            downloaded, and of these the one of the lowest error), or a path: of a `.weights.h5` file, of a `.keras`
+            file, of the folder of a run, whose `model.keras` it is, or of kept weights, whose card it is.
         network: The network to build; a card of another is refused.
 
     Raises:
@@ -204,16 +263,26 @@ def find_weights(weights, network):
     fitting = [card for card in fitting if card.dataset == weights and (card.path or card.digest)]
     if fitting:
         return min(fitting, key=lambda card: (card.path is None, card.error_percent))
-    if isinstance(weights, (str, pathlib.Path)) and os.path.isfile(weights):
-        if not str(weights).endswith(".weights.h5"):
-            raise argument_error("weights", "a file whose name ends in .weights.h5", str(weights))
-        return pathlib.Path(weights)
-    if isinstance(weights, (str, pathlib.Path)) and os.path.isdir(weights):
-        raise argument_error("weights", "a .weights.h5 file", str(weights), "It is a folder.")
+    if isinstance(weights, (str, pathlib.Path)) and os.path.exists(weights):
+        return _at_path(pathlib.Path(weights), network)
     known = [*sorted({get_card(name).dataset for name in ours}), *ours]
     hint = f'Nearest: "{nearest(weights, known)}".' if known else ""
-    expected = f"None, the path of an existing .weights.h5 file, a data set or a name of {network}'s: {_listed(known)}"
+    expected = "None, a folder of trained weights, a .weights.h5 or .keras file, a data set or a name "
+    expected += f"of {network}'s: {_listed(known)}"
     raise argument_error("weights", expected, weights if isinstance(weights, str) else repr(weights), hint)
+
+
+def _at_path(path, network):
+    """Returns the `Card` of a folder of kept weights, or the `Path` of the file that a path stands for."""
+    if (card := kept_card(path)) is not None:
+        if card.network != network:
+            raise argument_error("weights", f"those of {network}", str(path), f"They are of {card.network}.")
+        return card
+    file = path / MODEL if path.is_dir() else path
+    if not file.is_file() or not file.name.endswith((".weights.h5", ".keras")):
+        expected = "a .weights.h5 or .keras file, or the folder of a finished run or of kept weights"
+        raise argument_error("weights", expected, str(path))
+    return file
 
 
 def card_spec(card):

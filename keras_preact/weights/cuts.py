@@ -27,16 +27,15 @@ def check_transform(transform, interpolation):
         raise argument_error("interpolation", f'"bilinear" with transform="{transform}"', interpolation)
 
 
-def plan(how, size, sides, xp=NUMPY):
+def plan(how, sides, xp=NUMPY):
     """Returns start and size of the part of an image that is resized, its new size, and where the crop begins in that.
 
     Args:
-        how: What has `crop` and `transform`.
-        size: (height, width) of the crop.
+        how: A `Preprocessing`.
         sides: Height and width of the image, float64 (2,), as are the four answers.
         xp: `NUMPY` or `keras.ops`.
     """
-    size, zero = np.asarray(size, "float64"), 0 * sides
+    size, zero = np.asarray(how.size, "float64"), 0 * sides
     if how.transform == "slim":
         start = xp.floor((sides - sides * how.crop) / 2)
         return start, sides - 2 * start, zero + size, zero
@@ -52,22 +51,26 @@ def plan(how, size, sides, xp=NUMPY):
     return zero, sides, resized, xp.round((resized - size) / 2)
 
 
-def cut(image, how, size):
-    """Returns an image (height, width, channels) of 0 to 255 as the network reads it: of `size`, of the same kind.
+def normalize(images, mean, std, xp=NUMPY):
+    """Returns (images - mean) / std per channel, float32, for images of 0 to 255; `xp` is `NUMPY` or `keras.ops`."""
+    return (xp.cast(images, "float32") - np.float32(mean)) / np.float32(std)
+
+
+def cut(image, how):
+    """Returns an image (height, width, channels) of 0 to 255 as the network reads it: of its size, of the same kind.
 
     Args:
         image: uint8, or float32, which is rounded nowhere.
-        how: What has `crop`, `interpolation` and `transform`.
-        size: (height, width).
+        how: A `Preprocessing`.
     """
-    numbers = plan(how, size, np.array(image.shape[:2], "float64"))
+    numbers = plan(how, np.array(image.shape[:2], "float64"))
     start, part, resized, corner = (tuple(map(int, pair)) for pair in numbers)
     image = image[start[0] : start[0] + part[0], start[1] : start[1] + part[1]]
     if how.transform in ("osmr", "slim"):
         image = bilinear(image, resized, how.transform, image.dtype == np.uint8)
     elif resized != image.shape[:2]:
         image = _by_pillow(image, resized, how.interpolation)
-    return image[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]]
+    return image[corner[0] : corner[0] + how.size[0], corner[1] : corner[1] + how.size[1]]
 
 
 def _by_pillow(image, size, interpolation):

@@ -6,7 +6,7 @@ import numpy as np
 
 from keras_preact import bounds
 from keras_preact.errors import argument_error, check_integer, check_integers, check_number
-from keras_preact.weights.cuts import check_transform, cut
+from keras_preact.weights.cuts import check_transform, cut, normalize
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop: float = 1.0
-    interpolation: str = "bilinear"
+    interpolation: str = "bicubic"
     transform: str = "ours"
 
     def __post_init__(self):
@@ -61,6 +61,12 @@ class Preprocessing:
         return (*self.size, self.channels)
 
 
+def fields_of_before(fields):
+    """Returns the fields of a `Preprocessing` as a card has them, with the names and the default of older cards."""
+    fields = {("std" if name == "deviation" else name): value for name, value in fields.items()}
+    return {"interpolation": "bilinear", **fields}
+
+
 def preprocess_input(images, card):
     """Returns images as the network of a card was evaluated on: resized, cropped, normalised.
 
@@ -85,7 +91,7 @@ def preprocess_input(images, card):
     prepared = [_prepared(_checked(np.asarray(image), how), how) for image in images]
     if not prepared:
         raise argument_error("images", "one image at least", np.shape(images))
-    return ((np.stack(prepared) - np.float32(how.mean)) / np.float32(how.std)).astype("float32")
+    return normalize(np.stack(prepared), how.mean, how.std)
 
 
 def _of_card(card, field):
@@ -113,7 +119,7 @@ def _checked(image, how):
 
 def _prepared(image, how):
     if image.shape[:2] != how.size:
-        image = cut(image if image.dtype == np.uint8 else image.astype("float32"), how, how.size)
+        image = cut(image if image.dtype == np.uint8 else image.astype("float32"), how)
     return image.astype("float32")
 
 

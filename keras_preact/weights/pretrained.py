@@ -4,8 +4,10 @@ import contextlib
 import pathlib
 import shutil
 import tempfile
+import textwrap
 import time
 import warnings
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -13,39 +15,102 @@ import numpy as np
 from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
 from keras_preact.locks import held
+from keras_preact.network.claims import check_keras_file
 from keras_preact.network.loaded import Loaded
 from keras_preact.network.model import FREE_FIELDS, ResidualNetwork, check_whole, read_fingerprint
 from keras_preact.network.named_weights import assign, named_weights
+from keras_preact.network.spec import NetworkSpec
 from keras_preact.weights import store
-from keras_preact.weights.cards import Card, check_file
+from keras_preact.weights.cards import Card, card_spec, check_file
 from keras_preact.weights.converters import convert
 
 HEAD = ("logits/kernel", "logits/bias")
 STEM = "stem_conv/kernel"
-ENDING = ".weights.h5"
+ENDING, MODEL_ENDING = ".weights.h5", ".keras"
 FETCHING = ".fetch."
 ABANDONED = 3600.0  # seconds: a download that goes on changes its files far more often
 
 keras.saving.register_keras_serializable(package="keras_preact")(Card)  # so that a .keras file holds one
 
 
-def check_spec(card, theirs, ours):
-    """Raises a `ValueError` that names both sides if a network's spec contradicts that of a card's."""
+def read_model(path, argument="model"):
+    """Returns the `ResidualNetwork` in a `.keras` file, which `argument` named.
+
+    Raises:
+        ValueError: If there is no such file, it is damaged, holds a model of another class or values that are not
+            finite, claims more than it can hold (see `bounds`), or asks for code to be run, which Keras' safe mode
+            refuses.
+    """
+    try:
+        check_keras_file(path)
+        model = keras.models.load_model(path, compile=False)
+        for variable in model.variables:
+            if not np.isfinite(keras.ops.convert_to_numpy(variable.value).astype("float64")).all():
+                raise ValueError(f"{variable.path} holds values that are not finite.")
+        return model
+    except Exception as error:  # Keras, zipfile and h5py raise many kinds, with advice to turn the safe mode off
+        reason = textwrap.shorten(str(error).partition("If you trust")[0], 300)
+        raise argument_error(argument, "a .keras file that exists and is whole", str(path), reason) from error
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Holds what trained weights say of their network before they are read.
+
+    Attributes:
+        name: The card's, or the path.
+        spec: The `NetworkSpec`; None for a `.weights.h5` file, which is compared with the network when it is read.
+        input_shape: (height, width, channels); a side is None where it is not said.
+        num_classes: Outputs of the classifier; None if there is none, or it is not said.
+    """
+
+    name: str
+    spec: NetworkSpec | None
+    input_shape: tuple[int | None, int | None, int]
+    num_classes: int | None
+
+
+def stated(weights):
+    """Returns the `Stated` of what `find_weights` returned; None if that is None, or a file that says nothing.
+
+    Raises:
+        ValueError: If a file is not whole.
+    """
+    if weights is None:
+        return None
+    if isinstance(weights, Card):
+        return Stated(weights.name, card_spec(weights), weights.preprocessing.input_shape, len(weights.classes))
+    if weights.suffix == MODEL_ENDING:
+        try:
+            config = check_keras_file(weights)["config"]
+        except Exception as error:  # zipfile and h5py have many kinds
+            expected = "a whole .keras file of a network of keras_preact"
+            raise argument_error("weights", expected, str(weights), str(error)) from error
+        has_top = config["include_top"] and not config.get("features")
+        spec, classes = NetworkSpec.from_dict(config["spec"]), config["num_classes"] if has_top else None
+        return Stated(str(weights), spec, tuple(config["input_shape"]), classes)
+    theirs = read_fingerprint(weights)
+    return theirs and Stated(str(weights), None, (None, None, theirs["channels"]), theirs["num_classes"])
+
+
+def check_spec(name, theirs, ours):
+    """Raises a `ValueError` that names both sides if a network's spec contradicts that of the weights `name`."""
     for name, value in theirs.to_dict().items():
         asked = getattr(ours, name) if name in ("stem", "shortcut") else ours.to_dict()[name]
         if ours.to_dict()[name] != value and name not in FREE_FIELDS:
-            expected = f"{getattr(theirs, name)!r}, as in the weights {card.name}"
+            expected = f"{getattr(theirs, name)!r}, as in the weights {name}"
             raise argument_error(name, expected, asked, "Leave it out, or choose other weights.")
 
 
 def load_pretrained(model, source, place=None, digest=None):
     """Loads trained weights into a network, fits head and first kernel where they differ, and notes both on it.
 
-    Sets `model.card` (None for a file) and `model.loaded`, a `Loaded`. The trunk is loaded whole or not at all.
+    Sets `model.card` (of a `.keras` file its own, None for a `.weights.h5` file) and `model.loaded`, a `Loaded`. The
+    trunk is loaded whole or not at all.
 
     Args:
         model: A `ResidualNetwork` whose spec is that of the weights.
-        source: A `Card`, or the path of a `.weights.h5` file.
+        source: A `Card`, or the `Path` of a `.weights.h5` or `.keras` file.
         place: As in `store.fetch`.
         digest: The hash of the download, for a card that has none.
 
@@ -54,6 +119,10 @@ def load_pretrained(model, source, place=None, digest=None):
         ConnectionError: If a download fails.
     """
     is_card = isinstance(source, Card)
+    if not is_card and source.suffix == MODEL_ENDING:
+        donor = read_model(source, "weights")
+        model.loaded, model.card = _transfer(donor, model, str(source)), donor.card
+        return
     with weights_file(source, model.spec, place, digest) if is_card else contextlib.nullcontext(source) as path:
         if is_card:
             classes, channels = len(source.classes), source.preprocessing.channels
@@ -113,6 +182,8 @@ def _transfer(donor, model, name):
         adapted = (f"{STEM} reads {channels} channels instead of {kernel.shape[2]}: {adaptation(kernel, channels)}",)
         kernel = adapt_channels(kernel, channels)
     places = {name: place for name, place in ours.items() if name not in new}
+    if missing := places.keys() - theirs.keys():
+        raise argument_error("weights", "those of a whole trunk", name, f"{min(missing)} is not there.")
     for array, place in places.items():
         if array != STEM and _shape(*theirs[array]) != _shape(*place):
             raise argument_error("weights", f"with {array} of shape {_shape(*place)}", _shape(*theirs[array]))
@@ -183,7 +254,10 @@ def _fetch(card, spec, place, digest, found, path):
     """Writes a card's converted file to `path`, from `found` or from a download."""
     with tempfile.TemporaryDirectory(prefix=FETCHING, dir=path.parent) as aside:
         source = found
-        if source is None:
+        if source is None and card.path is not None:  # another author's file, which is here
+            check_file(card)
+            source = card.path
+        elif source is None:
             source = pathlib.Path(aside) / "source"
             store.fetch(card.remote(digest), source, place)
         with written_aside(path) as converted:
@@ -215,7 +289,7 @@ def _found(card, place):
     """Returns the path of a card's file that is here already, or None."""
     place = store.chosen_place(place)
     here = [] if place is None or store.is_mirror(place) else [pathlib.Path(place) / f"{card.name}{ENDING}"]
-    here += [_cached(card)] if card.path is None else [pathlib.Path(card.path)]
+    here += [_cached(card)] if card.path is None or card.converter else [pathlib.Path(card.path)]
     return next((path for path in here if path.is_file()), None)
 
 

@@ -14,7 +14,7 @@ from keras_preact import bounds
 from keras_preact.errors import argument_error, check_number
 from keras_preact.names import check_lines, check_name
 from keras_preact.network.spec import NetworkSpec
-from keras_preact.weights.preprocessing import Preprocessing
+from keras_preact.weights.preprocessing import Preprocessing, fields_of_before
 from keras_preact.weights.store import check_digest
 
 
@@ -102,23 +102,22 @@ def read_fields(path):
         raise ValueError(f"{path.name} has lists within lists without end.") from error
     if not isinstance(fields, dict):
         raise ValueError(f"{path.name} holds no fields by name.")
-    seen = fields.get("preprocessing")
-    if isinstance(seen, dict) and "deviation" in seen:  # as cards called it before
-        fields["preprocessing"] = {("std" if name == "deviation" else name): value for name, value in seen.items()}
+    if isinstance(seen := fields.get("preprocessing"), dict):
+        fields["preprocessing"] = fields_of_before(seen)
     return fields
 
 
-def checked(kind, fields, within=""):
-    """Returns fields of JSON as the dataclass `kind`; a `ValueError` names the first that is missing or wrong.
+def checked(card_class, fields, within=""):
+    """Returns fields of JSON as an object of `card_class`; a `ValueError` names the first that is missing or wrong.
 
     Args:
-        kind: A dataclass. Fields that it does not have are passed over.
+        card_class: A dataclass. Fields that it does not have are passed over.
         fields: A dict as `json.loads` returns it.
         within: What stands before the fields' names.
     """
     try:
         text = json.dumps(fields, ensure_ascii=False).encode(errors="replace")  # paths may have bytes that are no text
-        return _adapter(kind).validate_json(text, strict=True)
+        return _adapter(card_class).validate_json(text, strict=True)
     except RecursionError as error:
         raise ValueError("It has lists within lists without end.") from error
     except pydantic.ValidationError as error:
@@ -130,5 +129,5 @@ def checked(kind, fields, within=""):
 
 
 @functools.cache
-def _adapter(kind):
-    return pydantic.TypeAdapter(kind)
+def _adapter(card_class):
+    return pydantic.TypeAdapter(card_class)

@@ -62,8 +62,8 @@ class Remote:
 
 def check_digest(digest):
     """Returns `digest`, as `sha256:...`, `sha1:...` or `md5:...`; raises a `ValueError` if it is none."""
-    kind, _, digits = str(digest).partition(":")
-    if HASHES.get(kind) != len(digits) or set(digits) - set("0123456789abcdef"):
+    algorithm, _, digits = str(digest).partition(":")
+    if HASHES.get(algorithm) != len(digits) or set(digits) - set("0123456789abcdef"):
         expected = '"sha256:" and 64 hexadecimal digits (or "sha1:" and 40, "md5:" and 32)'
         raise argument_error("digest", expected, digest)
     return digest
@@ -369,18 +369,18 @@ def _is_whole(remote, path):
     """Returns whether a download is what `remote` names, as far as that is known before an archive is opened."""
     if remote.member is not None:
         return zipfile.is_zipfile(path)
-    kind, _, expected = remote.digest.partition(":")
+    algorithm, _, expected = remote.digest.partition(":")
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, kind).hexdigest() == expected
+        return hashlib.file_digest(file, algorithm).hexdigest() == expected
 
 
 def _check_hash(path, digest, source):
-    kind, _, expected = digest.partition(":")
+    algorithm, _, expected = digest.partition(":")
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, kind).hexdigest()
+        found = hashlib.file_digest(file, algorithm).hexdigest()
     if found != expected:
         raise argument_error(
-            "file", f"one whose {kind} is {expected}", found, f"Of {source}. {_looks_like(path)}".strip()
+            "file", f"one whose {algorithm} is {expected}", found, f"Of {source}. {_looks_like(path)}".strip()
         )
 
 

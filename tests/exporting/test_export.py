@@ -26,13 +26,13 @@ from keras_preact.exporting import (
 from keras_preact.exporting.inference import inference_weights, outputs, stacked
 from keras_preact.exporting.litert import write_litert
 from keras_preact.exporting.onnx_graph import write_onnx
+from keras_preact.exporting.preprocessing import cut, prepared, resized
 from keras_preact.exporting.savedmodel import write_savedmodel
 from keras_preact.network.spec import NetworkSpec, StemSpec
 from keras_preact.training.predictor import read_image
 from keras_preact.weights.cards import TRAINED
-from keras_preact.weights.preprocessing import Preprocessing as CardPreprocessing
 
-RGB = Preprocessing((16, 16, 3), (110.0, 120.0, 130.0), (50.0, 60.0, 70.0))
+RGB = Preprocessing((16, 16), (110.0, 120.0, 130.0), (50.0, 60.0, 70.0))
 FIVE = ("a", "b", "c", "d", "e")
 
 
@@ -48,20 +48,20 @@ def network(layout="stacked", dtype=None, **fields):
     spec = {"units": (1, 7, 2), "widths": (4, 4, 6), "stem": {"width": 4}, "unit": "basic", **fields}
     keras.utils.set_random_seed(0)
     model = keras_preact.build_network(
-        NetworkSpec(**spec), input_shape=RGB.image_shape, num_classes=5, layout=layout, dtype=dtype
+        NetworkSpec(**spec), input_shape=RGB.input_shape, num_classes=5, layout=layout, dtype=dtype
     )
     rng = np.random.default_rng(1)
     for variable in model.weights:
         if variable.name.endswith(("gamma", "beta", "bias")):
             variable.assign(variable + 0.2 * rng.normal(size=variable.shape))
     for _ in range(3):
-        model(RGB(photographs(8, seed=2)), training=True)
+        model(prepared(photographs(8, seed=2), RGB), training=True)
     return model
 
 
 def expected(model, images, preprocessing=RGB):
     outputs = [model.get_layer(name).output for name in ("predictions", "logits", "pool")]
-    values = keras.Model(model.input, outputs)(preprocessing(images), training=False)
+    values = keras.Model(model.input, outputs)(prepared(images, preprocessing), training=False)
     return dict(
         zip(("probabilities", "logits", "features"), (np.asarray(tf.cast(value, tf.float64)) for value in values))
     )
@@ -145,7 +145,7 @@ def test_a_savedmodel_takes_any_number_of_images_and_changes_nothing(exported, d
     variables = [variable for parts in loaded.weights.values() for variable in parts.values()]
     before = [variable.numpy() for variable in variables]
     model = keras.models.load_model(digits_run / "model.keras", compile=False)
-    preprocessing = Preprocessing(data.image_shape, data.mean, data.std)
+    preprocessing = Preprocessing(data.image_shape[:2], data.mean, data.std)
     serve, encoded = (loaded.signatures[name] for name in ("serving_default", "encoded"))
     for count in (1, 3, 8):
         images = data.test.images[:count]
@@ -200,16 +200,16 @@ def test_no_images_have_no_answers(tmp_path):
 def test_files_are_cut_even_if_they_have_the_networks_size(tmp_path):
     """As those of a data set are; pixels of that size may have been cut already."""
     model, image = network(units=(1, 1, 1)), photographs(1)
-    preprocessing = Preprocessing(RGB.image_shape, RGB.mean, RGB.std, 0.8)
+    preprocessing = Preprocessing(RGB.size, RGB.mean, RGB.std, 0.8)
     report = keras_preact.export(
         model, tmp_path / "export", "savedmodel", **{**GIVEN, "preprocessing": preprocessing, "verbose": False}
     )
     assert report["formats"]["savedmodel"]["encoded_difference"] <= 1e-5
     loaded = tf.saved_model.load(tmp_path / "export" / "saved_model")
     assert_close(loaded.serve(tf.constant(image)), expected(model, image))
-    cut = preprocessing.cut(image)
-    assert np.abs(cut - image).max() > 10
-    assert_close(loaded.serve_encoded(tf.constant([png(image[0])])), expected(model, cut))
+    centre = cut(image, preprocessing)
+    assert np.abs(centre - image).max() > 10
+    assert_close(loaded.serve_encoded(tf.constant([png(image[0])])), expected(model, centre))
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16", "float16"])
@@ -223,7 +223,7 @@ def test_a_savedmodel_of_half_precision_answers_in_numbers_that_numpy_has(dtype,
 
 
 def test_half_precision_rounds_where_the_model_does():
-    model, images = network(dtype="mixed_bfloat16"), RGB(photographs())
+    model, images = network(dtype="mixed_bfloat16"), prepared(photographs(), RGB)
     found = outputs(model, inference_weights(model), images)["probabilities"]
     np.testing.assert_array_equal(found, model(images, training=False))
 
@@ -335,13 +335,13 @@ def test_an_export_is_replaced_only_if_asked_and_nothing_else_ever(tmp_path):
         ({"formats": ()}, "one at least"),
         ({"class_names": ("a", "b")}, "5 names"),
         ({"class_names": ("a", "b", "c", "d", "e\nf")}, "one line"),
-        ({"sample_images": None}, "`sample_images` must be uint8"),
+        ({"sample_images": None}, r"`images` must be a folder of two image files at least.*or sample_images"),
         ({"sample_images": photographs().astype("float32")}, "`sample_images` must be uint8"),
         ({"sample_images": photographs()[:0]}, "one image at least"),
         ({"sample_labels": [1, 2]}, "one whole number per image"),
         ({"sample_labels": [5] * 6}, "from 0 to 4"),
         ({"formats": "litert_int8"}, "`calibration_images` must be uint8"),
-        ({"preprocessing": Preprocessing((32, 32, 3), (0.0,) * 3, (1.0,) * 3)}, "preprocessing.image_shape"),
+        ({"preprocessing": Preprocessing((32, 32), (0.0,) * 3, (1.0,) * 3)}, "preprocessing"),
         ({"preprocessing": None}, "Preprocessing"),
         (
             {"model": keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="logits")])},
@@ -351,7 +351,7 @@ def test_an_export_is_replaced_only_if_asked_and_nothing_else_ever(tmp_path):
 )
 def test_bad_input_is_refused_before_anything_is_written(arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        keras_preact.export(path=tmp_path / "export", **{"model": network(units=(1, 1, 1)), **GIVEN, **arguments})
+        keras_preact.export(output=tmp_path / "export", **{"model": network(units=(1, 1, 1)), **GIVEN, **arguments})
     assert not list(tmp_path.iterdir())
 
 
@@ -386,15 +386,16 @@ def test_images_of_any_size_are_cut_as_data_sets_of_files_are_read(size, shape, 
     images, paths = photographs(2, *size), [tmp_path / "a.png", tmp_path / "b.png"]
     for path, image in zip(paths, images):
         path.write_bytes(png(image))
+    how = Preprocessing(shape[:2], RGB.mean, RGB.std, crop)
     files = FileSplit(paths, [0, 0], shape, round(min(shape[:2]) / crop)).read([0, 1])
     for path, pixels in zip(paths, files):
-        how = CardPreprocessing(shape[:2], RGB.mean, RGB.std, crop, "bicubic")
         np.testing.assert_array_equal(read_image(path, how), pixels)
-    preprocessing = Preprocessing(shape, RGB.mean, RGB.std, crop)
-    traced = tf.function(preprocessing.resized, input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)])
+    traced = tf.function(
+        lambda images: resized(images, how), input_signature=[tf.TensorSpec((None, None, None, 3), tf.uint8)]
+    )
     wanted = images if size == shape[:2] else files  # what has the network's size stays
     np.testing.assert_allclose(traced(images), wanted, atol=1)  # half a level may be rounded to the other side
-    np.testing.assert_array_equal(preprocessing.resized(images), traced(images))
+    np.testing.assert_array_equal(resized(images, how), traced(images))
 
 
 @pytest.mark.parametrize(
@@ -402,7 +403,7 @@ def test_images_of_any_size_are_cut_as_data_sets_of_files_are_read(size, shape, 
     [
         {"mean": (1.0,)},
         {"std": (0.0,) * 3},
-        {"image_shape": (16, 16)},
+        {"size": (16, 16, 3)},
         {"crop": 0.0},
         {"crop": 1.1},
         {"interpolation": "cubic"},
@@ -410,7 +411,7 @@ def test_images_of_any_size_are_cut_as_data_sets_of_files_are_read(size, shape, 
 )
 def test_preprocessing_must_make_sense(values):
     with pytest.raises(ValueError, match=next(iter(values))):
-        Preprocessing(**{"image_shape": (16, 16, 3), "mean": (0.0,) * 3, "std": (1.0,) * 3, **values})
+        Preprocessing(**{"size": (16, 16), "mean": (0.0,) * 3, "std": (1.0,) * 3, **values})
 
 
 def test_the_command_exports_a_keras_file_with_what_it_cannot_know(tmp_path, capsys):
@@ -474,10 +475,8 @@ def test_a_run_whose_data_is_not_here_is_compared_on_given_images(digits_run, tm
 
 def test_a_card_says_nothing_of_a_new_head(tmp_path):
     model = keras_preact.ResNet164(weights="digits", num_classes=5)
-    with pytest.raises(ValueError, match=r"class_names.*5 names.*no card"):
+    with pytest.raises(ValueError, match=r"`images` must be a folder of two image files at least"):
         keras_preact.export(model, tmp_path / "export", "onnx")
-    with pytest.raises(ValueError, match=r"preprocessing.*Preprocessing.*None"):
-        keras_preact.export(model, tmp_path / "export", "onnx", class_names=FIVE)
     assert not list(tmp_path.iterdir())
 
 
@@ -485,6 +484,6 @@ def test_a_savedmodel_costs_1001_layers_what_it_costs_164(tmp_path):
     sizes = []
     for build in (keras_preact.ResNet164, keras_preact.ResNet1001):
         model = build()
-        write_savedmodel(model, tmp_path / model.name, Preprocessing((32, 32, 3), (0.0,) * 3, (1.0,) * 3), range(10))
+        write_savedmodel(model, tmp_path / model.name, Preprocessing((32, 32), (0.0,) * 3, (1.0,) * 3), range(10))
         sizes.append((tmp_path / model.name / "saved_model.pb").stat().st_size)
     assert sizes[1] < 1.02 * sizes[0] < 1e6

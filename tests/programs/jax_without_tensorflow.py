@@ -52,7 +52,7 @@ def training(folder):
     assert not (folder / "run" / "saved_model").exists()
     assert keras_preact.evaluate(folder / "run")["error_percent"] == card["error_percent"]
     given = {"class_names": range(4), "sample_images": rng.integers(0, 256, (4, 8, 8, 3)).astype("uint8")}
-    preprocessing = Preprocessing((8, 8, 3), (127.5,) * 3, (60.0,) * 3)
+    preprocessing = Preprocessing((8, 8), (127.5,) * 3, (60.0,) * 3)
     report = keras_preact.export(model, folder / "export", "onnx", preprocessing=preprocessing, **given)
     assert report["formats"]["onnx"]["probability_difference"] < 1e-5
     preparation()

@@ -11,10 +11,9 @@ import sys
 import pytest
 
 import keras_preact
-from keras_preact import locks
+from keras_preact import Preprocessing, export, locks
 from keras_preact.cli import main
 from keras_preact.data import load
-from keras_preact.exporting import Preprocessing, export
 from keras_preact.training.recipe import Recipe
 
 HOLD = """
@@ -86,8 +85,8 @@ def test_a_second_run_and_a_fine_tuning_on_one_folder_are_refused(tmp_path, caps
 def test_a_second_export_to_one_folder_is_refused(tmp_path):
     model = keras_preact.ResNet(11, input_shape=(8, 8, 3), num_classes=3)
     images = load("digits").test.images[:3, :8, :8].repeat(3, axis=-1)
-    how = Preprocessing((8, 8, 3), (0.0,) * 3, (255.0,) * 3)
-    with another_process(tmp_path / "export") as process, pytest.raises(ValueError, match=f"`path`.*{who(process)}"):
+    how = Preprocessing((8, 8), (0.0,) * 3, (255.0,) * 3)
+    with another_process(tmp_path / "export") as process, pytest.raises(ValueError, match=f"`output`.*{who(process)}"):
         export(model, tmp_path / "export", preprocessing=how, class_names="abc", sample_images=images)
     assert not (tmp_path / "export").exists()
 

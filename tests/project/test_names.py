@@ -161,12 +161,12 @@ def test_a_run_on_a_folder_of_images_is_kept_under_the_folders_name_and_verified
             (pets / split / label).mkdir(parents=True)
             Image.fromarray(RNG.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(pets / split / label / "1.png")
     run = finished_run(tmp_path / "run", data=str(pets))
-    folder = publish.keep(run, tmp_path / "kept")
+    folder = publish.keep_weights(run, tmp_path / "kept")
     assert folder == tmp_path / "kept" / "resnet11.my_pets.ours"
     found = publish.verify(folder, pets)
     assert (found.name, found.published_percent) == ("resnet11.my_pets.ours", 12.5)
     assert found.error_percent in (0.0, 25.0, 50.0, 75.0, 100.0)
-    assert publish.keep(run, tmp_path / "kept") == folder
+    assert publish.keep_weights(run, tmp_path / "kept") == folder
 
 
 def test_what_is_no_kept_folder_is_not_replaced(tmp_path):
@@ -175,7 +175,7 @@ def test_what_is_no_kept_folder_is_not_replaced(tmp_path):
     there.mkdir(parents=True)
     (there / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"`output` must be a folder in which resnet11.digits.ours is new"):
-        publish.keep(run, tmp_path / "kept")
+        publish.keep_weights(run, tmp_path / "kept")
     assert os.listdir(there) == ["thesis.txt"]
 
 

@@ -17,7 +17,7 @@ from keras_preact import files
 from keras_preact.cli import main
 from keras_preact.data import from_arrays
 from keras_preact.laboratory.sweep import sweep
-from keras_preact.training import checkpoints, finish, remote_folder, run_folder, trainer
+from keras_preact.training import checkpoints, finish, fitting, remote_folder, run_folder, trainer
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.signals import EndingSignals
 
@@ -325,7 +325,7 @@ def test_a_sweep_that_is_told_to_stop_runs_no_further_trial(where, tmp_path, mon
     if where == "save":
         signalled_in("save", signal.SIGTERM, monkeypatch)
     else:
-        monkeypatch.setattr(trainer, "_stoppers", lambda recipe: [Signal(signal.SIGTERM, 2)])
+        monkeypatch.setattr(fitting, "_stoppers", lambda recipe: [Signal(signal.SIGTERM, 2)])
     recipe = RECIPE.replace(epochs=1)
     with pytest.raises(SystemExit) as stop:
         sweep("depth=11", data=DATA, recipe=recipe, seeds=3, output=tmp_path / "sweep", strategy="none")

@@ -3,68 +3,202 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from conftest import forgotten
 from PIL import Image
 
 import keras_preact
 from keras_preact.cli import main
 from keras_preact.data import from_arrays
 from keras_preact.laboratory.analysis.sources import find_network
-from keras_preact.training import publish
+from keras_preact.training import export, publish, trainer
+from keras_preact.training.levels import begin_with
 from keras_preact.training.source import find_source
+from keras_preact.transfer import finetuning
 
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(256, size=(60, 8, 8, 3), dtype=np.uint8), np.arange(60) % 3
-DATA = from_arrays(IMAGES[:40], LABELS[:40], IMAGES[40:], LABELS[40:], class_names=("ant", "bee", "cat"))
-KINDS = ("run", "kept", "file", "network", "weights")
+DATA = from_arrays(IMAGES[:40], LABELS[:40], IMAGES[40:], LABELS[40:], class_names=("ant", "bee", "cat"), name="tiny")
+KINDS = ("run", "kept", "file", "network", "weights", "name")
+NAME = "resnet11.tiny.mine"
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """Compiles nothing, which takes longer than all the rest of what is done here."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A trained network in every form that has no name, its card, and the path of an image."""
+    """A trained network in every form, its card, and the path of an image."""
     folder = tmp_path_factory.mktemp("trained")
-    recipe = keras_preact.Recipe(epochs=2, global_batch_size=8, learning_rate=0.01)
-    card = keras_preact.train("ResNet11", data=DATA, recipe=recipe, output=folder / "run", verbose=0)
-    kept = publish.keep(folder / "run", folder / "kept")
-    file = folder / "run" / "model.keras"
-    kinds = (folder / "run", kept, file, keras.models.load_model(file), kept / "model.weights.h5")
-    Image.fromarray(RNG.integers(256, size=(11, 9, 3), dtype=np.uint8)).save(folder / "photo.png")
-    return dict(zip(KINDS, kinds)), card, folder / "photo.png"
+    with forgotten():
+        keras_preact.register_data("tiny", lambda: DATA)
+        recipe = keras_preact.Recipe(epochs=2, global_batch_size=8, learning_rate=0.01)
+        card = keras_preact.train(
+            "ResNet11", data="tiny", recipe=recipe, output=folder / "run", strategy="none", verbose=0
+        )
+        kept = publish.keep_weights(folder / "run", folder / "kept")
+        file, weights = folder / "run" / "model.keras", kept / "model.weights.h5"
+        known = find_source(kept)
+        keras_preact.register_weights(
+            NAME,
+            spec=known.spec,
+            preprocessing=known.preprocessing,
+            classes=known.classes,
+            error_percent=known.error_percent,
+            path=weights,
+        )
+        kinds = (folder / "run", kept, file, keras.models.load_model(file), weights, NAME)
+        Image.fromarray(RNG.integers(256, size=(11, 9, 3), dtype=np.uint8)).save(folder / "photo.png")
+        yield dict(zip(KINDS, kinds)), card, folder / "photo.png"
+
+
+# Each verb on something, as a function of it, of the fixture and of a folder; what it returns is checked for all kinds.
+
+
+def predict(what, trained, folder):
+    (found,) = keras_preact.predict(what, [trained[2]], top=3)
+    return dict(found.classes)
+
+
+def evaluate(what, trained, folder):
+    return keras_preact.evaluate(what)["error_percent"] == trained[1]["error_percent"]
+
+
+def verify(what, trained, folder):
+    found = keras_preact.verify(what)
+    return found.agrees, found.published_percent
+
+
+def explain(what, trained, folder):
+    network, data = find_network(what, DATA)
+    return logits(network), data.name
+
+
+def analyze(what, trained, folder):
+    return keras_preact.analyze(what, IMAGES[:2].astype("float32"), training=False).signal_rms
+
+
+def inspect(what, trained, folder):
+    return [part.trainable for part in keras_preact.inspect(what)]  # a weights file leaves the images open
+
+
+def weights(what, trained, folder):
+    network = keras_preact.ResNet(11, weights=what, input_shape=(8, 8, 3))
+    return logits(network), network.input_shape[-1], len(network.loaded.new)
+
+
+def finetune(what, trained, folder):
+    return keras_preact.finetune(what, DATA, steps=1, global_batch_size=8, output=folder / "run")
+
+
+def start(what, trained, folder):
+    return keras_preact.train("ResNet29", data=DATA, start=what, epochs=1, output=folder / "run")
+
+
+def exported(what, trained, folder):
+    return keras_preact.export(what, folder / "export", "onnx")
+
+
+VERBS = (predict, evaluate, verify, explain, analyze, inspect, weights, finetune, start, exported)
+REFUSED = {
+    ("predict", "weights"): r"`model` must be one that says how images are prepared.*folder of a run",
+    ("evaluate", "weights"): r"`data` must be given with a network that does not say what it was trained on",
+    ("verify", "weights"): r"`what` must be a trained network whose card states its error.*model\.weights\.h5",
+    ("exported", "weights"): r"`preprocessing` must be a Preprocessing, or mean and std, for a model that does not say",
+    ("weights", "network"): r"`weights` must be None, a folder of trained weights, a \.weights\.h5 or \.keras file",
+}
+
+
+EXPECTED = {}  # what each verb found of the first kind
+
+
+def logits(network):
+    return np.asarray(network(IMAGES[:4].astype("float32")))
+
+
+@pytest.fixture
+def without_training(monkeypatch):
+    """Ends `finetune`, `train` and `export` where the network is made and its data read."""
+
+    def fine_tuned(experiment, data, *_):
+        network = finetuning.new_head(experiment.source.load(), experiment.source.spec, data, "float32")
+        return [array for array in network.get_weights() if array.any()]
+
+    def begun(experiment, data, *_):
+        network = keras_preact.ResNet(29, input_shape=data.image_shape, num_classes=3)
+        begin_with(network, experiment.start)
+        return network.get_layer("stem_conv").get_weights()
+
+    def written(network, output, formats, **given):
+        assert (formats, len(given["sample_images"]), tuple(given["class_names"])) == (("onnx",), 20, DATA.class_names)
+        return logits(network), given["preprocessing"].mean
+
+    monkeypatch.setattr(finetuning, "carry_out", fine_tuned)
+    monkeypatch.setattr(trainer, "carry_out", begun)
+    monkeypatch.setattr(export, "export_network", written)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_is_the_same_network(kind, trained):
-    kinds, _, _ = trained
-    source = find_source(kinds[kind])
-    assert (source.spec, source.channels) == (find_source(kinds["run"]).spec, 3)
-    assert (source.preprocessing is None) == (source.classes is None) == (kind == "weights")
-    expected = kinds["network"].predict(IMAGES[:4].astype("float32"), verbose=0)
-    np.testing.assert_allclose(source.load().predict(IMAGES[:4].astype("float32"), verbose=0), expected, atol=1e-6)
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
+def test_every_verb_takes_every_kind_or_says_why_not(verb, kind, trained, without_training, tmp_path):
+    kinds = trained[0]
+    if message := REFUSED.get((verb.__name__, kind)):
+        with pytest.raises(ValueError, match=message) as refused:
+            verb(kinds[kind], trained, tmp_path)
+        assert "\n" not in str(refused.value)
+        return
+    found = verb(kinds[kind], trained, tmp_path)
+    assert_same(found, EXPECTED.setdefault(verb, found))
 
 
-@pytest.mark.parametrize("kind", KINDS[:-1])
-def test_predict_takes_each_kind_that_says_what_it_was_trained_on(kind, trained):
-    kinds, _, photo = trained
-    (found,) = keras_preact.predict(kinds[kind], [photo], top=3)
-    (expected,) = keras_preact.predict(kinds["run"], [photo], top=3)
-    assert {name for name, _ in found.classes} == {"ant", "bee", "cat"}
-    assert [name for name, _ in found.classes] == [name for name, _ in expected.classes]
-    np.testing.assert_allclose([p for _, p in found.classes], [p for _, p in expected.classes], atol=1e-6)
+def assert_same(found, expected):
+    if isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected)
+        for one, two in zip(found, expected):
+            assert_same(one, two)
+    elif isinstance(expected, dict):
+        assert list(found) == list(expected)
+        assert_same(list(found.values()), list(expected.values()))
+    elif isinstance(expected, (float, np.ndarray)):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    else:
+        assert found == expected
 
 
-def test_predict_says_what_weights_alone_do_not(trained):
-    kinds, _, photo = trained
-    with pytest.raises(ValueError, match=r"`model` must be one that says how images are prepared.*folder of a run"):
-        keras_preact.predict(kinds["weights"], [photo])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_evaluate_takes_each_kind(kind, trained):
+def test_weights_alone_are_evaluated_exported_and_inspected_with_what_they_do_not_say(
+    trained, without_training, tmp_path, capsys
+):
     kinds, card, _ = trained
-    if kind == "weights":  # it does not say how images are normalised: the data set's own numbers are the run's
-        assert find_source(kinds[kind]).data is None
-        with pytest.raises(ValueError, match=r"`data` must be given with a network that does not say"):
-            keras_preact.evaluate(kinds[kind])
-    assert keras_preact.evaluate(kinds[kind], DATA)["error_percent"] == card["error_percent"]
+    assert keras_preact.evaluate(kinds["weights"], DATA)["error_percent"] == card["error_percent"]
+    how = {"mean": DATA.mean, "std": DATA.std, "sample_images": DATA.test.images, "class_names": DATA.class_names}
+    network = keras_preact.ResNet(11, weights=kinds["weights"], input_shape=(8, 8, 3))
+    found = keras_preact.export(network, tmp_path / "export", "onnx", **how)
+    assert_same(found, (logits(network), tuple(DATA.mean)))
+    main(["inspect", str(kinds["weights"])])
+    assert "11 layers, preactivation" in capsys.readouterr().out
+
+
+def test_weights_of_a_run_bring_its_network_and_another_is_refused(trained, tmp_path):
+    kinds, _, _ = trained
+    network = keras_preact.ResNet(11, weights=kinds["run"], num_classes=5)
+    assert (network.card.classes, network.loaded.new) == (DATA.class_names, ("logits/kernel", "logits/bias"))
+    assert network.input_shape == (None, 8, 8, 3)
+    for build, message in (
+        (lambda: keras_preact.ResNet(20, weights=kinds["run"]), r"`weights` must be those of a network of units=\(3"),
+        (lambda: keras_preact.ResNet(11, weights=kinds["file"], ordering="original"), r"`ordering` must be 'preact"),
+        (lambda: keras_preact.ResNet(20, weights=kinds["kept"]), r"`weights` must be those of resnet20"),
+        (lambda: keras_preact.ResNet(11, weights=tmp_path), r"`weights` must be a \.weights\.h5 or \.keras file, or"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build()
 
 
 def test_evaluate_refuses_images_of_other_classes_or_channels(trained):
@@ -73,13 +207,6 @@ def test_evaluate_refuses_images_of_other_classes_or_channels(trained):
         ValueError, match=r"`data` must be of 3 classes and images of 3 channel.*10 classes and 1 channels"
     ):
         keras_preact.evaluate(kinds["run"], "digits")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_explain_measures_each_kind(kind, trained):
-    kinds, _, _ = trained
-    network, data = find_network(kinds[kind], DATA)
-    assert (network.spec.depth, data) == (11, DATA)
 
 
 def test_a_name_is_the_network_of_its_card(tmp_path, capsys):
@@ -98,15 +225,11 @@ def test_weights_that_came_with_the_package_do_not_say_where_their_data_lay(name
     assert (source.data, source.data_dir) == (keras_preact.get_card(name).dataset, None)
 
 
-@pytest.mark.parametrize("kind", ["run", "kept", "file", "weights"])
-def test_inspect_takes_each_kind_that_has_a_path(kind, trained, capsys):
-    kinds, _, _ = trained
-    main(["inspect", str(kinds[kind])])
-    assert "11 layers, preactivation" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("verb", [keras_preact.evaluate, lambda model: keras_preact.predict(model, []), find_network])
-@pytest.mark.parametrize("model", ["resnet164.digits.digit", "nowhere", 7])
-def test_what_names_nothing_is_one_sentence(verb, model):
-    with pytest.raises(ValueError, match=r"`model` must be a network of keras_preact, a name of list_weights"):
-        verb(model)
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
+@pytest.mark.parametrize("what", ["resnet164.digits.digit", "nowhere", 7])
+def test_what_names_nothing_is_one_sentence(verb, what, tmp_path):
+    expected = r"a network of keras_preact, a name of list_weights|None, a folder of trained weights, a \.weights\.h5"
+    with pytest.raises(ValueError, match=rf"`\w+` must be ({expected})") as refused:
+        verb(what, (None, {"error_percent": 0.0}, "photo.png"), tmp_path)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())

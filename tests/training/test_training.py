@@ -19,11 +19,11 @@ from keras_preact.data.preparation import Preparation
 from keras_preact.network.spec import ShortcutSpec
 from keras_preact.training import provenance, recipes
 from keras_preact.training.evaluation import evaluation_metrics
+from keras_preact.training.levels import segments
 from keras_preact.training.optimizers import RecipeSGD, make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import RECIPES
 from keras_preact.training.strategies import Devices, make_devices
-from keras_preact.training.trainer import segments
 from keras_preact.training.training_model import Crossentropy, ErrorPercent, TrainingModel
 
 QUICK = RECIPES["digits"].replace(epochs=1, global_batch_size=128, warmup_steps=0)

@@ -38,7 +38,7 @@ def kept(model, tmp_path_factory):
     model.save(folder / "model.keras")
     (folder / "history.csv").write_text("epoch\n1\n")
     (folder / "card.json").write_text(json.dumps(run_card(model)))
-    return publish.keep(folder, folder / "kept")
+    return publish.keep_weights(folder, folder / "kept")
 
 
 def changes(fields, within=()):
@@ -212,7 +212,7 @@ def test_a_runs_model_is_sealed_by_its_card(finished, tmp_path, capsys):
     card = json.loads((folder / "card.json").read_text())
     assert card["digest"].startswith("sha256:")
     swap_two_arrays(folder / "model.keras")
-    readers = (run_folder.load_model, keras_preact.evaluate, publish.keep, publish.verify, find_source)
+    readers = (run_folder.load_model, keras_preact.evaluate, publish.keep_weights, publish.verify, find_source)
     for read in readers:
         with pytest.raises(ValueError, match=r"`run` must be a folder whose model.keras has the hash on its card"):
             read(folder)

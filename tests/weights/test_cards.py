@@ -21,7 +21,7 @@ import keras_preact
 from keras_preact.cli import main
 from keras_preact.data import load
 from keras_preact.network.costs import network_costs
-from keras_preact.training import publish
+from keras_preact.training import evaluation, publish
 from keras_preact.weights import store
 from keras_preact.weights.cards import card_spec, check_file, read_card
 from keras_preact.weights.converters import CONVERTERS
@@ -81,7 +81,7 @@ def parameters(spec, card):
 
 def test_lists_are_by_network_and_data_set():
     assert keras_preact.list_weights("ResNet1001") == ["resnet1001.cifar10.osmr", "resnet1001.cifar100.osmr"]
-    assert keras_preact.list_weights(dataset="digits") == ["resnet164.digits.digits"]
+    assert keras_preact.list_weights(data="digits") == ["resnet164.digits.digits"]
     with pytest.raises(ValueError, match=r'weights.*Nearest: "resnet110.cifar10.osmr"'):
         keras_preact.get_card("resnet110.cifar10")
 
@@ -110,7 +110,7 @@ def test_a_run_is_kept_as_a_card_with_weights_and_history(tmp_path):
         "preprocessing": {"size": [8, 8], "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]},
     }
     (run / "card.json").write_text(json.dumps(fields))
-    folder = publish.keep(run, tmp_path / "kept")
+    folder = publish.keep_weights(run, tmp_path / "kept")
     assert sorted(path.name for path in folder.iterdir()) == [
         "card.json",
         "history.csv",
@@ -131,7 +131,7 @@ def test_a_run_in_mixed_precision_is_kept_with_its_error_in_float32(tmp_path):
     run_card = tmp_path / "run" / "card.json"
     fields = json.loads(run_card.read_text())
     run_card.write_text(json.dumps({**fields, "error_percent": 0.0}))  # far from float32's
-    folder = publish.keep(tmp_path / "run", tmp_path / "kept")
+    folder = publish.keep_weights(tmp_path / "run", tmp_path / "kept")
     card, data = read_card(folder), load("digits")
     network = keras_preact.build_network(card_spec(card), weights=card)
     probabilities = network.predict(data.normalized(data.test.images), verbose=0)
@@ -156,7 +156,9 @@ def test_our_own_weights_are_there_without_a_network(name):
 def test_verify_tells_weights_that_are_worse_or_others(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "copy"
     shutil.copytree(keras_preact.weights.cards.TRAINED / "resnet164.digits.digits", folder)
-    monkeypatch.setattr(publish, "_error_percent", lambda card, split: card.error_percent + 0.6)
+    measure = evaluation.measure
+    worse = lambda *given: {"error_percent": measure(*given)["error_percent"] + 0.6, "loss": 0.1}  # noqa: E731
+    monkeypatch.setattr(evaluation, "measure", worse)
     with pytest.raises(SystemExit) as stopped:
         main(["verify", str(folder)])
     assert stopped.value.code == 1
@@ -170,7 +172,7 @@ def test_verify_tells_weights_that_are_worse_or_others(tmp_path, monkeypatch, ca
 def test_the_command_line_lists_and_shows(capsys):
     main(["weights", "list", "--data", "cifar10"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == keras_preact.list_weights(dataset="cifar10")
+    assert [line.split()[0] for line in lines[2:]] == keras_preact.list_weights(data="cifar10")
     main(["weights", "show", "resnet152.imagenet.osmr_b"])
     assert "sha1:224a0baeb02d642716395f937316e071bd7ec25c" in capsys.readouterr().out
 

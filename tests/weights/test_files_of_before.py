@@ -9,6 +9,7 @@ import pytest
 
 import keras_preact
 from keras_preact.network.layers.residual_units import ResidualUnits
+from keras_preact.weights import schema
 
 BEFORE = pathlib.Path(__file__).parent / "files_of_before"  # written at commit 44bb509
 EXPECTED = json.loads((BEFORE / "expected.json").read_text())
@@ -33,6 +34,15 @@ def test_a_run(tmp_path):
     stated = json.loads((BEFORE / "run" / "card.json").read_text())
     assert keras_preact.evaluate(BEFORE / "run")["error_percent"] == pytest.approx(stated["error_percent"], abs=0.28)
     assert keras_preact.verify(BEFORE / "run").agrees
+
+
+def test_cards_with_a_deviation_and_the_interpolation_of_before(tmp_path):
+    seen = {"size": [16, 16], "mean": [77.0], "deviation": [81.0]}
+    expected = keras_preact.Preprocessing((16, 16), (77.0,), (81.0,), interpolation="bilinear")
+    card = keras_preact.get_card("resnet164.digits.digits").get_config()
+    assert keras_preact.Card.from_config({**card, "preprocessing": seen}).preprocessing == expected
+    (tmp_path / "card.json").write_text(json.dumps({"preprocessing": seen}))
+    assert keras_preact.Preprocessing(**schema.read_fields(tmp_path / "card.json")["preprocessing"]) == expected
 
 
 def test_stacked_units_whose_configuration_has_names_alone():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact.exporting import Preprocessing, export
+from keras_preact import Preprocessing, export
 from keras_preact.weights import cards
 
 IMAGES, LABELS = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype("float32"), np.arange(5)
@@ -127,7 +127,7 @@ def test_a_quantized_network_reads_back_and_is_not_exported(layout, tmp_path):
     other = reloaded(model, tmp_path)
     assert other.get_layer("logits").quantization_mode == "int8"
     np.testing.assert_array_equal(other.predict(IMAGES, verbose=0), expected)
-    how = Preprocessing((8, 8, 3), (0.0,) * 3, (1.0,) * 3)
+    how = Preprocessing((8, 8), (0.0,) * 3, (1.0,) * 3)
     with pytest.raises(ValueError, match=r"`model` must be without quantized layers.*logits: int8"):
         export(model, tmp_path / "export", preprocessing=how, class_names="abcdefghij", sample_images=np.zeros(1))
 

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits as scikit_learns
 import keras_preact
 from keras_preact import exporting
 from keras_preact.data import from_arrays, load
+from keras_preact.exporting import preprocessing as in_graph
 from keras_preact.training.finish import preprocessing_fields
 from keras_preact.training.predictor import read_image
 from keras_preact.training.recipes import RECIPES
@@ -29,10 +30,10 @@ def photograph(height, width):
 
 def in_every_way(image, how):
     """Returns an image cut by NumPy and Pillow, by Keras, and by a graph that learns the size when it runs."""
-    served = exporting.Preprocessing.of(how)
-    traced = tf.function(served.cut, input_signature=[tf.TensorSpec((None, None, None, how.channels), tf.uint8)])
-    eager = keras.ops.convert_to_numpy(served.cut(image[None]))[0]
-    return cuts.cut(image, how, how.size).astype("float64"), eager, traced(image[None]).numpy()[0]
+    signature = [tf.TensorSpec((None, None, None, how.channels), tf.uint8)]
+    traced = tf.function(lambda images: in_graph.cut(images, how), input_signature=signature)
+    eager = keras.ops.convert_to_numpy(in_graph.cut(image[None], how))[0]
+    return cuts.cut(image, how).astype("float64"), eager, traced(image[None]).numpy()[0]
 
 
 def torchvisions(image, size, shorter, interpolation):
@@ -82,7 +83,7 @@ def test_osmrs_cards_have_opencvs_pixels(shape, pixels):
     expected = np.frombuffer(bytes.fromhex(pixels), np.uint8).reshape(8, 8, 3)
     for found in in_every_way(image, how):
         np.testing.assert_array_equal(found, expected)
-    unrounded = cuts.cut(image.astype("float32"), how, how.size)
+    unrounded = cuts.cut(image.astype("float32"), how)
     np.testing.assert_allclose(unrounded, expected, atol=1.1)
 
 
@@ -96,8 +97,27 @@ def test_keras_cards_have_tf_slims_pixels(shape):
         np.testing.assert_allclose(found, 255.0 * expected, atol=1e-3)
 
 
+def test_the_graph_normalizes_as_arrays_are_normalized():
+    images, how = photograph(9, 7)[None], Preprocessing((9, 7), (125.3, 123.0, 113.9), (63.0, 62.1, 66.7))
+    expected = (images.astype("float64") - how.mean) / how.std
+    card = dataclasses.replace(keras_preact.get_card("resnet164.cifar10.modern_cifar"), preprocessing=how)
+    arrays = keras_preact.preprocess_input(images, card)
+    np.testing.assert_allclose(arrays, expected, rtol=1e-6, atol=1e-6)
+    traced = tf.function(lambda images: in_graph.normalized(images, how))
+    for found in (in_graph.normalized(images, how), traced(images), in_graph.prepared(images, how)):
+        np.testing.assert_allclose(found, arrays, rtol=3e-7, atol=3e-7)
+
+
+def test_there_is_one_class_whose_default_is_how_image_files_are_resized():
+    assert exporting.Preprocessing is keras_preact.Preprocessing is Preprocessing
+    assert (
+        Preprocessing((8, 8), (0.0,), (1.0,)).interpolation
+        == from_arrays(*[np.ones((2, 8, 8)), [0, 1]] * 2).interpolation
+    )
+
+
 def test_each_card_is_cut_as_its_author_does():
-    for name in keras_preact.list_weights(dataset="imagenet"):
+    for name in keras_preact.list_weights(data="imagenet"):
         author = name.split(".")[2]
         transform = keras_preact.get_card(name).preprocessing.transform
         assert transform == {"keras_applications": "slim", "timm_a1h": "timm"}.get(author, "osmr")
@@ -113,8 +133,6 @@ def test_each_card_is_cut_as_its_author_does():
 def test_a_wrong_transform_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Preprocessing((8, 8), (0.0,), (1.0,), **fields)
-    with pytest.raises(ValueError, match=message):
-        exporting.Preprocessing((8, 8, 1), (0.0,), (1.0,), **fields)
 
 
 # Each data set, and the files that its test images are made of.

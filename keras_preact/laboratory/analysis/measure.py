@@ -14,6 +14,7 @@ from keras_preact.laboratory.analysis.result import Propagation
 from keras_preact.network.layers.residual_units import ResidualUnits
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import copy_trainable, copy_weights
+from keras_preact.training.source import find_source
 
 
 def analyze(model, images, labels=None, *, training=True, deletions=0, seed=0):
@@ -27,7 +28,8 @@ def analyze(model, images, labels=None, *, training=True, deletions=0, seed=0):
     Equal units share their compiled functions, also between networks of different depth.
 
     Args:
-        model: A `ResidualNetwork` in either layout.
+        model: A `ResidualNetwork` in either layout, or a trained one: a name of `list_weights()`, the folder of a run
+            or of kept weights, or a `.keras` or `.weights.h5` file.
         images: Array (batch, height, width, channels), normalised as the network expects.
         labels: Whole numbers, (batch,), from 0 to classes - 1; None to measure signals alone.
         training: Whether batch normalisations use the batch's statistics and dropout is on, as in a training step. A
@@ -44,8 +46,7 @@ def analyze(model, images, labels=None, *, training=True, deletions=0, seed=0):
             neither TensorFlow nor JAX.
     """
     check_backend()
-    if not isinstance(model, ResidualNetwork):
-        raise argument_error("model", "a network that keras_preact built (a ResidualNetwork)", type(model).__name__)
+    model = model if isinstance(model, ResidualNetwork) else find_source(model, "model").load()
     images = _checked_images(model, images)
     labels = _checked_labels(model, labels, len(images))
     deletions = check_integer("deletions", deletions, minimum=0)

@@ -1,13 +1,14 @@
 """A sweep: every point of a grid with several seeds, one row each, which resumes after a kill."""
 
 import csv
+import inspect
 import io
 import json
 import math
 import pathlib
 import statistics
 
-from keras_preact.errors import argument_error, check_integer
+from keras_preact.errors import argument_error, check_arguments, check_integer
 from keras_preact.files import is_aside, remove_asides, write_text, written_aside
 from keras_preact.laboratory.sweep import axes as axes_and_points
 from keras_preact.laboratory.sweep.trials import RUNS, Trial, check_trials, median_error, read_json, run_all, shown
@@ -17,6 +18,7 @@ from keras_preact.network.families import model_key
 from keras_preact.network.spec import ShortcutSpec
 from keras_preact.training import run_folder
 from keras_preact.training.evaluation import loaded
+from keras_preact.training.experiment import RECIPE_FIELDS
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 
@@ -37,6 +39,7 @@ def sweep(
     strategy="auto",
     model_options=None,
     verbose=0,
+    **fields,
 ):
     """Trains every point of a grid with several seeds; the same call resumes a sweep that was killed.
 
@@ -58,6 +61,7 @@ def sweep(
         strategy: As in `train`.
         model_options: Keywords for the network's function, common to all points.
         verbose: As in `train`.
+        **fields: Fields of `Recipe` that differ from the recipe's in all points, e.g. `epochs=3`.
 
     Returns:
         The rows as dicts with the point, `seed`, `error_percent`, `result`, `reason`, `run`, ...
@@ -68,9 +72,12 @@ def sweep(
         OSError: If a file cannot be written (disk full, no permission).
     """
     axes, seeds = axes_and_points.parse_axes(over), check_integer("seeds", seeds)
+    own = [name for name in inspect.signature(sweep).parameters if name != "fields"]
+    check_arguments("sweep", fields, [*own, *RECIPE_FIELDS])
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if not isinstance(recipe, Recipe):
         raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
+    recipe = recipe.replace(**fields)
     options = run_folder.plain_options(model_options)
     points = axes_and_points.grid(axes, ShortcutSpec.of(options.get("shortcut", "identity")).name)
     networks = [axes_and_points.network_of(point, model, options) for point in points]

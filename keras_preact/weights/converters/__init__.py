@@ -4,14 +4,58 @@ A source says how its files are read (`read`), what we call an array of theirs (
 use of), and how an array is laid out for us (`our_array`, where that differs).
 """
 
+import contextlib
 import math
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from keras_preact.errors import argument_error, check_choice
+from keras_preact.names import add_row
 from keras_preact.weights.converters import keras_applications, osmr, timm
 
 CONVERTERS = {"osmr": osmr, "keras_applications": keras_applications, "timm": timm}
+
+
+@dataclass(frozen=True)
+class _Registered:
+    """A source of one's own, with what a module of this folder has."""
+
+    place: tuple
+    functions: tuple = field(compare=False)
+
+    def read(self, path):
+        stored = self.functions[0](path)
+        return stored if hasattr(stored, "__exit__") else contextlib.nullcontext(stored)
+
+    def our_name(self, theirs, spec):
+        return self.functions[1](theirs, spec)
+
+    def our_array(self, values, rank):
+        return self.functions[2](values, rank) if self.functions[2] else values
+
+
+def register_converter(name, read, our_name, our_array=None):
+    """Adds a source of weights files, which `register_weights` then names.
+
+    Args:
+        name: What `converter=` takes: small letters, digits and underscores, a letter first.
+        read: Maps the path of a file to a dict {their name: array}, or to a context manager that yields one, such as
+            `np.load` or `h5py.File`. It must unpickle nothing.
+        our_name: Maps (their name, the `NetworkSpec`) to the name of the array in `layout="layers"`, such as
+            `stage2_unit07_conv1/kernel`; to None for what the network has no use of.
+        our_array: Maps (array, its rank here) to the array in our order of axes: kernels are (height, width, in, out),
+            matrices (in, out). As it is if None.
+
+    Raises:
+        ValueError: If an argument is not allowed, or the name is taken by another source.
+    """
+    for argument, function in (("read", read), ("our_name", our_name), ("our_array", our_array)):
+        if not callable(function) and not (function is None and argument == "our_array"):
+            raise argument_error(argument, "a function", function)
+    functions = read, our_name, our_array
+    place = tuple((getattr(each, "__module__", ""), getattr(each, "__qualname__", "")) for each in functions)
+    add_row("converter", name, _Registered(place, functions), CONVERTERS)
 
 
 def convert(source, path, spec, shapes):

@@ -1,0 +1,100 @@
+"""What a resumed run gives back to callbacks: what Keras' count, and what those of one's own say that they keep."""
+
+import json
+from dataclasses import dataclass
+
+import keras
+
+from keras_preact.errors import argument_error
+
+# What Keras' callbacks count. (EarlyStopping turns the sign of `min_delta` in place, so that is not restored.)
+COUNTERS = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch")
+PREFIX = "callbacks/"  # of the names of arrays
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Holds the state of a run's callbacks.
+
+    Attributes:
+        names: The callbacks' classes, by name.
+        states: A dict each, as JSON holds it.
+        arrays: The best weights that `EarlyStopping` holds, by name.
+    """
+
+    names: list
+    states: list
+    arrays: dict
+
+    @classmethod
+    def from_callbacks(cls, callbacks):
+        """Returns the state of callbacks as it is now."""
+        arrays = {
+            f"{PREFIX}{number}/{index:05d}": array
+            for number, callback in enumerate(callbacks)
+            for index, array in enumerate(getattr(callback, "best_weights", None) or ())
+        }
+        return cls([type(each).__name__ for each in callbacks], [_state_of(each) for each in callbacks], arrays)
+
+    @classmethod
+    def of(cls, checkpoint, callbacks):
+        """Returns what a `Checkpoint` holds; an old one has counters alone, in the order of the callbacks."""
+        arrays = {name: array for name, array in checkpoint.arrays.items() if name.startswith(PREFIX)}
+        if "callbacks" in checkpoint.state:
+            names, states = ([each[key] for each in checkpoint.state["callbacks"]] for key in ("class", "state"))
+        else:
+            names, states = [type(each).__name__ for each in callbacks], checkpoint.state["counters"]
+        return cls(names, states, arrays)
+
+    def plain(self):
+        """Returns it, without the arrays, as JSON holds it."""
+        return [{"class": name, "state": state} for name, state in zip(self.names, self.states)]
+
+    def restore(self, callbacks):
+        """Gives each callback the state of the first one of its class that no other was given."""
+        left = list(enumerate(zip(self.names, self.states)))
+        for callback in callbacks:
+            found = next((entry for entry in left if entry[1][0] == type(callback).__name__), None)
+            if found is None:
+                continue
+            left.remove(found)
+            number, (_, state) = found
+            _give(callback, state)
+            arrays = [self.arrays[name] for name in sorted(self.arrays) if name.startswith(f"{PREFIX}{number}/")]
+            if arrays:
+                callback.best_weights = arrays
+
+
+def _state_of(callback):
+    if hasattr(callback, "state_dict"):
+        return callback.state_dict()
+    return {name: _plain(getattr(callback, name)) for name in COUNTERS if getattr(callback, name, None) is not None}
+
+
+def _give(callback, state):
+    if hasattr(callback, "load_state_dict"):
+        callback.load_state_dict(state)
+        return
+    for name, value in state.items():
+        setattr(callback, name, value)
+
+
+def _plain(value):
+    return value if isinstance(value, int) else float(value)
+
+
+def check_callbacks(callbacks, recipe):
+    """Raises a `ValueError` if one of `callbacks` is none, or has a state that a checkpoint cannot hold."""
+    for callback in callbacks:
+        name = type(callback).__name__
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise argument_error("callbacks", "keras.callbacks.Callback objects", name)
+        if hasattr(callback, "state_dict") != hasattr(callback, "load_state_dict"):
+            raise argument_error("callbacks", "with both state_dict and load_state_dict, or neither", name)
+        try:
+            json.dumps(_state_of(callback))
+        except (TypeError, ValueError) as error:
+            raise argument_error("callbacks", "with a state that JSON can hold", name, str(error)) from error
+        if recipe.levels and getattr(callback, "restore_best_weights", False):
+            hint = "The best weights may be those of a shallower network."
+            raise argument_error("callbacks", "without restore_best_weights in a training of levels", name, hint)

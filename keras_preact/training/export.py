@@ -1,0 +1,166 @@
+"""`export`: whatever names a trained network, in formats that need no Keras."""
+
+import dataclasses
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_preact.data.files import spread
+from keras_preact.errors import argument_error
+from keras_preact.exporting.format_table import DEFAULT
+from keras_preact.exporting.formats import check_folder, check_formats, export_network
+from keras_preact.exporting.inference import checked
+from keras_preact.training.evaluation import data_of
+from keras_preact.training.predictor import read_image
+from keras_preact.training.source import find_source
+from keras_preact.weights.preprocessing import Preprocessing
+
+TEST_IMAGES, CALIBRATION_IMAGES = 1000, 200
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
+IMAGES = "a folder of two image files at least, to compare on"
+
+
+def export(
+    model,
+    output=None,
+    formats=DEFAULT,
+    *,
+    preprocessing=None,
+    mean=(),
+    std=(),
+    class_names=(),
+    images=None,
+    data_dir=None,
+    sample_images=None,
+    sample_labels=None,
+    calibration_images=None,
+    card=None,
+    overwrite=False,
+    verbose=True,
+):
+    """Writes a model in formats that need no Keras, runs each file in a fresh process, and compares it with the model.
+
+    All take any number of uint8 images, and return `probabilities`, `logits` and `features` (the averaged last
+    activation). The SavedModel resizes, and takes image files too; ONNX and LiteRT take images of the model's size.
+
+    Args:
+        model: A network with a classifier, of either layout and any dtype, a name of `list_weights()`, the folder of a
+            run or of kept weights, or a `.keras` or `.weights.h5` file. ONNX and LiteRT are float32 files.
+        output: The folder to write: `saved_model/`, `model.onnx`, `model.tflite`, `model.int8.tflite`,
+            `class_names.txt`, `card.json`, and `parity.json`, the report. `<run>/export`, `<file>.export` or
+            `<name>.export` if None.
+        formats: Some of `FORMATS`.
+        preprocessing: A `Preprocessing`, if not that of the model's card.
+        mean: In place of `preprocessing`, for a model that does not say it: subtracted from pixels of 0 to 255, a
+            number per channel.
+        std: What they are then divided by, a number per channel.
+        class_names: A name for each output, if not those of the card.
+        images: A folder of image files to compare on, in place of the data set that the model was trained on; half of
+            them calibrate int8.
+        data_dir: Where the data set's files are, if not where the run found them.
+        sample_images: Images to compare on as an array: real ones, uint8 (images, height, width, channels).
+        sample_labels: Their classes, whole numbers (images,), or None: the report then has no errors.
+        calibration_images: For `"litert_int8"`: as `sample_images`, but others, whose signals give int8 its ranges;
+            a hundred or more.
+        card: A dict that JSON can hold and that says what the model is, if not what is known of it.
+        overwrite: Whether the folder of an earlier export may be replaced.
+        verbose: Whether to print the report.
+
+    Returns:
+        The report as a dict. It has, for each format, what `parity.compare` returns and the seconds of writing.
+
+    Raises:
+        ValueError: If an argument is not allowed; nothing is written then.
+        ImportError: If a format's packages are missing; the extra that has them is named.
+        ParityError: If a file does not agree with the model; nothing of the export is kept then.
+    """
+    formats = check_formats(formats)
+    source = find_source(checked(model) if isinstance(model, keras.Model) else model, "model")
+    _check_left_out(source, preprocessing, mean, std)
+    output = check_folder(output or _usual_folder(source), overwrite)
+    network = checked(source.load())
+    how = preprocessing or _preprocessing_of(source, network, mean, std)
+    given = dict(sample_images=sample_images, sample_labels=sample_labels, calibration_images=calibration_images)
+    if sample_images is None:
+        found = _samples(source, how, images, data_dir)
+        given = {**found, **{name: value for name, value in given.items() if value is not None}}
+    elif images is not None:
+        raise argument_error("images", "left out with sample_images", str(images))
+    return export_network(
+        network,
+        output,
+        formats,
+        preprocessing=how,
+        class_names=class_names or source.classes or range(network.output_shape[-1]),
+        card=_card(source, how) if card is None else card,
+        overwrite=overwrite,
+        verbose=verbose,
+        **given,
+    )
+
+
+def _check_left_out(source, preprocessing, mean, std):
+    for name, value in (("mean", mean), ("std", std)):
+        if value and not source.preprocessing is preprocessing is None:
+            raise argument_error(name, "left out where a card or `preprocessing` says it", value)
+
+
+def _usual_folder(source):
+    """Returns where the export of a `Source` is written if nothing is said."""
+    path = pathlib.Path(source.name)
+    if source.is_run:
+        return path / "export"
+    for ending in (".keras", ".weights.h5"):
+        path = path.with_name(path.name.removesuffix(ending))
+    return path.with_name(f"{path.name}.export")
+
+
+def _preprocessing_of(source, network, mean, std):
+    """Returns the `Preprocessing` of a network: its card's, for its own input size, or that of `mean` and `std`."""
+    size = network.input_shape[1:3]
+    if source.preprocessing is not None:
+        size = tuple(ours or theirs for ours, theirs in zip(size, source.preprocessing.size))
+        return dataclasses.replace(source.preprocessing, size=size)
+    if not (mean and std):
+        expected = "a Preprocessing, or mean and std, for a model that does not say how its images were normalised"
+        raise argument_error("preprocessing", expected, None, "On the command line: --mean and --std.")
+    if None in size:
+        raise argument_error("model", "of a fixed input size", network.input_shape[1:])
+    return Preprocessing(size, mean, std)
+
+
+def _card(source, how):
+    """Returns what is known of a `Source`, as JSON holds it; None of a network in memory without a card."""
+    path = pathlib.Path(source.name)
+    if source.card is None and path.is_file():
+        return {"file": path.name, "preprocessing": dataclasses.asdict(how)}
+    return source.card
+
+
+def _samples(source, how, folder, data_dir):
+    """Returns the images to compare on, their labels if they are known, and others to calibrate int8 with."""
+    if folder is not None:
+        return _halves(folder, how)
+    if source.data is None:
+        raise argument_error("images", f"{IMAGES}, or sample_images, an array", None)
+    try:
+        data = data_of(source, data_dir)
+    except (ValueError, OSError) as error:
+        hint = f"The run's data cannot be read: {error}"
+        raise argument_error("images", "a folder of image files to compare on, for this model", None, hint) from error
+    tested = spread(len(data.test), TEST_IMAGES)
+    return {
+        "sample_images": data.test.read(tested),
+        "sample_labels": data.test.labels[tested],
+        "calibration_images": data.train.read(spread(len(data.train), CALIBRATION_IMAGES)),
+    }
+
+
+def _halves(folder, how):
+    """Returns the image files in a folder, cut as `how` says: half to compare on, half to calibrate int8."""
+    files = sorted(file for file in pathlib.Path(folder).rglob("*") if file.suffix.lower() in SUFFIXES)
+    if len(files) < 2:
+        raise argument_error("images", IMAGES, str(folder))
+    pixels = np.stack([read_image(file, how) for file in files])
+    return {"sample_images": pixels[::2], "calibration_images": pixels[1::2]}

@@ -1,0 +1,29 @@
+"""What a network costs, whatever names it."""
+
+from keras_preact.network import costs
+from keras_preact.network.families import is_model_name
+from keras_preact.training.source import find_source
+from keras_preact.zoo import get_model
+
+SIDE = 32  # of the images of a network that leaves their size open, in pixels
+
+
+def inspect(model, batch_size=1):
+    """Shows what a network costs, stage by stage.
+
+    Args:
+        model: The name of a network, or a trained one: a network of this package, a name of `list_weights()`, the
+            folder of a run or of kept weights, or a `.keras` or `.weights.h5` file.
+        batch_size: Images whose signals are counted.
+
+    Returns:
+        A list of `StageCost`, for one image.
+
+    Raises:
+        ValueError: If `model` is none of these.
+    """
+    network = get_model(model) if is_model_name(model) else find_source(model, "model").load()
+    height, width = network.input_shape[1:3]
+    size = None if height and width else (SIDE, SIDE)
+    costs.summary(network, batch_size, size)
+    return costs.model_costs(network, size)

@@ -1,0 +1,199 @@
+"""What a resumed run gives back to callbacks, and that nothing that is not finite ends in a card."""
+
+import contextlib
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_preact
+from keras_preact.data import from_arrays
+from keras_preact.training import checkpoints, finish, run_folder
+from keras_preact.training.callback_state import Saved
+from keras_preact.training.callbacks import StopOnNonFiniteLoss
+
+RNG = np.random.default_rng(0)
+IMAGES, LABELS = RNG.integers(256, size=(48, 8, 8, 1), dtype=np.uint8), np.arange(48) % 3
+DATA = from_arrays(IMAGES, LABELS, IMAGES[:9], LABELS[:9])
+RECIPE = keras_preact.Recipe(epochs=4, global_batch_size=16, learning_rate=0.01)
+
+pytestmark = pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly")
+
+
+@pytest.fixture(autouse=True)
+def quick():
+    """Runs here compile nothing, which takes longer than all the rest of them."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def train(output, recipe=RECIPE, **arguments):
+    return keras_preact.train(
+        "ResNet8", data=DATA, recipe=recipe, output=output, strategy="none", verbose=0, **arguments
+    )
+
+
+class Kill(BaseException):
+    """Stands for SIGKILL at some place."""
+
+
+class KillAfter(keras.callbacks.Callback):
+    """Kills at the start of an epoch, from 0; never if None."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise Kill
+
+
+class Losses(keras.callbacks.Callback):
+    """A callback of one's own, with a state of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.losses.append(logs["loss"])
+
+    def state_dict(self):
+        return {"losses": self.losses}
+
+    def load_state_dict(self, state):
+        self.losses = list(state["losses"])
+
+
+def best_weights():
+    return keras.callbacks.EarlyStopping("loss", mode="max", patience=2, restore_best_weights=True)
+
+
+def test_callbacks_of_ones_own_and_the_best_weights_are_resumed(tmp_path):
+    """The best epoch lies before the kill: without its weights the resumed run would end with others."""
+    losses = {}
+    for name, kill in (("whole", None), ("killed", 2)):
+        with pytest.raises(Kill) if kill else contextlib.nullcontext():
+            train(tmp_path / name, callbacks=[best_weights(), Losses(), KillAfter(kill)])
+    losses = Losses()
+    train(tmp_path / "killed", callbacks=[losses, KillAfter(None), best_weights()])  # in another order
+    history = (tmp_path / "whole" / run_folder.HISTORY).read_text()
+    assert (tmp_path / "killed" / run_folder.HISTORY).read_text() == history
+    assert len(losses.losses) == len(history.splitlines()) - 1 >= 3
+    ours, theirs = (run_folder.load_model(tmp_path / name).get_weights() for name in ("killed", "whole"))
+    assert all(map(np.array_equal, ours, theirs))
+
+
+def test_a_checkpoint_of_before_gives_counters_in_the_order_of_the_callbacks():
+    state = {"counters": [{"wait": 2, "best": 0.5}, {}], "history": []}
+    callbacks = [keras.callbacks.ReduceLROnPlateau(), Losses()]
+    Saved.of(checkpoints.Checkpoint(3, {}, state), callbacks).restore(callbacks[:1])
+    assert (callbacks[0].wait, callbacks[0].best) == (2, 0.5)
+
+
+class Half(keras.callbacks.Callback):
+    def state_dict(self):
+        return {}
+
+
+class NoJson(Half):
+    def state_dict(self):
+        return {"set": {1, 2}}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (print, "keras.callbacks.Callback objects"),
+        (Half(), "both state_dict and load_state_dict"),
+        (NoJson(), "a state that JSON can hold.*NoJson"),
+    ],
+)
+def test_a_callback_that_cannot_be_resumed_is_refused_before_anything_is_written(callback, message, tmp_path):
+    with pytest.raises(ValueError, match=f"`callbacks` must be.*{message}"):
+        train(tmp_path / "run", callbacks=[callback])
+    assert not list(tmp_path.iterdir())
+
+
+def test_best_weights_are_refused_where_the_network_grows(tmp_path):
+    recipe = RECIPE.replace(levels=((8, 0, 2), (14, 0, 2)))
+    with pytest.raises(ValueError, match="`callbacks` must be without restore_best_weights in a training of levels"):
+        keras_preact.train("ResNet14", data=DATA, recipe=recipe, output=tmp_path / "run", callbacks=[best_weights()])
+
+
+# Not finite
+
+
+@pytest.mark.parametrize("name", ["loss", "val_loss"])
+def test_a_loss_that_is_not_finite_ends_the_training(name):
+    logs = {"loss": 1.0, "val_loss": 1.0, name: math.nan}
+    with pytest.raises(FloatingPointError, match=f"The {'validation ' * (name == 'val_loss')}loss is nan at step 7"):
+        StopOnNonFiniteLoss(0.1, step=7).on_epoch_end(0, logs)
+
+
+class Spoil(keras.callbacks.Callback):
+    def on_train_end(self, logs=None):  # after the last checkpoint
+        bias = self.model.network.get_layer("logits").bias
+        bias.assign(bias + np.inf)
+
+
+def test_weights_that_are_not_finite_at_the_end_have_no_card(tmp_path):
+    recipe = RECIPE.replace(epochs=1)
+    with pytest.raises(FloatingPointError, match=r"logits/bias holds values that are not finite.*last good checkpoint"):
+        train(tmp_path / "run", recipe, callbacks=[Spoil()])
+    assert not (tmp_path / "run" / run_folder.CARD).exists()
+    assert not (tmp_path / "run" / run_folder.MODEL).exists()
+    assert math.isfinite(train(tmp_path / "run", recipe)["error_percent"])
+
+
+def test_a_test_loss_that_is_not_finite_has_no_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(finish, "measure", lambda *_: {"loss": math.nan, "error_percent": 12.5})
+    with pytest.raises(FloatingPointError, match="The loss on the test images is nan"):
+        train(tmp_path / "run", RECIPE.replace(epochs=1))
+    assert not (tmp_path / "run" / run_folder.CARD).exists()
+
+
+# Checkpoints from elsewhere
+
+
+def claim(path, change):
+    """Writes a checkpoint's arrays again with a claim that is too large, and its checksums."""
+    folder = next(iter(sorted(path.glob("[0-9]*"))))
+    change(folder / checkpoints.ARRAYS)
+    names = (checkpoints.ARRAYS, checkpoints.STATE, checkpoints.PROCESSES)
+    sums = "".join(f"{checkpoints._digest(folder / name)}  {name}\n" for name in names)
+    (folder / checkpoints.SUMS).write_text(sums)
+    return folder
+
+
+def zeros_zipped(path):
+    np.savez_compressed(path, weights=np.zeros(3_000_000))
+
+
+def shape_of_terabytes(path):
+    content = path.read_bytes()
+    before = b"'shape': (50000,), }" + b" " * 20
+    assert before in content
+    path.write_bytes(content.replace(before, b"'shape': (9999999999999,), }".ljust(len(before))))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [(zeros_zipped, "is said to unpack to 24,000"), (shape_of_terabytes, "is said to hold")]
+)
+def test_what_a_checkpoint_claims_is_held_to_its_bytes_before_it_is_unpacked(change, message, tmp_path, monkeypatch):
+    arrays = {"weights": np.arange(50_000.0)}
+    checkpoints.save(tmp_path, checkpoints.Checkpoint(3, arrays, {}))
+    folder = claim(tmp_path, change)
+    monkeypatch.setattr(np, "load", None)
+    with pytest.warns(UserWarning, match=message), pytest.raises(ValueError, match="one checkpoint at least is whole"):
+        checkpoints.newest(tmp_path)
+    monkeypatch.undo()
+    checkpoints.save(tmp_path, checkpoints.Checkpoint(4, arrays, {}))
+    assert (checkpoints.newest(tmp_path).step, folder.name) == (4, "000000003")
