@@ -102,6 +102,7 @@ def train(
         OSError: If a file cannot be written (disk full, no permission); the last checkpoint is intact.
     """
     clock = Clock()
+    check_backend()
     key = model_key(model)
     own = [name for name in inspect.signature(train).parameters if name != "fields"]
     check_arguments("train", fields, [*own, *(field.name for field in dataclasses.fields(Recipe))])
@@ -124,7 +125,6 @@ def carry_out(experiment, data, kind, run_options):
         run_options: A `RunOptions`.
     """
     recipe = experiment.recipe
-    check_backend()
     check_precision(recipe.precision)
     data = dataclasses.replace(data, class_names=tuple(check_lines("class_names", data.class_names)))
     check_card(experiment, data)
