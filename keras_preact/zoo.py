@@ -106,7 +106,7 @@ def build_network(
     unroll, remat = check_execution(unroll, remat)
     num_classes, classifier_activation = _check_head(include_top, pooling, num_classes, classifier_activation)
     shape = _check_input(spec, input_shape, input_tensor)
-    is_input = input_tensor is None or isinstance(input_tensor._keras_history.operation, keras.layers.InputLayer)
+    is_input = input_tensor is None or _is_input(input_tensor)
     model = ResidualNetwork(
         spec,
         input_shape=shape,
@@ -125,6 +125,11 @@ def build_network(
     if weights is not None:
         load_pretrained(model, weights)
     return model if is_input else _placed_on(input_tensor, model)
+
+
+def _is_input(tensor):
+    """Returns whether a Keras tensor is an input, and not computed from any."""
+    return any(source is tensor for source in keras.utils.get_source_inputs(tensor))
 
 
 def _placed_on(tensor, model):

@@ -3,6 +3,7 @@
 import keras
 
 from keras_preact.errors import argument_error
+from keras_preact.keras_hooks import as_constants
 from keras_preact.network.checks import check_not_quantized
 from keras_preact.network.layers.residual_units import ResidualUnits
 from keras_preact.network.model import ResidualNetwork
@@ -31,7 +32,6 @@ def frozen_function(model, serve=None, signature=None):
     if keras.backend.backend() != "tensorflow":
         raise argument_error("KERAS_BACKEND", '"tensorflow" to freeze a network', keras.backend.backend())
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     network = ResidualNetwork.from_config({**model.get_config(), "layout": "stacked", "unroll": "all", "remat": 0})
     copy_weights(model, network)
@@ -41,7 +41,7 @@ def frozen_function(model, serve=None, signature=None):
     serve = serve or (lambda network, images: network(images, training=False))
     signature = signature or tf.TensorSpec(model.input.shape, model.input.dtype, name="images")
     traced = tf.function(lambda argument: serve(network, argument), autograph=False).get_concrete_function(signature)
-    constant = convert_variables_to_constants_v2(traced)
+    constant = as_constants(traced)
 
     def frozen(images):
         return tf.nest.pack_sequence_as(traced.structured_outputs, constant(images))

@@ -13,6 +13,7 @@ import keras
 
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
+from keras_preact.keras_hooks import optimized_weights
 from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, head
 from keras_preact.network.checks import LAYOUTS, check_execution, check_replicated
 from keras_preact.network.claims import check_fingerprint
@@ -158,7 +159,7 @@ class ResidualNetwork(keras.Model):
     def get_compile_config(self):
         """Returns what Keras saves, and of which weights the optimizer has state, if not of the trainable ones."""
         config = super().get_compile_config()
-        built = getattr(inner_optimizer(optimizer_of(self)), "_trainable_variables", None)
+        built = optimized_weights(inner_optimizer(optimizer_of(self)))
         if config and not built:
             config["optimized_weights"] = []
         elif config and list(map(id, built)) != list(map(id, self.trainable_variables)):

@@ -4,9 +4,8 @@ import keras
 import numpy as np
 
 from keras_preact.errors import argument_error
+from keras_preact.keras_hooks import AVERAGES, WEIGHTS, optimized_weights
 from keras_preact.network.layers.residual_units import ResidualUnits
-
-AVERAGE = "_model_variables_moving_average"  # a Keras optimizer's, which starts at the weights
 
 
 def named_weights(model):
@@ -82,7 +81,7 @@ def copy_optimizer(source, target, partial=False, origins=None):
         read = _named_slots(source, our_slots[attribute])
         write = _named_slots(target, their_slots[attribute])
         if origins is not None:
-            start = named_weights(target) if attribute == AVERAGE else write
+            start = named_weights(target) if attribute == AVERAGES else write
             read = {name: read.get(origins[name], start[name]) for name in write}
         elif partial:
             read = {**{name: _zeros(place) for name, place in write.items()}, **read}
@@ -114,11 +113,11 @@ def _named_slots(model, slots):
 
 def _slots(optimizer):
     """Returns the optimizer's attributes that hold one variable per weight: {attribute: {id of the weight: slot}}."""
-    weights = optimizer._trainable_variables
+    weights = optimized_weights(optimizer)
     return {
         name: dict(zip(map(id, weights), slots))
         for name, slots in vars(optimizer).items()
-        if name != "_trainable_variables"
+        if name != WEIGHTS
         and isinstance(slots, (list, tuple))
         and len(slots) == len(weights)
         and all(isinstance(slot, keras.Variable) for slot in slots)

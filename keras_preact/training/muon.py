@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_preact.keras_hooks import index_of
 from keras_preact.training.optimizers import RecipeSGD
 
 # Of the quintic a x + b x^3 + c x^5 that brings singular values near 1 in few turns (Jordan et al. 2024).
@@ -30,7 +31,7 @@ class Muon(RecipeSGD):
             return
         dtype = variable.dtype
         gradient, momentum = ops.cast(gradient, dtype), ops.cast(self.momentum, dtype)
-        velocity = self.momentums[self._get_variable_index(variable)]
+        velocity = self.momentums[index_of(self, variable)]
         self.assign(velocity, momentum * velocity + gradient)
         step = orthogonal(gradient + momentum * velocity if self.nesterov else velocity)
         self.assign_sub(variable, ops.cast(learning_rate * RATE, dtype) * step)

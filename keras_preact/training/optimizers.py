@@ -4,11 +4,12 @@ import re
 
 import keras
 
+from keras_preact.keras_hooks import ClippingHook, index_of
 from keras_preact.training.strategies import sum_over_replicas
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
-class RecipeSGD(keras.optimizers.SGD):
+class RecipeSGD(ClippingHook, keras.optimizers.SGD):
     """`keras.optimizers.SGD` with Torch's weight decay, and right under `tf.distribute` strategies.
 
     - Weight decay may be the gradient of an L2 penalty, as in Torch and Caffe: g + l2 * w enters the momentum. Keras'
@@ -45,15 +46,15 @@ class RecipeSGD(keras.optimizers.SGD):
         gradient, rate, momentum = (
             keras.ops.cast(value, variable.dtype) for value in (gradient, learning_rate, self.momentum)
         )
-        velocity = self.momentums[self._get_variable_index(variable)]
+        velocity = self.momentums[index_of(self, variable)]
         self.assign(velocity, momentum * velocity + gradient)
         self.assign_sub(variable, rate * (gradient + momentum * velocity if self.nesterov else velocity))
 
-    def _clip_gradients(self, grads):  # the one private hook: it is where Keras clips
+    def clip(self, gradients, clip):
         if not self.global_clipnorm:
-            return super()._clip_gradients(grads)
-        total, replicas = sum_over_replicas(grads)
-        return [gradient / replicas for gradient in super()._clip_gradients(total)]
+            return clip(gradients)
+        total, replicas = sum_over_replicas(gradients)
+        return [gradient / replicas for gradient in clip(total)]
 
     def finalize_variable_values(self, var_list):
         """Leaves the weights as they are at the end of a `fit`."""

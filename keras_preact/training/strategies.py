@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_preact.errors import argument_error, check_choice
+from keras_preact.keras_hooks import value_of_replica
 from keras_preact.training.strategy_table import BACKENDS, STRATEGIES
 
 START_DEADLINE = 60
@@ -99,7 +100,9 @@ class Devices:
         import tensorflow as tf
 
         def rows():
-            row = self.strategy.run(lambda: tf.stack([tf.cast(_own(value), tf.float64) for value in values])[None])
+            row = self.strategy.run(
+                lambda: tf.stack([tf.cast(value_of_replica(value), tf.float64) for value in values])[None]
+            )
             return self.strategy.gather(row, axis=0)
 
         return self._traced("gather", rows)().numpy()
@@ -156,7 +159,7 @@ class Devices:
             replica = tf.distribute.get_replica_context().replica_id_in_sync_group % local
             row = tf.gather(tf.constant(mine), replica)
             for index, variable in enumerate(variables):
-                _own(variable).assign(tf.cast(row[index], variable.dtype))
+                value_of_replica(variable).assign(tf.cast(row[index], variable.dtype))
 
         self._traced("scatter", lambda: self.strategy.run(assign))()
 
@@ -165,12 +168,6 @@ class Devices:
         import tensorflow as tf
 
         return self.functions.setdefault(name, tf.function(function))
-
-
-def _own(variable):
-    """Returns a Keras variable's `tf.Variable` of the replica that asks."""
-    value = variable.value
-    return value._get() if hasattr(value, "_get") else value
 
 
 def _map(function, structure):

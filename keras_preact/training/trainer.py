@@ -90,6 +90,7 @@ def train(
         OSError: If a file cannot be written (disk full, no permission); the last checkpoint is intact.
     """
     clock = Clock()
+    check_backend()
     key = model_key(model)
     own = [name for name in inspect.signature(train).parameters if name != "fields"]
     check_arguments("train", fields, [*own, *RECIPE_FIELDS, *NETWORK_OPTIONS])
@@ -113,7 +114,6 @@ def carry_out(experiment, data, training_class, run_options):
         run_options: A `RunOptions`.
     """
     recipe = experiment.recipe
-    check_backend()
     check_precision(recipe.precision)
     check_callbacks(run_options.callbacks, recipe)
     data = dataclasses.replace(data, class_names=tuple(check_lines("class_names", data.class_names)))

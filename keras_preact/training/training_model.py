@@ -4,6 +4,8 @@ import contextlib
 
 import keras
 
+from keras_preact import keras_hooks
+
 CROSSENTROPY = "crossentropy"  # the metric that counts each image once, without label smoothing
 
 
@@ -104,9 +106,8 @@ class TrainingModel(keras.Model):
 
     def build_metrics(self, classes):
         """Makes the metrics' variables, which Keras does within the first step: a resume sets them before it."""
-        self._compile_metrics.build(
-            keras.KerasTensor((None,), "int32"), keras.KerasTensor((None, classes), self.network.outputs[0].dtype)
-        )
+        outputs = keras.KerasTensor((None, classes), self.network.outputs[0].dtype)
+        keras_hooks.build_metrics(self, keras.KerasTensor((None,), "int32"), outputs)
 
 
 @contextlib.contextmanager
@@ -120,11 +121,11 @@ def _floatx(dtype):
         keras.config.set_floatx(before)
 
 
-class MultiWorkerModel(TrainingModel):
-    """Trains under `tf.distribute.MultiWorkerMirroredStrategy`, where `keras.Model.fit` fails (keras issue 20585)."""
+class MultiWorkerModel(keras_hooks.NoSymbolicBuild, TrainingModel):
+    """Trains under `tf.distribute.MultiWorkerMirroredStrategy`, where `keras.Model.fit` fails (keras issue 20585).
 
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Builds nothing: the network is built, and a batch of several workers cannot be looked at."""
+    The network is built, and a batch of several workers cannot be looked at.
+    """
 
     def train_step(self, data):
         return _with_an_axis(super().train_step(data))

@@ -12,7 +12,7 @@ from keras_preact.data.dataset import Subset
 from keras_preact.errors import argument_error, check_arguments, check_integer
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.training.evaluation import evaluation_metrics, loaded, reestimate_statistics
-from keras_preact.training.experiment import Experiment, RunOptions, named_recipe
+from keras_preact.training.experiment import Experiment, RunOptions, check_backend, named_recipe
 from keras_preact.training.fitting import Training
 from keras_preact.training.optimizers import make_optimizer
 from keras_preact.training.processes import Clock
@@ -85,6 +85,7 @@ def finetune(
         FloatingPointError, OSError: As `train`.
     """
     clock = Clock()
+    check_backend()
     tuning, changes = _sorted(fields)
     source = find_source(weights)
     name, recipe, data = _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt)

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_preact.keras_hooks import index_of
 from keras_preact.training.optimizers import RecipeSGD
 
 
@@ -29,7 +30,7 @@ class StagewiseSGD(RecipeSGD):
         super().build(variables)
 
     def move(self, gradient, variable, learning_rate):
-        index = self._get_variable_index(variable)
+        index = index_of(self, variable)
         rate = learning_rate * self.rates[index]
         if self.starts[index]:
             begun = self.iterations >= self.starts[index]

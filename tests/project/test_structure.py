@@ -23,7 +23,7 @@ ORDER = {
         "laboratory",
         *("transfer", "training", "exporting", "data"),  # what makes it practical
         *("backbone", "resnets", "zoo", "weights", "network"),  # what people install
-        *("files", "locks", "names", "errors", "bounds", "version"),
+        *("keras_hooks", "files", "locks", "names", "errors", "bounds", "version"),
     ],
     "laboratory": ["reproduce", "sweep", "analysis", "table1", "__init__"],
     "network": [
@@ -45,7 +45,7 @@ ORDER = {
 }
 # What imports no Keras, nor anything that does: what the command line shows without computing.
 WITHOUT_KERAS = (
-    *("files", "locks", "names", "errors", "bounds", "cli", "commands"),
+    *("keras_hooks", "files", "locks", "names", "errors", "bounds", "cli", "commands"),
     *(f"network.{name}" for name in ("units", "families", "spec", "unit_spec", "shortcuts", "environment", "parts")),
     *(f"network.{name}" for name in ("registry", "shapes", "checks", "claims", "costs")),
     *("weights.cards", "weights.cuts", "weights.preprocessing", "weights.schema", "weights.store"),
@@ -99,6 +99,46 @@ def test_imports_go_downwards_and_tensorflow_is_imported_where_it_is_needed(path
 def test_one_file_names_tf_distribute(path):
     names = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
     assert path.name == "strategies.py" or not any(name.startswith("tf.distribute") for name in names)
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def defined(tree):
+    """Yields the names that a file defines: functions, classes, variables and attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            yield node.attr
+
+
+def used(tree):
+    """Yields the private names that a file asks of an object or a module, by attribute, by text or by import."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
+            yield from (argument.value for argument in node.args[1:2] if isinstance(argument, ast.Constant))
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names)
+
+
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
+OWN = {name for path, tree in TREES.items() if path.name != "keras_hooks.py" for name in defined(tree)} | {"_exit"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_one_file_uses_private_parts_of_keras_and_tensorflow(path):
+    """What is private, and used, is this package's own; `os._exit` is documented."""
+    if path.name == "keras_hooks.py":
+        return
+    foreign = {name for name in used(TREES[path]) if is_private(name)} - OWN
+    modules = {name for name, _ in imports(TREES[path]) if {"python", "src", "_src"} & set(name.split("."))}
+    assert not foreign | modules
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

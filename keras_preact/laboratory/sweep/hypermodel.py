@@ -14,6 +14,7 @@ from keras_preact.laboratory.sweep import axes
 from keras_preact.network.shortcuts import SHORTCUTS
 from keras_preact.training.callbacks import StopOnNonFiniteLoss
 from keras_preact.training.evaluation import EVALUATION_BATCH, evaluation_metrics, loaded
+from keras_preact.training.experiment import check_backend
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.recipe import Recipe
@@ -111,6 +112,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         validation_images=None,
         data_dir=None,
     ):
+        check_backend()
         super().__init__(name="preact")
         self.recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
         if not isinstance(self.recipe, Recipe):

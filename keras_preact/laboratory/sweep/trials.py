@@ -107,7 +107,10 @@ def read_json(path, hint):
 
 
 def check_trials(trials, strategy):
-    """Raises a `ValueError` if the devices of `strategy` are not there, or a trial's batch is none for them."""
+    """Raises a `ValueError` if no runs are made on the backend, the devices of `strategy` are not there, or a trial's
+    batch is none for them.
+    """
+    experiment.check_backend()
     devices = make_devices(strategy)
     for trial in trials:
         experiment.check_batch(trial.recipe, devices)

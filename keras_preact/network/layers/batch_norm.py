@@ -82,7 +82,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return super().add_weight(*args, trainable=trainable, aggregation="none" if trainable else "mean", **kwargs)
 
     def call(self, inputs, training=None, mask=None):
-        if mask is not None or self.renorm or self.axis not in (-1, 3) or len(inputs.shape) != 4:
+        if mask is not None or getattr(self, "renorm", False) or self.axis not in (-1, 3) or len(inputs.shape) != 4:
             return super().call(inputs, training=training, mask=mask)
         training = bool(training) and self.trainable
         weights = {

@@ -1,0 +1,60 @@
+"""All that this package uses of the private parts of Keras and TensorFlow, which a release of either may change.
+
+`tests/project/test_keras_hooks.py` tests each with the versions that are installed.
+"""
+
+# The attribute of a Keras optimizer that holds the averages of the weights (`use_ema`).
+AVERAGES = "_model_variables_moving_average"
+WEIGHTS = "_trainable_variables"
+
+
+def optimized_weights(optimizer):
+    """Returns the weights that an optimizer was built for, in its order; an empty list before, or of None."""
+    return list(getattr(optimizer, WEIGHTS, ()))
+
+
+def index_of(optimizer, weight):
+    """Returns the place of a weight in `optimized_weights`, which is that of its slots."""
+    return optimizer._get_variable_index(weight)
+
+
+class ClippingHook:
+    """Lets an optimizer do something of its own where Keras clips gradients; a base before Keras' own class."""
+
+    def clip(self, gradients, clip):
+        """Returns the clipped gradients, a list; `clip` is Keras' own function of such a list."""
+        return clip(gradients)
+
+    def _clip_gradients(self, grads):
+        return self.clip(grads, super()._clip_gradients)
+
+
+class NoSymbolicBuild:
+    """Keeps `fit` from looking at a batch to build a model that is built; a base before `keras.Model`."""
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Builds nothing."""
+
+
+def build_metrics(model, labels, outputs):
+    """Makes the variables of a compiled model's metrics, which Keras does within the first step.
+
+    Args:
+        model: A model that was compiled with metrics.
+        labels: A `keras.KerasTensor` like a batch of labels.
+        outputs: One like the model's output.
+    """
+    model._compile_metrics.build(labels, outputs)
+
+
+def value_of_replica(variable):
+    """Returns the `tf.Variable` of a Keras variable; under a strategy, that of the replica that asks."""
+    value = variable.value
+    return value._get() if hasattr(value, "_get") else value
+
+
+def as_constants(function):
+    """Returns a concrete function of TensorFlow with its variables' present values as constants."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    return convert_variables_to_constants_v2(function)
