@@ -2,6 +2,7 @@
 
 import configparser
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,16 @@ def test_the_tests_build_with_what_pip_builds_with():
     setup.read(ROOT / "setup.cfg")
     build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
     assert set(build) <= set(setup["options.extras_require"]["dev"].split("\n"))
+
+
+def test_the_oldest_pair_that_is_tested_is_the_oldest_that_may_be_installed():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    pinned = (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8").splitlines()
+    for name, least in re.findall(
+        r"^(keras|tensorflow)>=([\d.]+)$", setup["options"]["install_requires"], re.MULTILINE
+    ):
+        assert next(line for line in pinned if line.startswith(f"{name}==")).startswith(f"{name}=={least}.")
 
 
 def package_files():
