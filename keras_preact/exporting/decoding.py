@@ -56,8 +56,10 @@ def decoded(file, channels):
         return tf.io.decode_image(file, 3, expand_animations=False)
 
     is_png, is_jpeg = (tf.strings.substr(file, 0, len(begins)) == begins for begins in (PNG, JPEG))
-    is_webp = (tf.strings.substr(file, 0, 4) == RIFF) & (tf.strings.substr(file, 8, 4) == WEBP)
-    kinds = [(is_png, lambda: _png_on_white(file)), (is_jpeg, jpeg), (is_webp, lambda: _webp_on_white(file))]
+    kinds = [(is_png, lambda: _png_on_white(file)), (is_jpeg, jpeg)]
+    if hasattr(tf.io, "decode_webp"):  # older TensorFlow has none
+        is_webp = (tf.strings.substr(file, 0, 4) == RIFF) & (tf.strings.substr(file, 8, 4) == WEBP)
+        kinds.append((is_webp, lambda: _webp_on_white(file)))
     rgb = tf.ensure_shape(tf.case(kinds, default=other), (None, None, 3))
     exif = tf.where(is_png, EXIF_OF_PNG, EXIF_OF_JPEG)
     rgb = _turned(rgb, tf.where(is_png | is_jpeg, _orientation(file, exif), 1))

@@ -91,6 +91,10 @@ def with_comment(contents):
     return contents[:2] + comment + contents[2:]
 
 
+WEBP = {
+    "webp": saved(PICTURE, "webp", quality=80),
+    "webp, transparent": saved(SEE_THROUGH, "webp", lossless=True, exact=True),
+}
 OTHERS = {
     "jpeg, progressive": saved(PICTURE, "jpeg", progressive=True, quality=95),
     "jpeg, 4:4:4": saved(PICTURE, "jpeg", subsampling=0),
@@ -103,8 +107,7 @@ OTHERS = {
     "png, grey and opacity": saved(PICTURE.convert("LA")),
     "bmp": saved(PICTURE, "bmp"),
     "gif": saved(PICTURE.quantize(16), "gif"),
-    "webp": saved(PICTURE, "webp", quality=80),
-    "webp, transparent": saved(SEE_THROUGH, "webp", lossless=True, exact=True),
+    **(WEBP if hasattr(tf.io, "decode_webp") else {}),  # older TensorFlow has none
     "png, 16 bits": deep_png(PICTURE),
     **{f"jpeg, turned, {k}": saved(PICTURE, "jpeg", exif=encoded.on_its_side(k)) for k in range(1, 9)},
     **{f"png, turned, {k}": saved(PICTURE, exif=encoded.on_its_side(k)) for k in (3, 6)},
