@@ -210,9 +210,10 @@ def _split_by_name(folder, classes):
     for name, paths in classes.items():
         keys = [pathlib.Path(path).relative_to(folder).as_posix().encode("utf-8", "surrogateescape") for path in paths]
         is_test = [hashlib.sha256(key).digest()[0] < 51 for key in keys]
-        chosen = [] if all(is_test) else [path for path, tests in zip(paths, is_test) if tests]
-        test[name] = chosen
-        train[name] = [path for path in paths if path not in {*chosen}]
+        if all(is_test):
+            is_test = [False] * len(paths)
+        test[name] = [path for path, tests in zip(paths, is_test) if tests]
+        train[name] = [path for path, tests in zip(paths, is_test) if not tests]
     if not any(test.values()):
         count = sum(map(len, classes.values()))
         hint = f"Put some into {folder}/test/CLASS and the others into {folder}/train/CLASS."

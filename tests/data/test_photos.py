@@ -267,8 +267,8 @@ def test_what_is_served_is_what_is_predicted_and_a_broken_file_loses_no_other(se
 
 
 def test_grey_weights_are_fine_tuned_on_photos_in_colour(photos, tmp_path):
-    grey = keras_preact.ResNet(11, unit="bottleneck", input_shape=(16, 16, 1), num_classes=7)
-    grey.save(tmp_path / "grey.keras")
+    spec = keras_preact.NetworkSpec((1,), (4,), "basic", stem={"width": 4})
+    keras_preact.build_network(spec, input_shape=(16, 16, 1), num_classes=7).save(tmp_path / "grey.keras")
     flags = ("--freeze", "stem", *SHORT, "--skip-corrupt", "--output", tmp_path / "run")
     status, out, err = said("finetune", "--weights", tmp_path / "grey.keras", "--data", photos[0], *flags)
     assert status == 0, err
