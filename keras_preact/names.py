@@ -5,6 +5,7 @@ Commands, too, are named here, as a person would type them.
 
 import pathlib
 import re
+import shlex
 import unicodedata
 
 from keras_preact import bounds
@@ -80,10 +81,10 @@ def check_lines(argument, names):
 
 
 def command_line(arguments):
-    """Returns a command, as `sys.argv` has it, in one line: its program by name alone, `python -m` by the command's."""
+    """Returns a command, as `sys.argv` has it, as a line for a shell: its program by name alone, or `keras-preact`."""
     program = pathlib.PurePath(arguments[0])
     name = "keras-preact" if program.parts[-2:] == ("keras_preact", "__main__.py") else program.name
-    return " ".join([name, *arguments[1:]])
+    return " ".join([name, *map(shlex.quote, arguments[1:])])
 
 
 def _is_line(text):

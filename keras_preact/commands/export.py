@@ -5,7 +5,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from keras_preact.exporting.format_table import DEFAULT, FORMATS
+from keras_preact.exporting.format_table import FORMATS
 
 
 def export(
@@ -13,7 +13,7 @@ def export(
     /,
     *,
     output: pathlib.Path | None = None,
-    formats: tuple[Literal[tuple(FORMATS)], ...] = DEFAULT,
+    formats: tuple[Literal[tuple(FORMATS)], ...] | None = None,
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
     class_names: tuple[str, ...] = (),
@@ -27,12 +27,13 @@ def export(
         model: The folder of a run or of kept weights, a name of `keras-preact weights list`, a .keras or a .weights.h5
             file.
         output: The folder to write; <run>/export, <file>.export or <name>.export if left out.
-        formats: What to write. int8 is calibrated on 200 training images; all are compared on at most 1000 test images.
+        formats: What to write; savedmodel, onnx and litert if left out, or those of them that can be written here. int8
+            is calibrated on 200 training images; all are compared on at most 1000 test images.
         mean: For a file that does not say it: subtracted from pixels of 0 to 255, a number per channel.
         std: Likewise: what they are divided by, a number per channel.
         class_names: A name for each output, if not those of the card; numbers where there is none.
         images: A folder of image files to compare on, where no data set is known or at hand; half of them calibrate
-            int8.
+            int8. Those that cannot be read are left out.
         data_dir: Where the data set's files are, if not where the run found them.
         overwrite: Replace an earlier export.
     """

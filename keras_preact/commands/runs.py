@@ -2,13 +2,14 @@
 
 import json
 import pathlib
+import shlex
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from keras_preact.errors import argument_error
+from keras_preact.errors import argument_error, printable
 from keras_preact.network.checks import LAYOUTS
 from keras_preact.network.families import FAMILIES
 from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS
@@ -86,7 +87,7 @@ def train_command(recipe):
         card = trainer.train(model, data=data, recipe=settings, start=start, model_options=options, **vars(running))
         if "error_percent" in card:  # the first of several workers has it
             print_result(card)
-            print(f"  keras-preact train {card['model']} --ordering original --output runs/original")
+            print(pasted("train", card["model"], "--ordering", "original", "--output", "runs/original"))
 
     return train
 
@@ -113,11 +114,24 @@ def print_result(card):
     for name, meaning in about.items():
         if (folder / name).exists():
             print(f"  {name:12} {meaning}")
-    samples = " ".join(map(str, sorted((folder / "samples").glob("*.png"))[:2]))
-    print(f"\nNext:\n  keras-preact predict {folder} {samples}\n  keras-preact inspect {folder} --batch-size 128")
+    samples = sorted((folder / "samples").glob("*.png"))[:2]
+    print("\nNext:", pasted("predict", folder, *samples), pasted("inspect", folder, "--batch-size", 128), sep="\n")
 
 
-def evaluate(model: Positional[str], /, *, data: str | None = None, data_dir: pathlib.Path | None = None) -> None:
+def pasted(*arguments):
+    """Returns a line that runs `keras-preact` with these arguments when it is pasted into a shell."""
+    texts = (f"./{each}" if isinstance(each, pathlib.Path) and str(each)[0] == "-" else str(each) for each in arguments)
+    return f"  {shlex.join(['keras-preact', *texts])}"
+
+
+def evaluate(
+    model: Positional[str],
+    /,
+    *,
+    data: str | None = None,
+    data_dir: pathlib.Path | None = None,
+    skip_corrupt: bool = False,
+) -> None:
     """Measures a trained network on test images.
 
     Args:
@@ -125,28 +139,39 @@ def evaluate(model: Positional[str], /, *, data: str | None = None, data_dir: pa
             file.
         data: Another data set than the one that it was trained on.
         data_dir: Where its files are, if not where the run found them.
+        skip_corrupt: Leave image files out that cannot be read, as it is done for a run that was trained so.
     """
     from keras_preact.training import evaluation
 
-    print(json.dumps(evaluation.evaluate(model, data, data_dir)))
+    print(json.dumps(evaluation.evaluate(model, data, data_dir, skip_corrupt)))
 
 
 def predict(model: Positional[str], images: Positional[tuple[pathlib.Path, ...]], /, *, top: int = 3) -> None:
     """Classifies image files with a trained network.
 
+    Files that cannot be read are listed at the end, and the status is then 1; the others are classified all the same.
+
     Args:
         model: The folder of a run or of kept weights, a name of `keras-preact weights list`, or a .keras file of a run.
-        images: Image files. The digits are white on black.
+        images: Image files, and folders of them. The digits are white on black.
         top: How many classes to print for each.
     """
     if not images:
-        raise argument_error("images", "one image file at least", images)
+        raise argument_error("images", "one image file or folder at least", images)
     from keras_preact.training import predictor
 
-    for prediction in predictor.predict(model, images, top):
-        print(prediction.path)
+    found = predictor.predict(model, images, top)
+    for prediction in found:
+        if prediction.problem is None:
+            print(printable(prediction.path))
         for name, probability in prediction.classes:
             print(f"  {100 * probability:6.2f} %  {name}")
+    if wrong := [prediction for prediction in found if prediction.problem is not None]:
+        sys.stdout.flush()
+        print(f"keras-preact: {len(wrong):,} of {len(found):,} files cannot be read:", file=sys.stderr)
+        for prediction in wrong:
+            print(printable(f"  {prediction.path}: {prediction.problem}"), file=sys.stderr)
+        raise SystemExit(1)
 
 
 def launch(command: Positional[tuple[str, ...]], /, *, workers: int = 2, max_restarts: int = 3) -> None:

@@ -76,17 +76,20 @@ def keep(
     print(publish.keep_weights(run, output, data_dir))
 
 
-def verify(what: Positional[tuple[str, ...]] = (), /, *, data_dir: pathlib.Path | None = None) -> None:
+def verify(
+    what: Positional[tuple[str, ...]] = (), /, *, data_dir: pathlib.Path | None = None, skip_corrupt: bool = False
+) -> None:
     """Measures the error of trained weights again, and compares it to what their card states.
 
     Args:
         what: Folders of runs or of kept weights, .keras files of runs, names of `keras-preact weights list`; if none,
             those that came with this package.
         data_dir: The folder in which to look for the data sets.
+        skip_corrupt: Leave image files out that cannot be read, as it is done for weights that were trained so.
     """
     from keras_preact.training import publish
 
-    found = [publish.verify(each, data_dir) for each in what or publish.own_weights()]
+    found = [publish.verify(each, data_dir, skip_corrupt) for each in what or publish.own_weights()]
     for one in found:
         verdict = "agrees" if one.agrees else "DIFFERS"
         print(f"{one.name}: error {one.error_percent:.2f} %, stated {one.published_percent:.2f} %: {verdict}")

@@ -3,11 +3,13 @@
 import concurrent.futures
 import contextlib
 import functools
+import importlib
 import logging
 import os
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from keras_preact.data import geometry
 from keras_preact.data.dataset import check_labels, measure
@@ -16,6 +18,23 @@ from keras_preact.errors import argument_error
 log = logging.getLogger(__name__)
 
 SAMPLE = 1000  # files that are looked at to learn what all are like
+REPAIR = (
+    "Repair or remove such files; train, finetune, evaluate and verify leave them out with skip_corrupt "
+    "(--skip-corrupt)."
+)
+HEIC = {b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")}
+
+ORIENTATION = ExifTags.Base.Orientation
+TURNS = {  # what makes an image upright, by its EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ON_ITS_SIDE = (5, 6, 7, 8)
 
 
 class FileSplit:
@@ -85,44 +104,127 @@ class FileSplit:
 
 
 def open_image(path, channels):
-    """Returns an image as a Pillow image, grey for 1 channel and RGB for 3; what is transparent lies on white.
+    """Returns an image as a Pillow image, grey for 1 channel and RGB for 3, as a viewer shows it.
+
+    It is turned as its EXIF orientation says, what is transparent lies on white, and of 16 bits a channel the upper 8
+    are taken.
 
     Args:
         path: The path of a file, or an open one.
         channels: 1 or 3.
 
     Raises:
-        ValueError: If the file is no image, is broken, or has more than 8 bits a channel; it is named.
+        ValueError: If the file is no image, or broken; it is named, with the reason.
     """
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"{image.mode} has more than 8 bits a channel")
+        return decode(path, channels)
+    except ValueError as error:
+        raise argument_error("data", "files of whole images", str(path), f"{error} {REPAIR}") from error
+
+
+def decode(path, channels):
+    """Returns what `open_image` does; the text of its `ValueError` is nothing but the reason, a sentence."""
+    try:
+        with _opened(path) as image:
+            _check_bits(image)
+            image.load()  # by which Pillow turns a TIFF itself
+            turn = TURNS.get(_orientation(image))
+            if image.mode.startswith("I"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("L" if channels == 1 else "RGB")
+            image = image.convert("L" if channels == 1 else "RGB")
+            return image if turn is None else image.transpose(turn)
     except Exception as error:  # Pillow's formats raise errors of many kinds
-        hint = "Repair or remove it, or leave such files out with skip_corrupt (--skip-corrupt)."
-        raise argument_error("data", "files of whole images", str(path), f"{error}. {hint}") from error
+        raise ValueError(_reason(path, error)) from error
 
 
-def corrupt_files(paths):
-    """Returns those of `paths` that Pillow cannot open, or, as PNGs, whose checksums are wrong."""
-    return [path for path, bad in zip(paths, threads().map(_is_corrupt, paths)) if bad]
+@dataclass(frozen=True)
+class Look:
+    """Holds what is known of an image file before it is read.
+
+    Attributes:
+        size: (height, width) as a viewer shows it; None if it cannot be read.
+        is_grey: Whether it has no colours.
+        problem: Why it cannot be read, a sentence; None if it can.
+    """
+
+    size: tuple[int, int] | None = None
+    is_grey: bool = True
+    problem: str | None = None
 
 
 def look(paths):
-    """Returns the sizes {(height, width)} of a sample of image files, and whether all are grey."""
-    sizes, grey = set(), True
-    for index in spread(len(paths), SAMPLE):
-        try:
-            with Image.open(paths[index]) as image:
-                sizes.add((image.height, image.width))
-                grey = grey and image.mode in ("1", "L", "LA")
-        except Exception:
-            continue  # it is named when it is read
-    return sizes, grey
+    """Returns a `Look` of each image file.
+
+    A file is whole if all of its pixels are there: PNGs are held to their checksums, JPEGs are decoded at an eighth of
+    their size, others as they are.
+    """
+    return list(threads().map(_look, paths))
+
+
+def _look(path):
+    try:
+        with _opened(path) as image:
+            _check_bits(image)
+            size, grey = (image.height, image.width), image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+            if _orientation(image) in ON_ITS_SIDE and image.format != "TIFF":  # whose size Pillow has turned already
+                size = size[::-1]
+            if image.format == "PNG":
+                image.verify()
+            else:
+                image.draft(None, (1, 1))
+                image.load()
+        return Look(size, grey)
+    except Exception as error:
+        return Look(problem=_reason(path, error))
+
+
+def _opened(path):
+    """Returns `Image.open(path)`, which knows HEIC where the package pillow-heif is installed."""
+    _register_heif()
+    return Image.open(path)
+
+
+@functools.cache
+def _register_heif():
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+
+
+def _check_bits(image):
+    """Raises a `ValueError` for pixels of 32 bits, of which nothing says what is white; 16 bits have a white."""
+    if image.mode.startswith("F") or (image.mode == "I" and image.format not in ("PPM", "PNG")):
+        raise ValueError("Its pixels are numbers of 32 bits, and nothing says which one is white.")
+
+
+def _orientation(image):
+    """Returns the EXIF orientation of a Pillow image, from 1 to 8; 1, upright, where there is none to be read."""
+    with contextlib.suppress(Exception):  # EXIF may be damaged in many ways; the image is shown all the same
+        return Image.Image.getexif(image).get(ORIENTATION, 1)  # PNG's own would decode the whole image
+    return 1
+
+
+def _reason(path, error):
+    """Returns why an image file cannot be read, as a sentence."""
+    if isinstance(error, UnidentifiedImageError):
+        if _head(path)[4:12] in HEIC:
+            return "It is a HEIC photo, which Pillow does not read: convert it to JPEG, or pip install pillow-heif."
+        return "It is of no kind that Pillow reads, or damaged at its beginning." if _head(path) else "It is empty."
+    text = str(error) or type(error).__name__
+    return text if text.endswith(".") else f"{text}."
+
+
+def _head(path):
+    """Returns the first bytes of a file, given by its path or open."""
+    with contextlib.suppress(OSError):
+        if hasattr(path, "seek"):
+            path.seek(0)
+            return path.read(12)
+        with open(path, "rb") as file:
+            return file.read(12)
+    return b""
 
 
 def spread(count, most):
@@ -134,12 +236,3 @@ def spread(count, most):
 def threads():
     """Returns the pool in which files are read."""
     return concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="images")
-
-
-def _is_corrupt(path):
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    except Exception:
-        return True
-    return False

@@ -8,13 +8,17 @@ import pathlib
 import numpy as np
 
 from keras_preact.data.dataset import ArraySplit, DataSet, measure
-from keras_preact.data.files import FileSplit, corrupt_files, look
+from keras_preact.data.files import REPAIR, SAMPLE, FileSplit, look, spread
 from keras_preact.data.tfds import Records, find_prepared, tfds_folder
 from keras_preact.errors import argument_error, check_integer, check_integers
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".avif", ".heic", ".heif"),
+    *(".tif", ".tiff", ".ppm", ".pgm"),
+)
+OF_MACOS = "__MACOSX"  # a folder that its archives bring along
 TEST_FOLDERS = ("test", "val", "validation")
 IN_MEMORY = 2**28  # bytes of pixels up to which images of one size are read at the start
 CHECKED = 50_000  # files up to which each is checked at the start
@@ -35,33 +39,34 @@ def load_folder(folder, image_size=None, skip_corrupt=False):
 
     Its classes are folders: `DIR/train/class/name.png` with `DIR/test/...` (or `val`, `validation`), or
     `DIR/class/name.png`, of which about a fifth, the same ones at any time and place, are the test images: those whose
-    SHA-256 of `class/name.png` begins with a byte below 51. Small images of one size are read into memory.
+    SHA-256 of `class/name.png` begins with a byte below 51, unless all of a class would be. Subfolders of a class
+    belong to it. A class without a training image is left out. What is left out is said in one warning a kind. Small
+    images of one size are read into memory.
 
     Args:
         folder: The folder.
         image_size: Height and width in pixels, or both; the images' own if None.
-        skip_corrupt: Whether to leave files out that are no images, and say how many, instead of stopping.
+        skip_corrupt: Whether to leave files out that cannot be read, and name them, instead of stopping.
 
     Raises:
-        ValueError: If a class has no image, a file is no image (it is named), or sizes differ and none is given.
+        ValueError: If there is no image, a file cannot be read (it is named), or sizes differ and none is given.
     """
-    folder = pathlib.Path(folder)
-    names, listed = _listed(folder)
-    sizes, grey = look(listed["train"][0])
-    if image_size is None and len(sizes) != 1:
+    folder, size = pathlib.Path(folder), None if image_size is None else _size(image_size)
+    parts, looks = _readable(_parts(folder), skip_corrupt)
+    names, listed = _splits(folder, parts)
+    known = [looks[path] for path in listed["train"][0] if path in looks and looks[path].problem is None]
+    sizes = {each.size for each in known}
+    if size is None and len(sizes) != 1:
         received = f"images of {len(sizes)} sizes" if sizes else "no image that can be opened"
         raise argument_error("image_size", f"given for {folder}", received, "Pass image_size=64 (--image-size 64).")
-    size = _size(image_size) if image_size is not None else sizes.pop()
-    shape = (*size, 1 if grey else 3)
-    listed = {split: _without_corrupt(*files, skip_corrupt) for split, files in listed.items()}
+    size = size or next(iter(sizes))
+    shape = (*size, 1 if all(each.is_grey for each in known) else 3)
     splits = {split: FileSplit(*files, shape, skip_corrupt=skip_corrupt) for split, files in listed.items()}
     if not (sizes - {size}) and sum(map(len, splits.values())) * np.prod(shape) <= IN_MEMORY:
         splits = {split: _in_memory(files) for split, files in splits.items()}
         mean, std = measure(splits["train"].images)
     else:
         mean, std = splits["train"].measured()
-    for split, files in splits.items():
-        _check_classes(folder, names, files.labels, split)
     path = folder.resolve()
     return DataSet(path.name, splits["train"], splits["test"], names, mean, std, folder=str(path))
 
@@ -75,7 +80,7 @@ def load_imagenet(data_dir=None, image_size=None, skip_corrupt=False):
     """
     folder = tfds_folder() if data_dir is None else pathlib.Path(data_dir).expanduser()
     if (folder / "train").is_dir():
-        names, listed = _listed(folder)
+        names, listed = _splits(folder, _parts(folder))
         parts = [listed["train"], listed["test"]]
     elif prepared := find_prepared(IMAGENET_OF_TFDS, folder):
         records = [Records(prepared, split) for split in ("train", "validation")]
@@ -90,75 +95,134 @@ def load_imagenet(data_dir=None, image_size=None, skip_corrupt=False):
     return DataSet(IMAGENET, *splits, names, IMAGENET_MEAN, IMAGENET_DEVIATION, crop=IMAGENET_CROP)
 
 
-def _listed(folder):
-    """Returns the class names, and {"train": (paths, labels), "test": (paths, labels)}."""
+def image_files(folder):
+    """Returns the image files in a folder and its subfolders, by their names' endings, and the other files: sorted.
+
+    Hidden files, and what archives of macOS bring along, are neither.
+
+    Raises:
+        OSError: If a subfolder cannot be read.
+    """
+    images, others, seen = [], [], set()
+    for where, folders, names in os.walk(folder, onerror=_raised, followlinks=True):
+        seen.add(os.path.realpath(where))
+        folders[:] = [name for name in _shown(folders) if os.path.realpath(os.path.join(where, name)) not in seen]
+        for name in _shown(names):
+            (images if name.lower().endswith(SUFFIXES) else others).append(os.path.join(where, name))
+    return sorted(images), sorted(others)
+
+
+def some(names, most=5):
+    """Returns names in a line, at most so many of them: `a, b and 7 more`."""
+    names = list(map(str, names))
+    listed = ", ".join(names[:most])
+    return listed if len(names) <= most else f"{listed} and {len(names) - most:,} more"
+
+
+def _raised(error):
+    raise error
+
+
+def _shown(names):
+    return [name for name in names if name[0] != "." and name != OF_MACOS]
+
+
+def _parts(folder):
+    """Returns {"train": {class: paths}, "test": {class: paths}}; {"": {class: paths}} of a folder without a split."""
     if not folder.is_dir():
         raise argument_error("data", "an existing folder", str(folder))
     if not (folder / "train").is_dir():
-        return _split_by_name(folder, *_images_by_class(folder))
+        return {"": _images_by_class(folder)}
     found = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
     if not found:
         raise argument_error("data", "a folder with test images in test/ or val/ beside train/", str(folder))
-    names, paths, labels = _images_by_class(folder / "train")
-    test_names, test_paths, test_labels = _images_by_class(found[0])
-    unknown = sorted(set(test_names) - set(names))
-    if unknown:
-        raise argument_error("data", f"a folder whose test classes are in train/ ({folder})", unknown[0])
-    positions = np.array([names.index(name) for name in test_names], np.int32)
-    return names, {"train": (paths, labels), "test": (test_paths, positions[test_labels])}
+    return {"train": _images_by_class(folder / "train"), "test": _images_by_class(found[0])}
 
 
 def _images_by_class(folder):
-    """Returns the sorted class names, the images' paths sorted by class and name, and their labels."""
-    names = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."))
-    if not names:
+    """Returns the images' paths, sorted, of each class."""
+    classes, others = {}, []
+    for name in sorted(_shown(os.listdir(folder))):
+        within = os.path.join(folder, name)
+        if os.path.isdir(within):
+            classes[name], rest = image_files(within)
+            others += rest
+        else:
+            others.append(within)
+    if not any(classes.values()):
         raise argument_error("data", "a folder of folders, one a class, with images in them", str(folder))
-    paths, labels = [], []
-    for label, name in enumerate(names):
-        within = folder / name
-        files = sorted(e.name for e in os.scandir(within) if e.name.lower().endswith(SUFFIXES) and e.name[0] != ".")
-        if not files:
-            raise argument_error("data", "folders of one image at least", str(within), "This class is empty.")
-        paths += [f"{within}{os.sep}{file}" for file in files]
-        labels += [label] * len(files)
-    return names, paths, np.array(labels, np.int32)
+    if others:
+        log.warning(f"Left out what lies in no class, or is no image by its name ({len(others):,}): {some(others)}.")
+    return classes
 
 
-def _split_by_name(folder, names, paths, labels):
-    keys = ["/".join(pathlib.PurePath(path).parts[-2:]) for path in paths]
-    is_test = np.array([hashlib.sha256(key.encode()).digest()[0] < 51 for key in keys])
-    if not is_test.any():
-        hint = f"Put some into {folder}/test/CLASS and the others into {folder}/train/CLASS."
-        raise argument_error("data", "enough images that a fifth can be test images", f"{len(paths)} images", hint)
-    chosen = {"train": np.flatnonzero(~is_test), "test": np.flatnonzero(is_test)}
-    return names, {split: ([paths[k] for k in indices], labels[indices]) for split, indices in chosen.items()}
+def _readable(parts, skip_corrupt):
+    """Returns `parts` without the files that cannot be read, and the `Look` of each file, or of some if there are many.
 
-
-def _without_corrupt(paths, labels, skip_corrupt):
-    """Returns paths and labels of files that can be opened; raises a `ValueError` or says how many are left out."""
+    Raises:
+        ValueError: If there are such files, and they are not to be left out.
+    """
+    paths = [path for classes in parts.values() for found in classes.values() for path in found]
     if len(paths) > CHECKED:
-        return paths, labels
-    corrupt = corrupt_files(paths)
-    if not corrupt:
-        return paths, labels
-    if not skip_corrupt:
-        hint = f"{len(corrupt)} of {len(paths)} are none. Leave such files out with skip_corrupt (--skip-corrupt)."
-        raise argument_error("data", "files of whole images", corrupt[0], hint)
-    log.warning(f"Left out {len(corrupt)} of {len(paths)} files that are no images, the first {corrupt[0]}")
-    left_out = set(corrupt)
-    kept = [k for k, path in enumerate(paths) if path not in left_out]
-    return [paths[k] for k in kept], labels[kept]
+        paths = [paths[index] for index in spread(len(paths), SAMPLE)]
+        return parts, dict(zip(paths, look(paths)))
+    looks = dict(zip(paths, look(paths)))
+    wrong = {path: found.problem for path, found in looks.items() if found.problem is not None}
+    if wrong and not skip_corrupt:
+        first, problem = next(iter(wrong.items()))
+        hint = f"{problem} {len(wrong):,} of {len(paths):,} files cannot be read. {REPAIR}"
+        raise argument_error("data", "files of whole images", first, hint)
+    if wrong:
+        told = some(f"{path}: {problem}" for path, problem in wrong.items())
+        log.warning(f"Left out {len(wrong):,} of {len(paths):,} files, which cannot be read. {told}")
+    return {
+        part: {name: [path for path in found if path not in wrong] for name, found in classes.items()}
+        for part, classes in parts.items()
+    }, looks
+
+
+def _splits(folder, parts):
+    """Returns the class names, and {"train": (paths, labels), "test": (paths, labels)}; says what classes lack."""
+    train, test = (parts["train"], parts["test"]) if "train" in parts else _split_by_name(folder, parts[""])
+    names = tuple(sorted(name for name, paths in train.items() if paths))
+    if not names:
+        raise argument_error("data", f"a folder with a training image at least ({folder})", "none that can be read")
+    if unknown := sorted(name for name, paths in test.items() if paths and name not in names):
+        expected = f"a folder whose test classes have training images, in train/ ({folder})"
+        raise argument_error("data", expected, some(unknown))
+    if empty := sorted({*train, *test} - {*names}):
+        log.warning(f"Left out the classes without an image ({len(empty):,}): {some(empty, 50)}.")
+    if not any(test.values()):
+        raise argument_error("data", f"one test image at least ({folder})", "none that can be read")
+    if untested := [name for name in names if not test.get(name)]:
+        log.warning(f"Classes without a test image ({len(untested):,} of {len(names):,}): {some(untested, 50)}.")
+    return names, {"train": _labelled(names, train), "test": _labelled(names, test)}
+
+
+def _labelled(names, classes):
+    found = [(path, label) for label, name in enumerate(names) for path in classes.get(name, ())]
+    return [path for path, _ in found], np.array([label for _, label in found], np.int32)
+
+
+def _split_by_name(folder, classes):
+    """Returns training and test images by class: about a fifth are test images, but never all of a class."""
+    train, test = {}, {}
+    for name, paths in classes.items():
+        keys = [pathlib.Path(path).relative_to(folder).as_posix().encode("utf-8", "surrogateescape") for path in paths]
+        is_test = [hashlib.sha256(key).digest()[0] < 51 for key in keys]
+        if all(is_test):
+            is_test = [False] * len(paths)
+        test[name] = [path for path, tests in zip(paths, is_test) if tests]
+        train[name] = [path for path, tests in zip(paths, is_test) if not tests]
+    if not any(test.values()):
+        count = sum(map(len, classes.values()))
+        hint = f"Put some into {folder}/test/CLASS and the others into {folder}/train/CLASS."
+        raise argument_error("data", "enough images that a fifth can be test images", f"{count} images", hint)
+    return train, test
 
 
 def _in_memory(split):
     return ArraySplit(split.read(np.arange(len(split))), split.labels)
-
-
-def _check_classes(folder, names, labels, split):
-    missing = sorted(set(range(len(names))) - set(labels.tolist()))
-    if not len(labels) or (missing and split == "train"):
-        received = f'none of class "{names[missing[0]]}"'
-        raise argument_error("data", f"one {split} image of each class at least ({folder})", received)
 
 
 def _size(image_size):

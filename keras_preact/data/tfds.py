@@ -41,7 +41,8 @@ def _told_what_to_install(folder):
     try:
         yield
     except ImportError as error:
-        hint = f'{error}. It takes pip install "keras_preact[data]", and TensorFlow unless it is array_record.'
+        packages = "tensorflow-datasets importlib_resources"
+        hint = f"{error}. It takes pip install {packages}, and TensorFlow unless it is array_record."
         raise argument_error("data_dir", "a form that this machine can read", str(folder), hint) from error
 
 

@@ -5,7 +5,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 
 def files(images):
@@ -18,18 +18,30 @@ def files(images):
         "png, transparent": lambda image: _saved(image, mode="RGBA", alpha=True),
         "png, palette": lambda image: _saved(image, mode="P"),
         **{f"png, grey, {bits} bits": lambda image, bits=bits: grey_png(image, bits) for bits in (1, 2, 4, 8)},
+        "png, grey, 16 bits": lambda image: _saved(image, mode="I;16"),
         **{f"jpeg, {mode}": lambda image, mode=mode: _saved(image, "jpeg", mode) for mode in ("RGB", "L", "CMYK")},
+        "jpeg, on its side": lambda image: _saved(image, "jpeg", exif=on_its_side()),
     }
     return {kind: write(images[number % len(images)]) for number, (kind, write) in enumerate(kinds.items())}
 
 
-def _saved(image, kind="png", mode=None, alpha=False):
+def on_its_side(orientation=6):
+    """Returns the EXIF data of a photo whose camera was held so; 6 for a quarter turn to the left."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif
+
+
+def _saved(image, kind="png", mode=None, alpha=False, **options):
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture = picture.convert(mode or picture.mode)
+    if mode == "I;16":
+        picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    else:
+        picture = picture.convert(mode or picture.mode)
     if alpha:
         picture.putalpha(picture.convert("L"))
     file = io.BytesIO()
-    picture.save(file, kind)
+    picture.save(file, kind, **options)
     return file.getvalue()
 
 

@@ -5,17 +5,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Format:
-    """Says where a format is written, the packages it needs and the extra that brings them, and on which backends."""
+    """Says where a format is written, the packages it needs, and on which backends."""
 
     file: str
     needs: tuple[str, ...]
-    extra: str = ""
     only_tensorflow: bool = True
 
 
 FORMATS = {
     "savedmodel": Format("saved_model", ("tensorflow",)),
-    "onnx": Format("model.onnx", ("onnx", "onnxruntime"), "onnx", only_tensorflow=False),
+    "onnx": Format("model.onnx", ("onnx", "onnxruntime"), only_tensorflow=False),
     "litert": Format("model.tflite", ("tensorflow",)),
     "litert_int8": Format("model.int8.tflite", ("tensorflow",)),
 }

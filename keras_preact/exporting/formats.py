@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 import pathlib
 import time
@@ -21,6 +22,8 @@ from keras_preact.files import is_aside, written_aside
 from keras_preact.locks import held
 from keras_preact.version import __version__
 from keras_preact.weights.preprocessing import Preprocessing
+
+log = logging.getLogger(__name__)
 
 REPORT = "parity.json"
 
@@ -130,22 +133,36 @@ def check_folder(path, overwrite):
 
 
 def check_formats(formats):
-    """Returns formats as a tuple of names, once they can be written here; a `ValueError` or `ImportError` if not."""
+    """Returns formats as a tuple of names, once they can be written here; those of `DEFAULT` that can be for None.
+
+    Raises:
+        ValueError, ImportError: If one cannot be written here, or all of `DEFAULT`.
+    """
+    if formats is None:
+        problems = {name: _problem(name) for name in DEFAULT}
+        formats = [name for name, problem in problems.items() if problem is None] or DEFAULT
+        for name in (name for name in DEFAULT if name not in formats):
+            log.warning(f"Left out {name}. {problems[name]}")
     names = (formats,) if isinstance(formats, str) else tuple(formats)
     names = tuple(dict.fromkeys(check_choice("formats", name, FORMATS) for name in names))
     if not names:
         raise argument_error("formats", f"one at least of {', '.join(FORMATS)}", formats)
-    backend = keras.backend.backend()
-    for name in names:
-        if FORMATS[name].only_tensorflow and backend != "tensorflow":
-            free = ", ".join(f'"{other}"' for other, about in FORMATS.items() if not about.only_tensorflow)
-            hint = "Save the model as .keras and export it under KERAS_BACKEND=tensorflow."
-            raise argument_error("formats", f"of {free} on the {backend} backend", name, hint)
-        for package in FORMATS[name].needs:
-            if importlib.util.find_spec(package) is None:
-                what = f"keras_preact[{FORMATS[name].extra}]" if FORMATS[name].extra else package
-                raise ImportError(f'The format "{name}" needs {package}. Install it: pip install "{what}"')
+    for problem in filter(None, map(_problem, names)):
+        raise problem
     return names
+
+
+def _problem(name):
+    """Returns the error that says why a format cannot be written here; None if it can."""
+    about, backend = FORMATS[name], keras.backend.backend()
+    if about.only_tensorflow and backend != "tensorflow":
+        free = ", ".join(f'"{other}"' for other, row in FORMATS.items() if not row.only_tensorflow)
+        hint = "Save the model as .keras and export it under KERAS_BACKEND=tensorflow."
+        return argument_error("formats", f"of {free} on the {backend} backend", name, hint)
+    missing = [package for package in about.needs if importlib.util.find_spec(package) is None]
+    if missing:
+        return ImportError(f'The format "{name}" needs {" and ".join(missing)}: pip install {" ".join(missing)}')
+    return None
 
 
 def _check_preprocessing(model, preprocessing):

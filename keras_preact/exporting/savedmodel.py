@@ -9,14 +9,13 @@ import numpy as np
 
 from keras_preact.errors import argument_error
 from keras_preact.exporting import parity
+from keras_preact.exporting.decoding import cut_files
 from keras_preact.exporting.inference import checked, inference_weights, outputs, stacked
-from keras_preact.exporting.preprocessing import cut, normalized, prepared
+from keras_preact.exporting.preprocessing import normalized, prepared
 from keras_preact.files import written_aside
 from keras_preact.names import check_lines
 
-PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"  # how the files begin
-PNG_BITS = 24  # the byte that says how many bits a value has
-GREY = (19595, 38470, 7471)  # of 65536: the weights of red, green and blue in Pillow's grey
+TOP = 5  # classes that the signature `classify` names
 
 
 def can_export():
@@ -59,8 +58,11 @@ def write_savedmodel(model, folder, preprocessing, class_names, card=None):
     """Writes a SavedModel whose signatures take any number of images and give `outputs`.
 
     The default signature takes `images`, uint8 (batch, height, width, channels) of any size. For grey and RGB models
-    the signature `encoded` takes JPEG or PNG files as strings, (batch,), of any sizes. Both resize and normalise;
-    pixels of the network's size are taken to be cut already, files never are. No images have answers of 0 rows.
+    the signature `encoded` takes image files (JPEG, PNG, BMP, GIF, WebP) as strings, (batch,), of any sizes, and
+    `classify` answers them with the names `classes` of the highest `scores`, (batch, 5 or fewer), the highest first. A
+    file that is no whole image has NaN in all numbers of its row, and empty names; the others are answered all the
+    same. All signatures resize and normalise; pixels of the network's size are taken to be cut already, files never
+    are. No images have answers of 0 rows.
     `assets.extra/class_names.txt` names the classes, one a line; `assets.extra/card.json` holds `card`.
 
     Args:
@@ -73,10 +75,12 @@ def write_savedmodel(model, folder, preprocessing, class_names, card=None):
     import tensorflow as tf
 
     names = check_class_names(model, class_names)
-    module = _module(stacked(model), preprocessing)
+    module, network = _module(stacked(model), preprocessing)
     signatures = {"serving_default": module.serve.get_concrete_function()}
-    if hasattr(module, "serve_encoded"):
+    if preprocessing.channels in (1, 3):  # what image files are decoded to
+        _take_files(module, network, preprocessing, names)
         signatures["encoded"] = module.serve_encoded.get_concrete_function()
+        signatures["classify"] = module.classify.get_concrete_function()
     tf.saved_model.save(module, str(folder), signatures)
     extra = pathlib.Path(folder) / "assets.extra"
     extra.mkdir()
@@ -96,7 +100,7 @@ def check_class_names(model, names):
 
 
 def _module(model, preprocessing):
-    """Returns a `tf.Module` that holds the folded weights and serves the network, traced once."""
+    """Returns a `tf.Module` that holds the folded weights and serves the network, and the network, traced once."""
     import tensorflow as tf
 
     module, channels = tf.Module(), preprocessing.channels
@@ -127,46 +131,27 @@ def _module(model, preprocessing):
         images.set_shape((None, None, None, channels))
         return network(prepared(images, preprocessing))
 
-    def decoded(file):
-        return cut(_decoded(file, channels)[None], preprocessing)[0]
-
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None,), tf.string, "encoded")])
-    def serve_encoded(encoded):
-        spec = tf.TensorSpec(preprocessing.input_shape, tf.float32)
-        return network(normalized(tf.map_fn(decoded, encoded, fn_output_signature=spec), preprocessing))
-
     module.serve = serve
-    if channels in (1, 3):  # what image files are decoded to
-        module.serve_encoded = serve_encoded
-    return module
+    return module, network
 
 
-def _decoded(file, channels):
-    """Returns the pixels of an image file, uint8, as data sets of files are read: what is transparent lies on white."""
+def _take_files(module, network, preprocessing, class_names):
+    """Gives a `tf.Module` that serves a network the functions that take image files."""
     import tensorflow as tf
 
-    def other():
-        jpeg = lambda: tf.io.decode_jpeg(file, 3, dct_method="INTEGER_ACCURATE")  # noqa: E731  as Pillow decodes
-        is_jpeg = tf.strings.substr(file, 0, len(JPEG)) == JPEG
-        return tf.cond(is_jpeg, jpeg, lambda: tf.io.decode_image(file, 3, expand_animations=False))
+    signature, top = [tf.TensorSpec((None,), tf.string, "encoded")], min(TOP, len(class_names))
 
-    rgb = tf.cond(tf.strings.substr(file, 0, len(PNG)) == PNG, lambda: _png_on_white(file), other)
-    rgb = tf.ensure_shape(rgb, (None, None, 3))
-    if channels == 3:
-        return rgb
-    # Pillow's grey. TensorFlow's own is another, of another formula, and it has none of CMYK.
-    weighted = tf.reduce_sum(tf.cast(rgb, tf.int32) * GREY, axis=-1, keepdims=True)
-    return tf.cast((weighted + 32768) // 65536, tf.uint8)
+    @tf.function(autograph=False, input_signature=signature)
+    def serve_encoded(encoded):
+        images, whole = cut_files(encoded, preprocessing)
+        found = network(normalized(images, preprocessing))
+        return {name: tf.where(whole[:, None], value, float("nan")) for name, value in found.items()}
 
+    answers = serve_encoded.get_concrete_function()  # as above
 
-def _png_on_white(file):
-    """Returns a PNG file as RGB, uint8, laid on white with the whole numbers of Pillow's `alpha_composite`."""
-    import tensorflow as tf
+    @tf.function(autograph=False, input_signature=signature)
+    def classify(encoded):
+        scores, places = tf.math.top_k(answers(encoded)["probabilities"], top)
+        return {"classes": tf.where(tf.math.is_nan(scores), "", tf.gather(class_names, places)), "scores": scores}
 
-    pixels = tf.cast(tf.io.decode_png(file, 4), tf.int32)
-    opacity = pixels[..., 3:]
-    # Of fewer than 8 bits, TensorFlow gives what is nowhere transparent their highest number as opacity.
-    bits = tf.cast(tf.io.decode_raw(tf.strings.substr(file, PNG_BITS, 1), tf.uint8)[0], tf.int32)
-    opacity = tf.where(tf.reduce_all(opacity == tf.bitwise.left_shift(1, bits) - 1), 255, opacity)
-    sums = (pixels[..., :3] * opacity + 255 * (255 - opacity) + 128) * 128
-    return tf.cast((sums // 256 + sums) // 32768, tf.uint8)
+    module.serve_encoded, module.classify = serve_encoded, classify

@@ -20,7 +20,7 @@ EVALUATION_BATCH = 256
 OLD_STATISTICS = 0.01
 
 
-def evaluate(model, data=None, data_dir=None):
+def evaluate(model, data=None, data_dir=None, skip_corrupt=False):
     """Measures a trained network on test images.
 
     Args:
@@ -29,6 +29,7 @@ def evaluate(model, data=None, data_dir=None):
         data: As in `train`; if None, what the network was trained on. Its images are normalised as the network's were,
             where that is known.
         data_dir: As in `train`, if the files are not where the run found them.
+        skip_corrupt: As in `train`; where the network was trained so, it is so here.
 
     Returns:
         {"error_percent": ..., "loss": ...}.
@@ -37,15 +38,18 @@ def evaluate(model, data=None, data_dir=None):
         ValueError: If `model` is none of these, the data set cannot be found, or it has other classes or channels.
     """
     source = find_source(model, "model")
-    return evaluate_source(source, data_of(source, data_dir) if data is None else _fitting(source, data, data_dir))
+    if data is None:
+        return evaluate_source(source, data_of(source, data_dir, skip_corrupt))
+    return evaluate_source(source, _fitting(source, data, data_dir, skip_corrupt))
 
 
-def data_of(source, data_dir=None):
+def data_of(source, data_dir=None, skip_corrupt=False):
     """Returns the `DataSet` that weights were trained on.
 
     Args:
         source: A `Source`.
         data_dir: Where its files are, if not where the run found them; of a folder of images, that folder.
+        skip_corrupt: Whether image files that cannot be read are left out, though they were not in training.
 
     Raises:
         ValueError: If the source does not say what it was trained on, or the data set is not there.
@@ -53,14 +57,14 @@ def data_of(source, data_dir=None):
     if source.data is None:
         raise argument_error("data", "given with a network that does not say what it was trained on", None)
     if data_dir is not None and source.data not in (*DATA_SETS, *ALIASES):
-        return _fitting(source, data_dir, None)
-    return _fitting(source, source.data, data_dir or source.data_dir)
+        return _fitting(source, data_dir, None, skip_corrupt)
+    return _fitting(source, source.data, data_dir or source.data_dir, skip_corrupt)
 
 
-def _fitting(source, data, data_dir):
+def _fitting(source, data, data_dir, skip_corrupt):
     """Returns a data set, its image files resized to what a `Source` was trained on, where that is known."""
     size = source.preprocessing.size if source.preprocessing else 0
-    return loaded(data, data_dir, source.image_size or size)
+    return loaded(data, data_dir, source.image_size or size, skip_corrupt or source.skip_corrupt)
 
 
 def evaluate_source(source, data):

@@ -34,6 +34,8 @@ class Experiment:
     """Of the images and the software, as `run_folder.identity` returns it; None if it is not known yet."""
     start: Source | None = dataclasses.field(default=None, kw_only=True)
     """The weights that the training begins with, if not with random ones."""
+    skip_corrupt: bool = dataclasses.field(default=False, kw_only=True)
+    """Whether image files that cannot be read are left out; the identity says which images are left."""
 
     def plain(self):
         """Returns it as JSON holds it."""

@@ -1,30 +1,31 @@
 """`export`: whatever names a trained network, in formats that need no Keras."""
 
 import dataclasses
+import logging
 import pathlib
 
 import keras
-import numpy as np
 
 from keras_preact.data.files import spread
+from keras_preact.data.folders import image_files, some
 from keras_preact.errors import argument_error
-from keras_preact.exporting.format_table import DEFAULT
 from keras_preact.exporting.formats import check_folder, check_formats, export_network
 from keras_preact.exporting.inference import checked
 from keras_preact.training.evaluation import data_of
-from keras_preact.training.predictor import read_image
+from keras_preact.training.predictor import read_images
 from keras_preact.training.source import find_source
 from keras_preact.weights.preprocessing import Preprocessing
 
+log = logging.getLogger(__name__)
+
 TEST_IMAGES, CALIBRATION_IMAGES = 1000, 200
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 IMAGES = "a folder of two image files at least, to compare on"
 
 
 def export(
     model,
     output=None,
-    formats=DEFAULT,
+    formats=None,
     *,
     preprocessing=None,
     mean=(),
@@ -50,14 +51,15 @@ def export(
         output: The folder to write: `saved_model/`, `model.onnx`, `model.tflite`, `model.int8.tflite`,
             `class_names.txt`, `card.json`, and `parity.json`, the report. `<run>/export`, `<file>.export` or
             `<name>.export` if None.
-        formats: Some of `FORMATS`.
+        formats: Some of `FORMATS`. If None, those of SavedModel, ONNX and LiteRT that can be written here; what the
+            others need is said.
         preprocessing: A `Preprocessing`, if not that of the model's card.
         mean: In place of `preprocessing`, for a model that does not say it: subtracted from pixels of 0 to 255, a
             number per channel.
         std: What they are then divided by, a number per channel.
         class_names: A name for each output, if not those of the card.
         images: A folder of image files to compare on, in place of the data set that the model was trained on; half of
-            them calibrate int8.
+            them calibrate int8. Files that cannot be read are left out.
         data_dir: Where the data set's files are, if not where the run found them.
         sample_images: Images to compare on as an array: real ones, uint8 (images, height, width, channels).
         sample_labels: Their classes, whole numbers (images,), or None: the report then has no errors.
@@ -72,7 +74,7 @@ def export(
 
     Raises:
         ValueError: If an argument is not allowed; nothing is written then.
-        ImportError: If a format's packages are missing; the extra that has them is named.
+        ImportError: If the packages of a format that was asked for are missing; they are named.
         ParityError: If a file does not agree with the model; nothing of the export is kept then.
     """
     formats = check_formats(formats)
@@ -159,8 +161,11 @@ def _samples(source, how, folder, data_dir):
 
 def _halves(folder, how):
     """Returns the image files in a folder, cut as `how` says: half to compare on, half to calibrate int8."""
-    files = sorted(file for file in pathlib.Path(folder).rglob("*") if file.suffix.lower() in SUFFIXES)
-    if len(files) < 2:
-        raise argument_error("images", IMAGES, str(folder))
-    pixels = np.stack([read_image(file, how) for file in files])
+    files, _ = image_files(folder)
+    pixels, problems = read_images(files, how)
+    told = some(f"{path}: {problem}" for path, problem in problems.items())
+    if len(pixels) < 2:
+        raise argument_error("images", IMAGES, str(folder), told)
+    if problems:
+        log.warning(f"Left out {len(problems):,} of {len(files):,} files, which cannot be read. {told}")
     return {"sample_images": pixels[::2], "calibration_images": pixels[1::2]}

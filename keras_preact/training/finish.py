@@ -74,6 +74,7 @@ def run_card(experiment, network, data, folder, devices, error_percent, processe
     return {
         **experiment.plain(),
         "data_dir": experiment.data_dir,
+        "skip_corrupt": experiment.skip_corrupt,
         "error_percent": error_percent,
         "digest": file_digest(folder / run_folder.MODEL),
         **totals(processes),

@@ -1,41 +1,59 @@
 """A trained network applied to image files."""
 
+import functools
+import logging
+import os
 import pathlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from keras_preact.data import geometry
-from keras_preact.data.files import open_image
+from keras_preact.data.files import decode, threads
+from keras_preact.data.folders import image_files, some
 from keras_preact.errors import argument_error, check_integer
 from keras_preact.training.source import find_source
 from keras_preact.weights.cuts import cut, normalize
 
+log = logging.getLogger(__name__)
+
+BATCH = 256  # images that are in memory at once
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """Holds the most probable classes of an image: (name, probability), the most probable first."""
+    """Holds the most probable classes of an image: (name, probability), the most probable first.
+
+    Attributes:
+        path: The file.
+        classes: As above; none if it cannot be read.
+        problem: Why it cannot be read, a sentence; None if it can.
+    """
 
     path: str
     classes: tuple[tuple[str, float], ...]
+    problem: str | None = None
 
 
 def predict(model, image_paths, top=3):
     """Classifies image files with a trained network.
 
+    A file that cannot be read has a `problem` in place of classes, and the others are classified all the same.
+
     Args:
         model: A name of `list_weights()`, the folder of a run or of kept weights, a `.keras` file of a run, or a
             network with trained weights.
-        image_paths: Paths of images in any format that Pillow reads; each is resized and cropped as the network's test
+        image_paths: Paths of images in any format that Pillow reads, and of folders, whose images are taken, with those
+            of their subfolders; or one path. Each image is turned upright, resized and cropped as the network's test
             images were, and made grey or RGB.
         top: How many classes to return for each.
 
     Returns:
-        A list of `Prediction`, one per path.
+        A list of `Prediction`, one per image file.
 
     Raises:
         ValueError: If `model` is none of these, or does not say how images are prepared and what its classes are; or
-            if a file is no image. It is named.
+            if a path does not exist, or is a folder without an image. It is named.
     """
     source = find_source(model, "model")
     how, classes = source.preprocessing, source.classes
@@ -44,24 +62,77 @@ def predict(model, image_paths, top=3):
         expected = "one that says how images are prepared, and what its classes are called"
         raise argument_error("model", expected, source.name, hint)
     top = min(check_integer("top", top), len(classes))
-    images = np.stack([read_image(path, how) for path in image_paths])
-    probabilities = source.load().predict(normalize(images, how.mean, how.std), verbose=0)
-    return [
-        Prediction(str(path), tuple((classes[k], float(row[k])) for k in np.argsort(-row, kind="stable")[:top]))
-        for path, row in zip(image_paths, probabilities)
-    ]
+    paths, network, found = files_of(image_paths), source.load(), []
+    for start in range(0, len(paths), BATCH):
+        part = paths[start : start + BATCH]
+        images, problems = read_images(part, how)
+        rows = iter(network.predict(normalize(images, how.mean, how.std), verbose=0) if len(images) else ())
+        found += [Prediction(path, *_answer(problems.get(path), rows, classes, top)) for path in part]
+    return found
+
+
+def _answer(problem, rows, classes, top):
+    """Returns the classes of an image that has no problem, by the next of the rows, and its problem."""
+    if problem is not None:
+        return (), problem
+    row = next(rows)
+    return tuple((classes[k], float(row[k])) for k in np.argsort(-row, kind="stable")[:top]), None
+
+
+def files_of(paths):
+    """Returns the paths of image files that are given one by one or by folders, as strings.
+
+    Raises:
+        ValueError: If one does not exist, or is a folder without an image.
+    """
+    found = []
+    for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        if not os.path.isdir(path):
+            if not os.path.isfile(path):
+                raise argument_error("image", "an existing file, or a folder of images", str(path))
+            found.append(os.fspath(path))
+            continue
+        images, others = image_files(path)
+        if not images:
+            raise argument_error("image", "a folder with images in it", str(path))
+        if others:
+            log.warning(f"Left out what is no image by its name ({len(others):,}): {some(others)}.")
+        found += images
+    return found
+
+
+def read_images(paths, how):
+    """Returns the images of files, uint8 (images, *how.input_shape), and {path: problem} of those that are left out."""
+    _check_channels(how)
+    read = list(threads().map(functools.partial(_read, how=how), paths))
+    problems = {path: str(image) for path, image in zip(paths, read) if isinstance(image, ValueError)}
+    images = [image for image in read if not isinstance(image, ValueError)]
+    return np.stack(images) if images else np.zeros((0, *how.input_shape), np.uint8), problems
+
+
+def _read(path, how):
+    try:
+        return _pixels(path, how)
+    except ValueError as error:
+        return error
+
+
+def _check_channels(how):
+    if how.channels not in (1, 3):
+        expected = "for grey or RGB images, if image files are to be read"
+        raise argument_error("model", expected, f"{how.channels} channels")
+
+
+def _pixels(path, how):
+    return cut(geometry.pixels(decode(path, how.channels)), how)
 
 
 def read_image(path, how):
     """Returns an image file as uint8 (height, width, channels), resized and cut as a card's `Preprocessing` says."""
     if not pathlib.Path(path).is_file():
         raise argument_error("image", "an existing file", str(path))
-    if how.channels not in (1, 3):
-        raise argument_error(
-            "model", "for grey or RGB images, if files are to be predicted", f"{how.channels} channels"
-        )
+    _check_channels(how)
     try:
-        image = open_image(path, how.channels)
+        return _pixels(path, how)
     except ValueError as error:
-        raise argument_error("image", "an image file", str(path), str(error.__cause__)) from error
-    return cut(geometry.pixels(image), how)
+        raise argument_error("image", "an image file", str(path), str(error)) from error

@@ -45,7 +45,8 @@ def keep_weights(run, output=TRAINED, data_dir=None):
         if _precision(card) != "float32":
             data = evaluation.data_of(find_source(folder), data_dir)
             _write_card(aside, name, card, evaluation.evaluate_source(find_source(aside), data)["error_percent"])
-        command = command_line(card.get("command", "").split(" "))  # older cards say where the program lay
+        program, _, arguments = card.get("command", "").partition(" ")
+        command = f"{command_line([program])} {arguments}".strip()  # older cards say where the program lay
         write_text(aside / RUN, json.dumps({**card, "command": command}, indent=2) + "\n")
         shutil.copyfile(folder / run_folder.HISTORY, aside / run_folder.HISTORY)
     return path
@@ -95,13 +96,14 @@ class Verified:
     agrees: bool
 
 
-def verify(what, data_dir=None):
+def verify(what, data_dir=None, skip_corrupt=False):
     """Measures the error of trained weights again, and compares it to what their card states.
 
     Args:
         what: A name of `list_weights()`, the folder of a run or of kept weights, a `.keras` file of a run, or a network
             with trained weights.
         data_dir: The folder in which to look for the data set; of weights trained on a folder of images, that folder.
+        skip_corrupt: As in `train`; where the weights were trained so, it is so here.
 
     Returns:
         A `Verified`.
@@ -113,7 +115,7 @@ def verify(what, data_dir=None):
     if source.error_percent is None:
         hint = "A file of weights alone states none."
         raise argument_error("what", "a trained network whose card states its error", source.name, hint)
-    data = evaluation.data_of(source, data_dir)
+    data = evaluation.data_of(source, data_dir, skip_corrupt)
     measured = evaluation.evaluate_source(source, data)
     differs = abs(source.error_percent - measured["error_percent"]) > 100 / len(data.test) + 1e-3
     agrees = math.isfinite(measured["loss"]) and not differs

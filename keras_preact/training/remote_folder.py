@@ -70,7 +70,9 @@ class Mirror:
         try:
             self.store, self.root = importlib.import_module("fsspec").url_to_fs(url)
         except (ImportError, ValueError) as error:
-            hint = f'{error}. It takes pip install "keras_preact[remote]", or the package of fsspec for this store.'
+            hint = (
+                f"{error}. It takes pip install fsspec, and its package for the store: gcsfs for gs://, s3fs for s3://."
+            )
             raise argument_error("output", "a folder, or a URL that fsspec can write to", url, hint) from error
         self.root = self.root.rstrip("/")
         self.folder = folder

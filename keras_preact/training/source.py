@@ -43,6 +43,7 @@ class Source:
         data: The name of what the weights were trained on, or its folder; None if not known.
         data_dir: Where its files were; None if that is not known, or they were in their usual place.
         image_size: Of a folder of images, the side to which they were resized; 0 for a data set of its own size.
+        skip_corrupt: Whether image files that cannot be read were left out of the data set.
         is_run: Whether it is the folder of a run, whose data set is at hand.
         error_percent: The test error that its card states, in %; None if there is none.
         card: What is known of it, as JSON holds it: a run's card, or that of trained weights; None if there is none.
@@ -62,6 +63,7 @@ class Source:
     data: str | None = None
     data_dir: str | None = None
     image_size: int = 0
+    skip_corrupt: bool = False
     is_run: bool = False
     error_percent: float | None = None
     card: dict | None = None
@@ -143,6 +145,7 @@ def _of_card(card):
         preprocessing=seen,
         classes=card.classes,
         data=card.dataset,  # in its usual place: where it lay in training was perhaps on another machine
+        skip_corrupt=ran.get("skip_corrupt", False),
         error_percent=card.error_percent,
         card=card.get_config(),
         chain=_chain(card.name, digest, ran),
@@ -163,7 +166,7 @@ def _of_run(folder, argument):
     name, digest = str(folder.resolve()), _digest(path)
     known = {"preprocessing": Preprocessing(**card["preprocessing"]), "classes": tuple(map(str, card["classes"]))}
     known |= {"data": card["data"], "data_dir": card.get("data_dir"), "is_run": True}
-    known |= {"error_percent": card["error_percent"], "card": card}
+    known |= {"skip_corrupt": card.get("skip_corrupt", False), "error_percent": card["error_percent"], "card": card}
     known |= {"image_size": card["recipe"].get("image_size") or 0, "chain": _chain(name, digest, card)}
     return _source(name, card["network"]["name"], digest, card["network"], _loader(path), **known)
 

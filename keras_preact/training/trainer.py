@@ -99,7 +99,8 @@ def train(
     options = run_folder.plain_options(options)
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
     where, begin = str(data_dir) if data_dir else None, None if start is None else find_source(start)
-    experiment = Experiment(key, data.folder or data.name, where, name, recipe, options, start=begin)
+    place = data.folder or data.name
+    experiment = Experiment(key, place, where, name, recipe, options, start=begin, skip_corrupt=skip_corrupt)
     run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
     return carry_out(experiment, data, Training, run_options)
 

@@ -23,6 +23,7 @@ from keras_preact.training.training_model import Crossentropy, loss_dtype
 from keras_preact.transfer.optimizer import StagewiseSGD
 from keras_preact.transfer.rule import recipe_for
 from keras_preact.transfer.trunk import Tuning, freeze, parts_of_variables, thaw
+from keras_preact.weights.pretrained import adapt_channels, adaptation
 from keras_preact.zoo import build_network
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,8 @@ def finetune(
 
     The head is new: it has the data's classes and starts at zero, as in big_transfer. All other weights are the trained
     ones, to the bit; what does not fit is an error. Images may have another size than those that the weights were
-    trained on, but not another number of channels. They are normalised as the weights' images
-    were, where that is known: see `source.find_source`.
+    trained on, and another number of channels, to which the first kernel is fitted as `weights=` does it. They are
+    normalised as the weights' images were, where that is known (see `source.find_source`) and of as many channels.
 
     Args:
         weights: A network of this package, a name of `list_weights()`, the folder of a finished run, or a `.keras` or
@@ -91,19 +92,15 @@ def finetune(
     name, recipe, data = _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt)
     if len(data.class_names) < 2:
         raise argument_error("data", "of two classes at least", f"{data.name}, of {len(data.class_names)}")
-    if data.image_shape[-1] != source.channels:
-        hint = "Convert them, or pass a network built with weights= and input_shape=(height, width, channels)."
-        raise argument_error(
-            "data", f"images of {source.channels} channel(s), as the weights", data.image_shape[-1], hint
-        )
     if name == RULE and "epochs" in changes and not changes.get("steps"):
         steps_per_epoch = recipe.steps // changes["epochs"]
         tuning = dataclasses.replace(tuning, unfreeze_every=tuning.unfreeze_every * steps_per_epoch)
     tuning.check(len(source.spec.units), recipe)
-    if source.preprocessing is not None:
+    if source.preprocessing is not None and source.channels == data.image_shape[-1]:
         data = dataclasses.replace(data, mean=source.preprocessing.mean, std=source.preprocessing.std)
     where = str(data_dir) if data_dir else None
-    experiment = FineTuned(source.model, data.folder or data.name, where, name, recipe, {}, source, tuning)
+    place, skips = data.folder or data.name, {"skip_corrupt": skip_corrupt}
+    experiment = FineTuned(source.model, place, where, name, recipe, {}, source, tuning, **skips)
     run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
     return carry_out(experiment, data, FineTuning, run_options)
 
@@ -228,5 +225,20 @@ def new_head(trained, spec: NetworkSpec, data, precision):
         elif layer.weights:
             if layer.name not in theirs:
                 raise argument_error("weights", "those of a whole trunk", trained.name, f"{layer.name} is not there.")
-            layer.set_weights(theirs[layer.name].get_weights())
+            layer.set_weights(_fitted(theirs[layer.name], layer))
     return network
+
+
+def _fitted(theirs, ours):
+    """Returns the arrays of a trained layer for the same layer of a network that may read other channels."""
+    arrays, shapes = theirs.get_weights(), [tuple(variable.shape) for variable in ours.weights]
+    if [array.shape for array in arrays] == shapes:
+        return arrays
+    kernel, *rest = arrays
+    if ours.name != "stem_conv" or [array.shape for array in rest] != shapes[1:]:
+        expected = f"for images of as many channels, as {ours.name} has arrays of shape {shapes}"
+        raise argument_error("weights", expected, [array.shape for array in arrays])
+    channels = shapes[0][2]
+    about = f"{channels} channels instead of {kernel.shape[2]}: {adaptation(kernel, channels)}"
+    log.info(f"The kernel of {ours.name} reads {about}")
+    return [adapt_channels(kernel, channels), *rest]

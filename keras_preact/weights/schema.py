@@ -68,6 +68,7 @@ class RunCard:
     classes: tuple[str | int, ...]
     preprocessing: Preprocessing
     data_dir: str | None = None
+    skip_corrupt: bool = False
     digest: str | None = None
     command: str = ""
     seconds: float = 0.0

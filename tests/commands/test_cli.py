@@ -184,7 +184,7 @@ def test_a_command_that_computes_shows_no_notes_of_tensorflow(tmp_path):
 def test_a_command_is_named_as_a_person_types_it():
     assert command_line(["/usr/bin/keras-preact", "list"]) == "keras-preact list"
     assert command_line(["/lib/keras_preact/__main__.py", "list"]) == "keras-preact list"
-    assert command_line(["examples/own.py", "-x"]) == "own.py -x"
+    assert command_line(["examples/own.py", "-x", "Anna's photos"]) == "own.py -x 'Anna'\"'\"'s photos'"
     assert command_line([""]) == ""
 
 

@@ -114,8 +114,7 @@ def test_grey_and_transparent_images_in_a_colour_set_become_rgb(folder):
     assert (data.train.images[3] == 90).all()
     assert (data.train.images[2] == 255).all()
     write(path / "train/cat/deep.png", np.full((6, 6), 9000, np.uint16))
-    with pytest.raises(ValueError, match=r"data.*deep\.png.*more than 8 bits"):
-        load(path)
+    assert (load(path).train.images[3] == 9000 >> 8).all()
 
 
 def test_images_larger_than_memory_stay_in_files(folder, monkeypatch):
@@ -133,13 +132,13 @@ def test_a_corrupt_image_is_named_or_left_out(folder, damage, caplog):
     path, _ = folder
     bad = path / "train" / "cat" / "a.png"
     bad.write_bytes(damage(bad.read_bytes()))
-    with pytest.raises(ValueError, match=r"data.*cat/a\.png.*1 of 3.*--skip-corrupt"):
+    with pytest.raises(ValueError, match=r"data.*cat/a\.png.*1 of 5 files.*--skip-corrupt"):
         load(path)
     data = load(path, skip_corrupt=True)
     assert data.train.labels.tolist() == [0, 1]
-    assert "Left out 1 of 3 files" in caplog.text
+    assert "Left out 1 of 5 files" in caplog.text
     (path / "train" / "dog" / "a.PNG").write_bytes(b"")
-    with pytest.raises(ValueError, match=r'data.*one train image of each class.*"dog"'):
+    with pytest.raises(ValueError, match=r"data.*test classes have training images.*'dog'"):
         load(path, skip_corrupt=True)
 
 
@@ -160,12 +159,8 @@ def test_an_image_that_turns_out_corrupt_gives_way_to_one_of_its_class(folder, m
 
 def test_wrong_folders_are_refused(folder, tmp_path):
     path, _ = folder
-    (path / "train" / "bird").mkdir()
-    with pytest.raises(ValueError, match=r"one image at least.*train/bird.*empty"):
-        load(path)
-    write(path / "train/bird/a.png", colours())
     write(path / "test/fish/a.png", colours())
-    with pytest.raises(ValueError, match=r"test classes are in train/.*fish"):
+    with pytest.raises(ValueError, match=r"test classes have training images, in train/.*fish"):
         load(path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"folder of folders.*empty"):
@@ -264,7 +259,10 @@ def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, capl
     with pytest.warns(UserWarning, match="cannot be written.*read again"):
         assert load("imagenet", image_size=32).train.labels.tolist() == labels[:3]
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ValueError, match=r"data_dir.*can read.*tensorflow_datasets.*keras_preact\[data\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"data_dir.*can read.*tensorflow_datasets.*pip install tensorflow-datasets importlib_resources",
+    ):
         load("imagenet", image_size=32)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", tfds)
     if file_format == "tfrecord":

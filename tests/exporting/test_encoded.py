@@ -11,7 +11,7 @@ from PIL import Image
 
 from keras_preact.data import geometry
 from keras_preact.data.files import open_image
-from keras_preact.exporting import encoded, savedmodel
+from keras_preact.exporting import decoding, encoded
 
 
 def photographs(count, height, width):
@@ -27,7 +27,7 @@ def saved(picture, kind="png", **options):
 
 
 def check_pixels(contents, channels):
-    decoded = savedmodel._decoded(tf.constant(contents), channels).numpy()
+    decoded = decoding.decoded(tf.constant(contents), channels).numpy()
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, geometry.pixels(open_image(io.BytesIO(contents), channels)))
     return decoded
@@ -59,6 +59,42 @@ def with_chunk(contents, name, data):
 
 
 PICTURE = Image.fromarray(photographs(1, 30, 41)[0])
+SEE_THROUGH = PICTURE.convert("RGBA")
+SEE_THROUGH.putalpha(PICTURE.convert("L"))
+# Two tags, of which the second is the orientation, 6.
+TABLE = {
+    order: order + struct.pack(f"{mark}IH" + 2 * "HHIHH", 8, 2, 0x10F, 3, 1, 9, 0, 0x112, 3, 1, 6, 0)
+    for order, mark in ((b"II*\0", "<"), (b"MM\0*", ">"))
+}
+
+
+def deep_png(picture):
+    """Returns a picture as a PNG file of three channels of 16 bits, which Pillow does not write."""
+    pixels = np.asarray(picture).astype(">u2") * 257 + 3
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", picture.width, picture.height, 16, 2, 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(rows), b"IEND": b""}
+    packed = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def cut_exif(count):
+    return b"Exif\0\0" + TABLE[b"MM\0*"][:count]
+
+
+def with_comment(contents):
+    """Returns a JPEG file with a comment before all that it has."""
+    comment = b"\xff\xfe" + struct.pack(">H", 3002) + bytes(range(250)) * 12
+    return contents[:2] + comment + contents[2:]
+
+
+WEBP = {
+    "webp": saved(PICTURE, "webp", quality=80),
+    "webp, transparent": saved(SEE_THROUGH, "webp", lossless=True, exact=True),
+}
 OTHERS = {
     "jpeg, progressive": saved(PICTURE, "jpeg", progressive=True, quality=95),
     "jpeg, 4:4:4": saved(PICTURE, "jpeg", subsampling=0),
@@ -71,9 +107,18 @@ OTHERS = {
     "png, grey and opacity": saved(PICTURE.convert("LA")),
     "bmp": saved(PICTURE, "bmp"),
     "gif": saved(PICTURE.quantize(16), "gif"),
+    **(WEBP if hasattr(tf.io, "decode_webp") else {}),  # older TensorFlow has none
+    "png, 16 bits": deep_png(PICTURE),
+    **{f"jpeg, turned, {k}": saved(PICTURE, "jpeg", exif=encoded.on_its_side(k)) for k in range(1, 9)},
+    **{f"png, turned, {k}": saved(PICTURE, exif=encoded.on_its_side(k)) for k in (3, 6)},
+    "jpeg, turned, little-endian": saved(PICTURE, "jpeg", exif=b"Exif\0\0" + TABLE[b"II*\0"]),
+    "jpeg, turned, after a comment": with_comment(saved(PICTURE, "jpeg", exif=encoded.on_its_side(8))),
+    "jpeg, an orientation that is none": saved(PICTURE, "jpeg", exif=encoded.on_its_side(77)),
+    **{f"jpeg, EXIF cut after {k}": saved(PICTURE, "jpeg", exif=cut_exif(k)) for k in (0, 3, 8, 11, 20)},
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*EXIF:UserWarning:PIL")  # of Pillow, which shows the image all the same
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_files_too(kind, channels):

@@ -366,17 +366,24 @@ def test_a_model_without_classifier_and_an_activation_onnx_does_not_know_are_ref
         export_onnx(model, tmp_path / "export")
 
 
-def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'pip install "keras_preact\[onnx\]"'):
+def test_what_can_be_written_here_is_and_what_the_other_formats_need_is_said(tmp_path, monkeypatch, caplog):
+    found = {"tensorflow": object(), "onnx": object()}
+    monkeypatch.setattr(formats.importlib.util, "find_spec", found.get)
+    with pytest.raises(ImportError, match=r'"onnx" needs onnxruntime: pip install onnxruntime$'):
         export_onnx(network(units=(1, 1, 1)), tmp_path / "export")
+    assert formats.check_formats(None) == ("savedmodel", "litert")
+    assert 'Left out onnx. The format "onnx" needs onnxruntime: pip install onnxruntime' in caplog.text
+    found.clear()
+    with pytest.raises(ImportError, match='"savedmodel" needs tensorflow'):
+        formats.check_formats(None)
 
 
 def test_formats_of_tensorflow_are_refused_on_another_backend(tmp_path, monkeypatch):
     model = network(units=(1, 1, 1))
     monkeypatch.setattr(formats.keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match='of "onnx" on the jax backend'):
-        keras_preact.export(model, tmp_path / "export", **GIVEN)
+        keras_preact.export(model, tmp_path / "export", ("onnx", "litert"), **GIVEN)
+    assert formats.check_formats(None) == ("onnx",)
 
 
 @pytest.mark.parametrize("crop", [1.0, 0.875, 0.6])

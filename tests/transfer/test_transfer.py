@@ -369,7 +369,6 @@ SMALL = from_arrays(*(part[:, :4, :4] if part.ndim == 4 else part for part in im
         ({"global_batch_size": 400, "steps": 1}, "global_batch_size.*40 training images"),
         ({"epochs": 0}, "epochs.*at least 1"),
         ({"data": ONE_CLASS}, "data.*two classes"),
-        ({"data": COLOURED}, "data.*1 channel.*Received: data=3.*Convert"),
         ({"data": SMALL}, "input_shape.*8x8"),
     ],
 )
@@ -379,10 +378,30 @@ def test_wrong_input_writes_nothing(source, fields, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_images_of_other_channels_get_a_fitted_kernel_and_their_own_normalisation(run, source, monkeypatch, caplog):
+    caplog.set_level("INFO", "keras_preact")
+    monkeypatch.setattr(finetuning, "carry_out", lambda experiment, data, kind, options: data)
+    assert keras_preact.finetune(run, COLOURED).mean == COLOURED.mean
+    assert keras_preact.finetune(run, DATA).mean == find_source(run).preprocessing.mean
+    network = new_head(source, source.spec, COLOURED, "float32")
+    before, after = arrays(source), arrays(network)
+    kernel = "stem_conv/kernel"
+    np.testing.assert_allclose(after.pop(kernel), np.repeat(before.pop(kernel), 3, axis=2) / 3, rtol=1e-6)
+    assert "stem_conv reads 3 channels instead of 1: repeated, and multiplied by 1/3." in caplog.text
+    assert not moved(before, after)
+    grey = dataclasses.replace(DATA, name="grey")
+    back = arrays(new_head(network, source.spec, grey, "float32"))
+    np.testing.assert_allclose(back[kernel], arrays(source)[kernel], rtol=1e-6)
+    normed = source.spec.replace(stem={"width": 4, "input_norm": "center"})
+    trained = keras_preact.build_network(normed, input_shape=(8, 8, 1), num_classes=3)
+    with pytest.raises(ValueError, match=r"weights.*for images of as many channels, as stem_\w+ has arrays of shape"):
+        new_head(trained, normed, COLOURED, "float32")
+
+
 def test_an_empty_folder_is_refused(source, tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(ValueError, match=r"data.*folder of folders"):
         keras_preact.finetune(source, tmp_path / "photos", output=tmp_path / "run")
     (tmp_path / "photos" / "cats").mkdir()
-    with pytest.raises(ValueError, match=r"data.*cats.*empty"):
+    with pytest.raises(ValueError, match=r"data.*a folder of folders.*with images in them"):
         keras_preact.finetune(source, tmp_path / "photos", output=tmp_path / "run")

@@ -28,7 +28,8 @@ def find_network(model, data=None, data_dir=None):
         return get_model(key, input_shape=shape, num_classes=len(data.class_names)), data
     source = find_source(model, "model")
     if data is None and source.is_run:
-        return source.load(), loaded(source.data, data_dir or source.data_dir, source.image_size)
+        where = data_dir or source.data_dir
+        return source.load(), loaded(source.data, where, source.image_size, source.skip_corrupt)
     return source.load(), _data(data, data_dir, source.image_size)
 
 

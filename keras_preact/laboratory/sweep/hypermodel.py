@@ -26,7 +26,7 @@ try:
     import keras_tuner
     import tensorboard  # noqa: F401  keras-tuner imports it when a trial begins, and counts its lack as a failed trial
 except ImportError as error:
-    message = f"PreActHyperModel needs keras-tuner and tensorboard: pip install 'keras_preact[tune]' ({error})."
+    message = f"PreActHyperModel needs two packages: pip install keras-tuner tensorboard ({error})."
     raise ImportError(message) from error
 
 
