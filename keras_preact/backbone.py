@@ -1,9 +1,9 @@
 """Backbones: a network that returns the signals of its stages."""
 
-from keras_preact.errors import argument_error
+from keras_preact.errors import argument_error, check_arguments
 from keras_preact.network.checks import check_features
 from keras_preact.network.model import ResidualNetwork
-from keras_preact.zoo import get_model
+from keras_preact.zoo import ARGUMENTS, FOREIGN, get_model
 
 
 def ResNetFeatures(model, features, tap="sum", **keywords):
@@ -21,6 +21,7 @@ def ResNetFeatures(model, features, tap="sum", **keywords):
     if features is None:
         raise argument_error("features", "stages, one at least", features)
     if not isinstance(model, ResidualNetwork):
+        check_arguments("ResNetFeatures", keywords, ("family", *ARGUMENTS), FOREIGN)
         return get_model(model, features=features, tap=tap, **keywords)
     if keywords:
         raise argument_error("model", "the name of a network if there are other keywords", model.name)

@@ -31,7 +31,8 @@ class NetworkOptions(TypedDict, total=False):
             bn_momentum, bn_epsilon, bn_synchronized, stochastic_depth: As in `NetworkSpec`.
 
     Arguments of `build_network`:
-        layout: `"stacked"` (a layer per run of equal units, the default) or `"layers"` (a Keras layer per operation).
+        layout: `"layers"` (a Keras layer per operation), `"stacked"` (a layer per run of equal units), or None: layers
+            up to 50 units, stacked beyond.
         unroll: Units in one turn of the loop, `"all"`, or `"auto"`.
         remat: Whether the backward pass computes units again.
         dtype: A Keras dtype policy or its name.
@@ -57,7 +58,7 @@ class NetworkOptions(TypedDict, total=False):
     bn_epsilon: float | None
     bn_synchronized: bool | None
     stochastic_depth: float | tuple[float, ...] | None
-    layout: Literal["stacked", "layers"]
+    layout: Literal["stacked", "layers"] | None
     unroll: int | Literal["auto", "all"]
     remat: bool | int
     dtype: Any
@@ -65,7 +66,7 @@ class NetworkOptions(TypedDict, total=False):
     tap: str | tuple[str, ...]
 
 
-_DEFAULTS = {"layout": "stacked", "unroll": "auto", "remat": False, "tap": "sum"}  # of the others: None
+_DEFAULTS = {"unroll": "auto", "remat": False, "tap": "sum"}  # of the others: None
 
 
 def with_every_argument(function: Function) -> Function:

@@ -7,7 +7,7 @@ import inspect
 import keras
 
 from keras_preact.errors import argument_error, arguments_checked, check_arguments, check_choice, check_integer
-from keras_preact.network.checks import LAYOUTS, check_execution, check_features
+from keras_preact.network.checks import check_execution, check_features, chosen_layout
 from keras_preact.network.families import FAMILIES, NETWORKS, changed, chosen
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.spec import NetworkSpec
@@ -45,7 +45,7 @@ def build_network(
     classifier_activation="softmax",
     name=None,
     *,
-    layout="stacked",
+    layout=None,
     unroll="auto",
     remat=False,
     dtype=None,
@@ -70,9 +70,10 @@ def build_network(
             weights', the classifier is new.
         classifier_activation: Activation of the classifier; None for logits.
         name: The model's name.
-        layout: `"stacked"`: equal units of a stage are one layer, their weights stacked and looped over; what is built,
-            traced and saved does not grow with depth. `"layers"`: every operation is a Keras layer with a name such as
-            `stage2_unit07_conv1`. Both hold the same network, and read each other's weights files.
+        layout: `"layers"`: every operation is a Keras layer with a name such as `stage2_unit07_conv1`. `"stacked"`:
+            equal units of a stage are one layer, their weights stacked and looped over; what is built, traced and saved
+            does not grow with depth. None: layers up to 50 units (ResNet-152), stacked beyond, or with `unroll` or
+            `remat`. Both hold the same network, and read each other's weights files.
         unroll: Units in one turn of the loop, or `"all"`: more is faster on a GPU and slower to compile. `"auto"` is 1,
             but `"all"` for runs of up to 36 units on a GPU under JAX.
         remat: Whether the backward pass computes units again instead of keeping their inner signals: memory for about a
@@ -114,7 +115,7 @@ def build_network(
         pooling=pooling,
         num_classes=num_classes,
         classifier_activation=classifier_activation,
-        layout=check_choice("layout", layout, LAYOUTS),
+        layout=chosen_layout(layout, spec, unroll, remat),
         unroll=unroll,
         remat=remat,
         dtype=dtype,

@@ -3,7 +3,7 @@
 from tyro.conf import Positional
 
 from keras_preact.network import costs
-from keras_preact.network.families import FAMILIES, NETWORKS
+from keras_preact.network.families import FAMILIES, IMAGENET_UNITS, NETWORKS
 from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS
 from keras_preact.training.recipes import RECIPES
 
@@ -27,7 +27,8 @@ def list_networks() -> None:
             )
         )
     print("\n".join(costs.table(rows)))
-    print()
+    cifar, imagenet = "6n + 2 or 9n + 2", ", ".join(map(str, IMAGENET_UNITS))
+    print(f"\nEvery depth of a family has a name: resnet56 (CIFAR: {cifar}), resnet18 (ImageNet: {imagenet}).\n")
     for what, names in (("recipes", RECIPES), ("orderings", ORDERINGS), ("shortcuts", SHORTCUT_PARAMETERS)):
         print(f"{what}: {', '.join(names)}")
 

@@ -10,7 +10,7 @@ from keras_preact.network.layers.batch_norm import batch_norm, folded
 from keras_preact.network.layers.conv import convolve
 from keras_preact.network.layers.residual_units import ResidualUnits
 from keras_preact.network.model import ResidualNetwork, converted
-from keras_preact.network.parts import residual_network
+from keras_preact.network.parts import CLASSIFIER, residual_network
 
 
 def checked(model):
@@ -70,10 +70,10 @@ def outputs(model, weights, images, straight=False):
     x = ops.cast(images, model.get_layer("stem_conv").compute_dtype)
     x = residual_network(Inference(model, weights, straight), x, model.spec)
     features = model.get_layer("pool")(x)
-    classifier = model.get_layer("logits")
+    classifier, its = model.get_layer(CLASSIFIER), weights[CLASSIFIER]
     features = ops.cast(features, classifier.compute_dtype)
-    logits = ops.matmul(features, weights["logits"]["kernel"]) + weights["logits"]["bias"]
-    return {"probabilities": model.get_layer("predictions")(logits), "logits": logits, "features": features}
+    logits = ops.matmul(features, its["kernel"]) + its["bias"]
+    return {"probabilities": classifier.activation(logits), "logits": logits, "features": features}
 
 
 class Inference(NetworkEnvironment):

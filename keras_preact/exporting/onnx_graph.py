@@ -9,7 +9,7 @@ from keras_preact.errors import argument_error
 from keras_preact.exporting.inference import inference_weights, stacked
 from keras_preact.network.environment import Environment
 from keras_preact.network.layers.residual_units import ResidualUnits
-from keras_preact.network.parts import residual_network
+from keras_preact.network.parts import CLASSIFIER, residual_network
 from keras_preact.network.units import residual_unit
 from keras_preact.version import __version__
 
@@ -20,7 +20,7 @@ ACTIVATIONS = {"softmax": ("Softmax", {"axis": -1}), "sigmoid": ("Sigmoid", {}),
 
 def check_activation(model):
     """Returns the ONNX operation, with its attributes, of the classifier's activation; a `ValueError` if none."""
-    name = keras.activations.serialize(model.get_layer("predictions").activation)
+    name = keras.activations.serialize(model.get_layer(CLASSIFIER).activation)
     if name not in ACTIVATIONS:
         listed = ", ".join(ACTIVATIONS)
         raise argument_error("formats", f'without "onnx", which knows the activations {listed}', name)
@@ -80,7 +80,7 @@ def _network(graph, model, preprocessing):
     x = residual_network(graph, x, model.spec)
     x = graph.node("GlobalAveragePool", "pool", x)
     graph.node("Flatten", "features", x)
-    weights = [graph.constant(f"logits/{part}", graph.weights[f"logits/{part}"]) for part in ("kernel", "bias")]
+    weights = [graph.constant(name, graph.weights[name]) for name in (f"{CLASSIFIER}/kernel", f"{CLASSIFIER}/bias")]
     graph.node("Gemm", "logits", "features", *weights)
     kind, attributes = check_activation(model)
     graph.node(kind, "probabilities", "logits", **attributes)

@@ -17,6 +17,7 @@ from keras_preact.errors import ParityError
 from keras_preact.exporting import encoded, reload
 from keras_preact.exporting import preprocessing as in_graph
 from keras_preact.exporting.inference import stacked
+from keras_preact.network.build import classifier_logits
 
 TOLERANCE = 1e-3  # of a probability: float32 rounding moves ResNet-1001's by 1.5e-4, shallow networks' by 1e-6
 HALF = ("bfloat16", "float16")
@@ -69,18 +70,19 @@ def compare(model, files, preprocessing, images, labels=None):
 
 def reference(model, preprocessing, images):
     """Returns what the Keras model gives for uint8 images: a dict of `probabilities` and `logits`, float64."""
-    both = keras.Model(model.input, [model.get_layer(name).output for name in ("predictions", "logits")])
+    both = keras.Model(model.input, [model.output, model.get_layer("pool").output])
     if keras.backend.backend() == "tensorflow":
         both.jit_compile = False  # a model that is not compiled would take XLA, and long
     parts = []
     for start in range(0, len(images), reload.BATCHES[-1]):
         batch = keras.ops.convert_to_numpy(in_graph.prepared(images[start : start + reload.BATCHES[-1]], preprocessing))
         parts.append(both.predict_on_batch(batch))
-    probabilities, logits = (np.concatenate(values).astype("float64") for values in zip(*parts))
+    probabilities, features = map(np.concatenate, zip(*parts))
+    logits = keras.ops.convert_to_numpy(classifier_logits(model, features)).astype("float64")
     if not np.isfinite(logits).all():
         hint = "An untrained deep network overflows in inference: train it first."
         raise ParityError(f"{model.name} itself gives numbers that are not finite. {hint}")
-    return {"probabilities": probabilities, "logits": logits}
+    return {"probabilities": probabilities.astype("float64"), "logits": logits}
 
 
 def tolerance(model):
@@ -149,7 +151,7 @@ def _as_read(sent, preprocessing):
 
 def _compared(found, expected, labels):
     difference = {name: float(np.abs(found[name] - expected[name]).max()) for name in expected}
-    ours, theirs = found["probabilities"].argmax(-1), expected["probabilities"].argmax(-1)
+    ours, theirs = (_classes(probabilities) for probabilities in (found["probabilities"], expected["probabilities"]))
     result = {
         "images": len(ours),
         "probability_difference": difference["probabilities"],
@@ -160,6 +162,11 @@ def _compared(found, expected, labels):
         result["error_percent"] = round(100.0 * float(np.mean(ours != labels)), 4)
         result["keras_error_percent"] = round(100.0 * float(np.mean(theirs != labels)), 4)
     return result
+
+
+def _classes(probabilities):
+    """Returns the most probable class of each image; of one output it is 1 where its probability is above a half."""
+    return (probabilities[:, 0] > 0.5).astype(int) if probabilities.shape[-1] == 1 else probabilities.argmax(-1)
 
 
 def _problem(name, found, model):

@@ -2,13 +2,14 @@
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 from keras_preact.network.environment import Environment
 from keras_preact.network.initializers import torch_uniform
 from keras_preact.network.layers.batch_norm import BatchNormalization
 from keras_preact.network.layers.padding import StemPool, ZeroPadShortcut
 from keras_preact.network.layers.residual_units import ResidualUnits
+from keras_preact.network.parts import CLASSIFIER
 from keras_preact.network.shapes import Weight
 from keras_preact.network.units import lead_name, residual_unit
 
@@ -44,6 +45,17 @@ class LayerMaker:
             if changes and layer.name in self.made:
                 found[layer.name] = changes
         return found
+
+
+def changes_of_before(changes):
+    """Returns the changes in a file of before, when the classifier was two layers.
+
+    They were the Dense `logits` and its activation, `predictions`, of which what it computes was all that counted.
+    """
+    changes = dict(changes)
+    activation = {name: value for name, value in changes.pop(CLASSIFIER, {}).items() if name == "activation"}
+    classifier = {**changes.pop("logits", {}), **activation}
+    return {**changes, **({CLASSIFIER: classifier} if classifier else {})}
 
 
 def _configuration(layer):
@@ -189,6 +201,20 @@ def head(x, make, dtype, include_top, pooling, num_classes, classifier_activatio
         x = make(layers.GlobalMaxPooling2D, "pool", dtype=dtype)(x)
     if not include_top:
         return x
-    dtype = dtype.variable_dtype  # float32 under mixed precision: a softmax of many classes needs it
-    x = make(layers.Dense, "logits", units=num_classes, dtype=dtype, kernel_initializer=torch_uniform())(x)
-    return make(layers.Activation, "predictions", activation=classifier_activation, dtype=dtype)(x)
+    return make(
+        layers.Dense,
+        CLASSIFIER,
+        units=num_classes,
+        activation=classifier_activation,
+        dtype=dtype.variable_dtype,  # float32 under mixed precision: a softmax of many classes needs it
+        kernel_initializer=torch_uniform(),
+    )(x)
+
+
+def classifier_logits(model, features):
+    """Returns the logits (batch, classes) of pooled features (batch, channels): what the classifier's activation reads.
+
+    Keras' cross-entropies find them behind a softmax by themselves.
+    """
+    classifier = model.get_layer(CLASSIFIER)
+    return ops.matmul(ops.cast(features, classifier.compute_dtype), classifier.kernel) + classifier.bias

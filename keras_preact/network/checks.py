@@ -5,6 +5,7 @@ from keras_preact.network.parts import TAPS
 
 LAYOUTS = ("stacked", "layers")
 UNROLLS = ("auto", "all")
+NAMED_UNITS = 50  # up to here, as in ResNet-152, a network has named layers; then depth takes long to compile
 
 
 def check_not_quantized(model):
@@ -25,6 +26,16 @@ def check_replicated(replicas, optimizer, steps_per_execution):
         value = getattr(optimizer, option, None)
         if value is not None:
             raise argument_error(option, f"left out of the optimizer {with_replicas}", value)
+
+
+def chosen_layout(layout, spec, unroll, remat):
+    """Returns `layout`, once checked; if it is None, named layers, or stacked ones where these are for something.
+
+    That is with more than `NAMED_UNITS` units, and with an `unroll` or a `remat`, which named layers have not.
+    """
+    if layout is None:
+        return "stacked" if sum(spec.units) > NAMED_UNITS or unroll != "auto" or remat else "layers"
+    return check_choice("layout", layout, LAYOUTS)
 
 
 def check_execution(unroll, remat):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from keras_preact.errors import argument_error, check_integer
-from keras_preact.network.parts import network_parts
+from keras_preact.network.parts import CLASSIFIER, network_parts
 from keras_preact.network.shapes import Operation, Shapes, Weight
 
 
@@ -45,7 +45,7 @@ def network_costs(spec, input_shape, num_classes=None):
     if num_classes is not None:
         weights = {"kernel": Weight((spec.out_width, num_classes), "he"), "bias": Weight((num_classes,), 0.0)}
         groups["head"].append(Operation("pool", shape=(spec.out_width,)))
-        groups["head"].append(Operation("logits", weights, weights["kernel"].size, (num_classes,)))
+        groups["head"].append(Operation(CLASSIFIER, weights, weights["kernel"].size, (num_classes,)))
     units = {f"stage{number}": count for number, count in enumerate(spec.units, start=1)}
     costs, before = [], ()
     for name, operations in groups.items():

@@ -81,7 +81,7 @@ def check_identity(spec):
 
 def _check_layers(model):
     """Raises a `ValueError` if layers were changed by more than freezing: which new units share that is not known."""
-    for name, changes in model.get_config().get("layers", {}).items():
+    for name, changes in model.get_config().get("changed_layers", {}).items():
         if left := changes.keys() - {"trainable"}:
             hint = "Deepen the network first, then change its layers."
             raise argument_error("model", f"one whose {name} has no {min(left)} of its own", model.name, hint)

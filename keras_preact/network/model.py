@@ -1,12 +1,9 @@
 """`ResidualNetwork`: the `keras.Model` of a `NetworkSpec`, its weights files, and the change of layout."""
 
-import contextlib
 import json
-import os
 import pathlib
 import shutil
 import tempfile
-import textwrap
 import warnings
 
 import keras
@@ -14,9 +11,8 @@ import keras
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
 from keras_preact.keras_hooks import optimized_weights
-from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, head
+from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, changes_of_before, head
 from keras_preact.network.checks import LAYOUTS, check_execution, check_replicated
-from keras_preact.network.claims import check_fingerprint
 from keras_preact.network.named_weights import (
     copy_optimizer,
     copy_trainable,
@@ -27,8 +23,14 @@ from keras_preact.network.named_weights import (
 )
 from keras_preact.network.parts import feature_maps, residual_network
 from keras_preact.network.spec import NetworkSpec
-
-FINGERPRINT = "keras_preact_network"
+from keras_preact.network.unit_layers import check_has_layer, check_units_alike
+from keras_preact.network.weights_files import (
+    FINGERPRINT,
+    check_whole,
+    holds_optimizer,
+    read_fingerprint,
+    weights_path,
+)
 
 # Fields that change how a network is computed or trained, but not what a weight means.
 FREE_FIELDS = ("bn_momentum", "bn_synchronized", "stochastic_depth")
@@ -62,7 +64,7 @@ class ResidualNetwork(keras.Model):
         trainable=True,
         input_tensor=None,
         features=None,
-        layers=None,
+        changed_layers=None,
     ):
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
         top = dict(
@@ -75,7 +77,7 @@ class ResidualNetwork(keras.Model):
         inputs = input_tensor
         if inputs is None:
             inputs = keras.Input(input_shape, dtype=policy.variable_dtype, name="images")
-        make = LayerMaker(layers)
+        make = LayerMaker(changed_layers)
         if layout == "layers":
             env = KerasLayers(spec, policy, make=make)
         else:
@@ -107,13 +109,15 @@ class ResidualNetwork(keras.Model):
         """Returns `construction`, and what was changed since: of layers, and the card and report of trained weights."""
         notes = {"card": self.card, "loaded": self.loaded}
         notes = {name: keras.saving.serialize_keras_object(note) for name, note in notes.items() if note is not None}
-        layers = self._make.changes_of(self)
-        return {**self.construction(), **({"layers": layers} if layers else {}), **notes}
+        changed = self._make.changes_of(self)
+        return {**self.construction(), **({"changed_layers": changed} if changed else {}), **notes}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
         notes = {name: config.pop(name, None) for name in ("card", "loaded")}
+        if "layers" in config:
+            config["changed_layers"] = changes_of_before(config.pop("layers"))
         model = cls(NetworkSpec.from_dict(config.pop("spec")), tuple(config.pop("input_shape")), **config)
         model.card, model.loaded = map(keras.saving.deserialize_keras_object, notes.values())
         return model
@@ -142,8 +146,13 @@ class ResidualNetwork(keras.Model):
 
         Raises:
             ValueError: If there are several replicas and what Keras cannot do then is asked for: steps_per_execution
-                above 1, or an optimizer with gradient_accumulation_steps or ema_overwrite_frequency.
+                above 1, or an optimizer with gradient_accumulation_steps or ema_overwrite_frequency. Or if units are
+                stacked, and a loop over `layers` has missed their parts: see `unit_layers.check_units_alike`.
         """
+        check_units_alike(self)
+        self._compile(optimizer, *args, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
+
+    def _compile(self, optimizer="rmsprop", *args, steps_per_execution=1, jit_compile="auto", **kwargs):
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
@@ -171,10 +180,18 @@ class ResidualNetwork(keras.Model):
         """Compiles as `config`, from `get_compile_config`, says; Keras asks for this where `compile` is overridden."""
         config = dict(config)
         places = config.pop("optimized_weights", None)
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        self._compile(**keras.saving.deserialize_keras_object(config))
         if self.optimizer is not None and places != []:
             built = self.trainable_variables if places is None else [self.weights[index] for index in places]
             self.optimizer.build(built)
+
+    def get_layer(self, name=None, index=None):
+        """Returns a layer as `keras.Model` does; of a part of stacked units a `ValueError` says where it is."""
+        try:
+            return super().get_layer(name, index)
+        except ValueError:
+            check_has_layer(self, name)
+            raise
 
     def with_features(self, features):
         """Returns the network, with a copy of its weights, that returns `features`, as `check_features` gives them."""
@@ -198,7 +215,7 @@ class ResidualNetwork(keras.Model):
             plain["features"] = self.features
         return json.loads(json.dumps(plain))
 
-    def save_weights(self, filepath, overwrite=True, **options):
+    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
         """Writes a `.weights.h5` file, aside and then renamed. Both layouts write, and read, the stacked one's file.
 
         It holds the optimizer's state too, as Keras writes it; of a run of units that is frozen in part, zeros where it
@@ -207,18 +224,21 @@ class ResidualNetwork(keras.Model):
         Args:
             filepath: Where to; the name must end in `.weights.h5`.
             overwrite: Whether an existing file may be replaced.
-            **options: Passed on to `keras.Model.save_weights`.
+            max_shard_size: None: it is one file.
 
         Raises:
-            ValueError: If the name ends otherwise, or the file exists and `overwrite` is False.
+            ValueError: If the name ends otherwise, there is a `max_shard_size`, or the file exists and `overwrite` is
+                False.
         """
-        path = _weights_path(filepath)
+        if max_shard_size is not None:
+            raise argument_error("max_shard_size", "None: one file holds all weights, or is not there", max_shard_size)
+        path = weights_path(filepath)
         if path.exists() and not overwrite:
             raise argument_error("filepath", "new unless overwrite=True", str(filepath))
         import h5py
 
         with written_aside(path) as aside:
-            keras.Model.save_weights(self._stacked(with_optimizer=True), aside, overwrite=True, **options)
+            keras.Model.save_weights(self._stacked(with_optimizer=True), aside, overwrite=True)
             with h5py.File(aside, "r+") as file:
                 file.attrs[FINGERPRINT] = json.dumps(self.fingerprint)
                 file.attrs[HDF5_DIGEST] = hdf5_digest(file)
@@ -234,7 +254,7 @@ class ResidualNetwork(keras.Model):
             ValueError: If the file is missing, damaged, holds values that are not finite, or belongs to another
                 network; the difference is named, or the first array that is missing or of another shape.
         """
-        path = _weights_path(filepath)
+        path = weights_path(filepath)
         if not path.is_file():
             raise argument_error("filepath", "an existing .weights.h5 file", str(filepath))
         theirs = read_fingerprint(path)
@@ -243,7 +263,7 @@ class ResidualNetwork(keras.Model):
         optimizer = optimizer_of(self)
         variables = [*self.variables, *(optimizer.variables if optimizer is not None else ())]
         before = [keras.ops.copy(variable) for variable in variables]
-        target = self._stacked(with_optimizer=_holds_optimizer(path))
+        target = self._stacked(with_optimizer=holds_optimizer(path))
         try:
             check_whole(path)
             keras.Model.load_weights(target, path, skip_mismatch=skip_mismatch, **options)
@@ -306,57 +326,7 @@ class ResidualNetwork(keras.Model):
             raise argument_error("filepath", "a weights file of this network", str(path), f"They differ in {sides}.")
 
 
-def _holds_optimizer(path):
-    import h5py
-
-    with contextlib.suppress(OSError, RuntimeError), h5py.File(path, "r") as file:
-        return "optimizer" in file
-    return False
-
-
-def read_fingerprint(path):
-    """Returns what a weights file says of its network, or None; `check_whole` tells whether its arrays are whole."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            theirs = json.loads(_text_attribute(file, FINGERPRINT) or "null")
-        if theirs is not None and not (isinstance(theirs, dict) and {"channels", "num_classes"} <= theirs.keys()):
-            raise ValueError(f"It says {textwrap.shorten(str(theirs), 300)} of its network.")
-        if theirs is not None:
-            check_fingerprint(theirs, os.path.getsize(path))
-        return theirs
-    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise argument_error("filepath", "a whole .weights.h5 file", str(path), str(error)) from error
-
-
-def check_whole(path):
-    """Raises a `ValueError` unless the arrays of a weights file are those that were written, and finite."""
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            digest, written = hdf5_digest(file, finite=True), _text_attribute(file, HDF5_DIGEST)
-    except (OSError, RuntimeError, KeyError) as error:
-        raise ValueError(str(error)) from error
-    if written not in (None, digest):
-        raise ValueError("Its arrays are not those that were written.")
-
-
-def _text_attribute(file, name):
-    """Returns an attribute of an open HDF5 file, None if there is none; a list, whose length may be any, is refused."""
-    if name not in file.attrs:
-        return None
-    if file.attrs.get_id(name).shape != ():
-        raise ValueError(f"Its {name} is no text.")
-    return file.attrs[name]
-
-
-def _weights_path(filepath):
-    path = pathlib.Path(filepath)
-    if not path.name.endswith(".weights.h5"):
-        raise argument_error("filepath", "a name that ends in .weights.h5", str(filepath))
-    return path
+keras.saving.get_custom_objects()["ResidualNetwork"] = ResidualNetwork  # what a .h5 file calls the class
 
 
 def relayout(model, layout, unroll=None, remat=None):
@@ -384,8 +354,8 @@ def relayout(model, layout, unroll=None, remat=None):
     changes = {"layout": check_choice("layout", layout, LAYOUTS), "unroll": unroll, "remat": remat}
     if all(str(config[name]) == str(value) for name, value in changes.items()):  # 1 is no True here
         return model
-    names = {layer.name for layer in ResidualNetwork.from_config({**config, **changes, "layers": None}).layers}
-    for name, own in config.get("layers", {}).items():
+    names = {layer.name for layer in ResidualNetwork.from_config({**config, **changes, "changed_layers": None}).layers}
+    for name, own in config.get("changed_layers", {}).items():
         if (left := own.keys() - {"trainable"}) and name not in names:
             raise argument_error("layout", f'"{model.layout}" while {name} has its own {min(left)}', layout)
     other = converted(model, **changes)

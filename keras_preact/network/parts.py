@@ -7,6 +7,7 @@ from keras_preact.network.spec import ORDERINGS
 from keras_preact.network.units import activate
 
 TAPS = ("sum", "activated")
+CLASSIFIER = "predictions"  # the layer, named as in keras.applications
 
 
 def residual_network(env, x, spec):

@@ -77,6 +77,7 @@ class Training:
             "num_classes": len(self.data.class_names),
             "dtype": self.recipe.precision,
             "bn_synchronized": self.recipe.bn_synchronized,
+            "layout": "stacked",
             **self.experiment.options,
         }
         return get_model(self.experiment.key, **arguments)

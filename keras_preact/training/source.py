@@ -10,9 +10,10 @@ import numpy as np
 
 from keras_preact.errors import argument_error, nearest
 from keras_preact.network.claims import check_keras_file
-from keras_preact.network.model import ResidualNetwork, check_whole, read_fingerprint
+from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import named_weights
 from keras_preact.network.spec import NetworkSpec
+from keras_preact.network.weights_files import check_whole, read_fingerprint
 from keras_preact.training import run_folder
 from keras_preact.weights.cards import Card, card_spec, get_card, kept_card, list_weights
 from keras_preact.weights.preprocessing import Preprocessing
@@ -135,7 +136,7 @@ def _of_card(card):
     spec, seen = card_spec(card), card.preprocessing
 
     def load():
-        return build_network(spec, weights=card, name=card.network)
+        return build_network(spec, weights=card, name=card.network, layout="stacked")
 
     digest, ran = card.digest or card.name, {}
     if card.path is not None and (kept := pathlib.Path(card.path).with_name(RUN)).is_file():
@@ -187,7 +188,7 @@ def _of_weights_file(path):
 
     def load():
         top = {"include_top": False} if classes is None else {"num_classes": classes}
-        return build_network(spec, input_shape=(None, None, channels), weights=path, **top)
+        return build_network(spec, input_shape=(None, None, channels), weights=path, layout="stacked", **top)
 
     config = {"spec": spec.to_dict(), "input_shape": (None, None, channels), "layout": "stacked"}
     return _source(str(path), f"resnet{spec.depth}", _digest(path), config, load)

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_preact.data.dataset import Subset
 from keras_preact.errors import argument_error, check_arguments, check_integer
+from keras_preact.network.parts import CLASSIFIER
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.training.evaluation import evaluation_metrics, loaded, reestimate_statistics
 from keras_preact.training.experiment import Experiment, RunOptions, check_backend, named_recipe
@@ -220,7 +221,7 @@ def new_head(trained, spec: NetworkSpec, data, precision):
     )
     theirs = {layer.name: layer for layer in trained.layers}
     for layer in network.layers:
-        if layer.name == "logits":
+        if layer.name == CLASSIFIER:
             layer.kernel.assign(np.zeros(layer.kernel.shape, "float32"))
         elif layer.weights:
             if layer.name not in theirs:

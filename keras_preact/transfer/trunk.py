@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from keras_preact.errors import argument_error, check_choice, check_integer, check_number
-from keras_preact.network.parts import network_parts
+from keras_preact.network.parts import CLASSIFIER, network_parts
 from keras_preact.network.shapes import Shapes
 
 STATISTICS = ("inference", "reestimate", "train")
@@ -80,7 +80,7 @@ def parts_of_layers(network):
     """Returns {layer: name of its part} of every layer with weights; the last activation is its last stage's."""
     from keras_preact.network.layers.residual_units import ResidualUnits
 
-    env, parts, done = Shapes(), {"logits": HEAD}, 0
+    env, parts, done = Shapes(), {CLASSIFIER: HEAD}, 0
     channels = network.input_shape[-1]
     for part, _ in network_parts(env, (None, None, channels), network.spec):
         last = trunk_names(len(network.spec.units))[-1]

@@ -17,14 +17,16 @@ from keras_preact.files import written_aside
 from keras_preact.locks import held
 from keras_preact.network.claims import check_keras_file
 from keras_preact.network.loaded import Loaded
-from keras_preact.network.model import FREE_FIELDS, ResidualNetwork, check_whole, read_fingerprint
+from keras_preact.network.model import FREE_FIELDS, ResidualNetwork
 from keras_preact.network.named_weights import assign, named_weights
+from keras_preact.network.parts import CLASSIFIER
 from keras_preact.network.spec import NetworkSpec
+from keras_preact.network.weights_files import check_whole, read_fingerprint
 from keras_preact.weights import store
 from keras_preact.weights.cards import Card, card_spec, check_file
 from keras_preact.weights.converters import convert
 
-HEAD = ("logits/kernel", "logits/bias")
+HEAD = (f"{CLASSIFIER}/kernel", f"{CLASSIFIER}/bias")
 STEM = "stem_conv/kernel"
 ENDING, MODEL_ENDING = ".weights.h5", ".keras"
 FETCHING = ".fetch."

@@ -28,6 +28,7 @@ def test_list_names_every_network(capsys):
         "resnet200",
     ]
     assert "1,703,258" in lines[3]
+    assert "Every depth of a family has a name: resnet56" in "\n".join(lines)
     assert "244,500,992" in lines[3]
 
 

@@ -60,11 +60,11 @@ def network(layout="stacked", dtype=None, **fields):
 
 
 def expected(model, images, preprocessing=RGB):
-    outputs = [model.get_layer(name).output for name in ("predictions", "logits", "pool")]
+    outputs = [model.output, model.get_layer("pool").output]
     values = keras.Model(model.input, outputs)(prepared(images, preprocessing), training=False)
-    return dict(
-        zip(("probabilities", "logits", "features"), (np.asarray(tf.cast(value, tf.float64)) for value in values))
-    )
+    probabilities, features = (np.asarray(tf.cast(value, tf.float64)) for value in values)
+    kernel, bias = model.get_layer("predictions").get_weights()
+    return {"probabilities": probabilities, "logits": features @ kernel + bias, "features": features}
 
 
 def assert_close(found, wanted, bound=1e-5):
@@ -494,3 +494,12 @@ def test_a_savedmodel_costs_1001_layers_what_it_costs_164(tmp_path):
         write_savedmodel(model, tmp_path / model.name, Preprocessing((32, 32), (0.0,) * 3, (1.0,) * 3), range(10))
         sizes.append((tmp_path / model.name / "saved_model.pb").stat().st_size)
     assert sizes[1] < 1.02 * sizes[0] < 1e6
+
+
+def test_one_output_says_two_classes_by_its_probability():
+    half = {"probabilities": np.array([[0.2], [0.9], [0.6]]), "logits": np.zeros((3, 1))}
+    other = {"probabilities": np.array([[0.2], [0.1], [0.6]]), "logits": np.zeros((3, 1))}
+    report = parity._compared(half, other, np.array([0, 1, 0]))
+    assert report["probability_difference"] == pytest.approx(0.8)
+    assert report["top1_agreement"] == pytest.approx(2 / 3)
+    assert (report["error_percent"], report["keras_error_percent"]) == (33.3333, 66.6667)

@@ -45,9 +45,9 @@ def arrays_of(model):
 def osmr_name(name):
     """How O. Semery's files call our `name`, with the names that Keras puts around."""
     layer, variable = name.split("/")
-    known = {"stem_conv": "init_block/conv", "final_bn": "post_activ/bn", "logits": "output1/output1"}
+    known = {"stem_conv": "init_block/conv", "final_bn": "post_activ/bn", "predictions": "output1/output1"}
     if layer in known:
-        return f"{'' if layer == 'logits' else 'features/net/features/'}{known[layer]}/{variable}:0"
+        return f"{'' if layer == 'predictions' else 'features/net/features/'}{known[layer]}/{variable}:0"
     stage, unit, part = layer.split("_", 2)
     part = "identity_conv/conv" if part == "shortcut_conv" else f"body/conv{part[-1]}/{part[:-1]}/{part[:-1]}"
     return f"features/net/features/features/{stage}/{stage}/unit{int(unit[4:])}/{part}/{variable}:0"
@@ -57,7 +57,7 @@ def timm_name(name):
     """How timm calls our `name`."""
     layer, variable = name.split("/")
     variable = {"kernel": "weight", "bias": "bias", **BN}[variable]
-    known = {"stem_conv": "stem.conv", "final_bn": "norm", "logits": "head.fc"}
+    known = {"stem_conv": "stem.conv", "final_bn": "norm", "predictions": "head.fc"}
     if layer in known:
         return f"{known[layer]}.{variable}"
     stage, unit, part = layer.split("_", 2)
@@ -74,7 +74,7 @@ def write_osmr(path, arrays):
 def write_timm(path, arrays):
     theirs = {"norm.num_batches_tracked": np.array(7)}
     for name, array in arrays.items():
-        if name == "logits/kernel":
+        if name == "predictions/kernel":
             array = array[None, None]
         theirs[timm_name(name)] = np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array)
     safetensors.numpy.save_file(theirs, path)

@@ -42,6 +42,11 @@ def batch(count=4):
 # Against a plain computation on the layers of `layout="layers"`
 
 
+def _logits(model):
+    classifier = model.get_layer("predictions")
+    return keras.ops.matmul(model.get_layer("pool").output, classifier.kernel) + classifier.bias
+
+
 class Plain:
     """Measures a network of the layout of layers unit by unit, with models of its layers and one tape each."""
 
@@ -51,7 +56,7 @@ class Plain:
         self.units = [unit for stage in model.spec.stages for unit in stage]
         self.stages = [number for number, stage in enumerate(model.spec.stages) for _ in stage]
         self.xs = [model.get_layer("stem_relu").output, *(last[unit.name] for unit in self.units)]
-        self.logits = model.get_layer("logits").output
+        self.logits = _logits(model)
         self.signals = [keras.Model(model.input, x)(images, training=training) for x in self.xs]
 
     def loss(self, index, x):
@@ -147,7 +152,7 @@ def test_a_plain_network_has_no_direct_term():
     model = randomized(build("layers", shortcut="none", ordering="original"))
     result = analyze(model, images, labels)
     start = model.get_layer("stage2_unit01_relu_after_addition").output
-    tail = keras.Model(start, model.get_layer("logits").output)
+    tail = keras.Model(start, _logits(model))
     x = keras.Model(model.input, start)(images, training=True)
     with tf.GradientTape() as tape:
         tape.watch(x)
@@ -417,3 +422,32 @@ def test_other_backends_are_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     with pytest.raises(ValueError, match="`backend` must be one of tensorflow, jax"):
         analyze(None, None)
+
+
+def one_output(num_classes=1):
+    spec = NetworkSpec((1, 2), (4, 6), "basic", stem={"width": 4})
+    arguments = {"input_shape": (8, 8, 3), "num_classes": num_classes, "classifier_activation": "sigmoid"}
+    return randomized(keras_preact.build_network(spec, layout="layers", **arguments))
+
+
+@float64
+def test_one_sigmoid_output_has_the_loss_and_the_gradients_of_binary_crossentropy():
+    (images, _), labels, model = batch(), np.array([0, 1, 1, 0]), one_output()
+    result = analyze(model, images, labels, training=False)
+    signal, logits = model.get_layer("stage2_unit02_add").output, _logits(model)
+    x, whole = keras.Model(model.input, signal)(images), keras.Model(signal, logits)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels.astype("float64"), whole(x)[:, 0])
+        loss = tf.reduce_mean(losses)
+    assert result.loss == pytest.approx(float(loss), rel=1e-9)
+    assert result.gradient_at_end == pytest.approx(float(np.linalg.norm(tape.gradient(loss, x))), rel=1e-9)
+    assert (result.gradient_norm > 0).all()
+
+
+def test_labels_of_a_head_whose_loss_is_not_known_are_refused():
+    images, labels = batch()
+    with pytest.raises(ValueError, match=r"`labels` must be left out.*one sigmoid output.*5 x sigmoid"):
+        analyze(one_output(5), images, labels)
+    with pytest.raises(ValueError, match=r"`labels` must be from 0 to 1\b"):
+        analyze(one_output(), images, labels)

@@ -87,7 +87,7 @@ def test_unroll_auto_is_a_loop_except_for_short_runs_on_a_gpu_under_jax(unroll, 
         seen.append(unroll)
         return carry, {}
 
-    model = build(NetworkSpec(units=(7, 38), widths=(4, 4), stem={"width": 4}), unroll=unroll)
+    model = build(NetworkSpec(units=(7, 38), widths=(4, 4), stem={"width": 4}), unroll=unroll, layout="stacked")
     monkeypatch.setattr(residual_units, "is_jax_on_gpu", lambda: on_gpu)
     monkeypatch.setattr(residual_units, "scan", scan)
     for name in ("stage1_units02_07", "stage2_units02_38"):

@@ -88,7 +88,7 @@ def test_stochastic_depth_skips_per_sample_and_keeps_the_mean():
     keras.utils.set_random_seed(1)
     rates = (0.0, *(0.5,) * 9)
     spec = keras_preact.NetworkSpec((10,), (4,), "basic", stem={"width": 4}, stochastic_depth=rates)
-    model = keras_preact.build_network(spec, input_shape=(8, 8, 3), include_top=False)
+    model = keras_preact.build_network(spec, input_shape=(8, 8, 3), include_top=False, layout="stacked")
     layer = model.get_layer("stage1_units02_10")
     x = np.random.default_rng(0).normal(size=(64, 8, 8, 4)).astype("float32")
     _, units = layer(x, training=True, return_units=True)

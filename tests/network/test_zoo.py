@@ -11,6 +11,7 @@ import pytest
 
 import keras_preact
 from keras_preact.laboratory.reproduce.parameters import ROWS, measure
+from keras_preact.network.checks import chosen_layout
 from keras_preact.network.families import IMAGENET_UNITS, network_spec
 
 KERAS = [
@@ -52,7 +53,7 @@ def test_parameters_and_multiply_adds_are_the_papers_to_the_digit(row):
 )
 def test_other_implementations_graphs_have_their_counts(implementation, depth, classes, trainable):
     fields = keras_preact.IMPLEMENTATIONS[implementation]
-    model = keras_preact.ResNet(depth, family="imagenet", num_classes=classes, **fields)
+    model = keras_preact.ResNet(depth, family="imagenet", num_classes=classes, layout="stacked", **fields)
     assert sum(math.prod(variable.shape) for variable in model.trainable_variables) == trainable
 
 
@@ -97,21 +98,31 @@ def test_the_defaults_are_the_papers():
     cifar = keras_preact.ResNet1001(num_classes=10)
     assert (cifar.input_shape, cifar.output_shape) == ((None, 32, 32, 3), (None, 10))
     assert (cifar.spec.stride_on, cifar.spec.widening, cifar.spec.stem.activates) == ("1x1", "projection", True)
-    imagenet = keras_preact.ResNet50()
+    imagenet = keras_preact.ResNet50(layout="stacked")
     assert (imagenet.input_shape, imagenet.output_shape) == ((None, 224, 224, 3), (None, 1000))
     assert (imagenet.spec.stride_on, imagenet.spec.stem.pool) == ("3x3", "negative_infinity")
+
+
+def test_networks_of_up_to_50_units_have_named_layers():
+    of = lambda spec, unroll="auto", remat=0: chosen_layout(None, spec, unroll, remat)  # noqa: E731
+    assert [of(network_spec(name)) for name in ("resnet50", "resnet152", "resnet29")] == ["layers"] * 3  # 16, 50, 9
+    assert [of(network_spec(name)) for name in ("resnet200", "resnet164", "resnet110")] == ["stacked"] * 3  # 66, 54, 54
+    spec = keras_preact.NetworkSpec((1, 1), (4, 8))
+    assert keras_preact.build_network(spec).layout == "layers"
+    for chosen in ({"unroll": 2}, {"remat": True}, {"layout": "stacked"}):
+        assert keras_preact.build_network(spec, **chosen).layout == "stacked"
 
 
 def test_layer_names_are_frozen():
     spec = keras_preact.NetworkSpec((2, 2), (4, 8))
     model = keras_preact.build_network(spec, layout="layers")
     unit = ["bn1", "relu1", "conv1", "bn2", "relu2", "conv2", "bn3", "relu3", "conv3", "add"]
-    golden = {"images", "stem_conv", "stem_bn", "stem_relu", "final_bn", "final_relu", "pool", "logits", "predictions"}
+    golden = {"images", "stem_conv", "stem_bn", "stem_relu", "final_bn", "final_relu", "pool", "predictions"}
     golden |= {f"stage{stage}_unit{number}_{part}" for stage in (1, 2) for number in ("01", "02") for part in unit}
     golden -= {"stage1_unit01_bn1", "stage1_unit01_relu1"}
     golden |= {"stage2_unit01_shortcut_conv"}
     assert {layer.name for layer in model.layers} == golden
-    stacked = keras_preact.build_network(spec.replace(units=(3, 120)))
+    stacked = keras_preact.build_network(spec.replace(units=(3, 120)), layout="stacked")
     names = [layer.name for layer in stacked.layers if layer.name.startswith("stage")]
     assert names == ["stage1_unit01", "stage1_units02_03", "stage2_unit001", "stage2_units002_120"]
 

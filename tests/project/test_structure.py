@@ -27,7 +27,19 @@ ORDER = {
     ],
     "laboratory": ["reproduce", "sweep", "analysis", "table1", "__init__"],
     "network": [
-        *("deepening", "costs", "frozen", "model", "loaded", "claims", "named_weights", "checks", "build", "layers"),
+        *(
+            "deepening",
+            "costs",
+            "frozen",
+            "model",
+            "weights_files",
+            "loaded",
+            "claims",
+            "named_weights",
+            "checks",
+            "build",
+        ),
+        *("unit_layers", "layers"),
         *(
             "registry",
             "shapes",

@@ -91,7 +91,7 @@ def test_a_training_begins_with_weights_which_are_deepened_and_adds_up_what_they
     for name in ("seconds", "cpu_seconds"):
         assert card[f"total_{name}"] == pytest.approx(card[name] + first[name], abs=0.11)
     before, after = (keras.models.load_model(path / "model.keras") for path in (folder, tmp_path / "deeper"))
-    kernels = [network.get_layer("logits").kernel.numpy() for network in (before, after)]
+    kernels = [network.get_layer("predictions").kernel.numpy() for network in (before, after)]
     np.testing.assert_array_equal(*kernels)
     again = train(tmp_path / "again", model="ResNet20", recipe=still, start=tmp_path / "deeper")
     assert [link["weights"] for link in again["chain"]] == [card["start"]["weights"], again["start"]["weights"]]

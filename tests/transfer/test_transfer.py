@@ -52,7 +52,7 @@ def arrays(network):
 
 def moved(before, after):
     """Returns the names of the weights that differ by a bit, without the head's."""
-    names = {name for name in before if not name.startswith("logits")}
+    names = {name for name in before if not name.startswith("predictions")}
     return {name for name in names if before[name].tobytes() != after[name].tobytes()}
 
 
@@ -104,8 +104,8 @@ def test_what_is_frozen_stays_to_the_bit_and_the_rest_is_trained(run, source):
     trained = {name for name in of_parts(before, "stage2") if not is_statistic(name)}
     assert len(trained) == 9  # two BN and two convolutions of the unit, its projection, the last BN
     assert moved(before, after) == trained
-    assert after["logits/kernel"].shape == (8, 3)
-    assert np.abs(after["logits/kernel"]).max() > 0
+    assert after["predictions/kernel"].shape == (8, 3)
+    assert np.abs(after["predictions/kernel"]).max() > 0
 
 
 def test_the_command_takes_every_field_of_a_recipe(monkeypatch, capsys):
@@ -252,7 +252,7 @@ def test_both_layouts_train_the_same(source, float64, bn):
     for layout in ("stacked", "layers"):
         network = new_head(keras_preact.relayout(source, layout), SPEC, DATA, "float64")
         assert network.layout == layout
-        network.get_layer("logits").kernel.assign(np.linspace(-1, 1, 24).reshape(8, 3))
+        network.get_layer("predictions").kernel.assign(np.linspace(-1, 1, 24).reshape(8, 3))
         freeze(network, tuning)
         rates = [tuning.rates(2)[part] for part in parts_of_variables(network)]
         model = TrainingModel(network, keras_preact.data.preparation.Preparation(DATA), tuning.bn != "train")
@@ -278,7 +278,7 @@ def test_the_new_head_is_zero_and_all_else_the_weights(source):
         network = new_head(trained, SPEC, DATA, "float32")
         assert moved(arrays(trained), arrays(network)) == set()
         assert network.output_shape == (None, 3)
-        assert not np.any(network.get_layer("logits").get_weights()[0])
+        assert not np.any(network.get_layer("predictions").get_weights()[0])
 
 
 def test_the_recipe_follows_the_size_of_the_data():

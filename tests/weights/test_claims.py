@@ -15,7 +15,7 @@ from weights_files import SPEC, arrays_of, build, card_of, trained, write_osmr
 import keras_preact
 from keras_preact import bounds
 from keras_preact.files import hdf5_arrays
-from keras_preact.network.model import FINGERPRINT
+from keras_preact.network.weights_files import FINGERPRINT
 from keras_preact.training import run_folder
 from keras_preact.training.source import find_source
 from keras_preact.weights.pretrained import load_pretrained

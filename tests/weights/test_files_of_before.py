@@ -30,6 +30,25 @@ def test_models_and_weights(layout):
         np.testing.assert_allclose(network.predict(IMAGES, verbose=0), EXPECTED[layout], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("layout", ["stacked", "layers"])
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_a_classifier_of_two_layers(layout):
+    """Its Dense was `logits`, and `predictions` an activation, of which only what it computes goes on."""
+    expected = json.loads((BEFORE / "two_layers" / "expected.json").read_text())[layout]
+    changed = keras.models.load_model(BEFORE / "two_layers" / f"changed_{layout}.keras")
+    classifier = changed.layers[-1]
+    assert (classifier.name, classifier.trainable, classifier.activation) == (
+        *("predictions", False),
+        keras.activations.sigmoid,
+    )
+    assert changed.get_layer("stem_conv").kernel_regularizer is not None
+    quantized = keras.models.load_model(BEFORE / "two_layers" / f"quantized_{layout}.keras")
+    assert quantized.layers[-1].quantization_mode == "int8"
+    assert quantized.layers[-1].trainable  # its activation was frozen, which meant nothing
+    for model, name in ((changed, "changed"), (quantized, "quantized")):
+        np.testing.assert_allclose(model.predict(IMAGES, verbose=0), expected[name], rtol=1e-4, atol=1e-6)
+
+
 def test_a_run(tmp_path):
     stated = json.loads((BEFORE / "run" / "card.json").read_text())
     assert keras_preact.evaluate(BEFORE / "run")["error_percent"] == pytest.approx(stated["error_percent"], abs=0.28)

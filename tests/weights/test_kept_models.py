@@ -125,10 +125,10 @@ def test_a_quantized_network_reads_back_and_is_not_exported(layout, tmp_path):
     model.quantize("int8")
     expected = model.predict(IMAGES, verbose=0)
     other = reloaded(model, tmp_path)
-    assert other.get_layer("logits").quantization_mode == "int8"
+    assert other.get_layer("predictions").quantization_mode == "int8"
     np.testing.assert_array_equal(other.predict(IMAGES, verbose=0), expected)
     how = Preprocessing((8, 8), (0.0,) * 3, (1.0,) * 3)
-    with pytest.raises(ValueError, match=r"`model` must be without quantized layers.*logits: int8"):
+    with pytest.raises(ValueError, match=r"`model` must be without quantized layers.*predictions: int8"):
         export(model, tmp_path / "export", preprocessing=how, class_names="abcdefghij", sample_images=np.zeros(1))
 
 
@@ -158,13 +158,13 @@ def test_a_card_of_weights_from_elsewhere_reads_back(tmp_path):
 def test_a_file_notes_nothing_of_layers_that_are_as_they_were_made(layout, tmp_path):
     other = reloaded(compiled(build(layout)), tmp_path)
     with zipfile.ZipFile(tmp_path / "model.keras") as file:
-        assert "layers" not in json.loads(file.read("config.json"))["config"]
+        assert "changed_layers" not in json.loads(file.read("config.json"))["config"]
     assert other.get_config() == build(layout).get_config()
 
 
 def test_a_file_from_before_reads_as_it_did():
     config = build().get_config()
-    assert not {"layers", "card", "loaded"} & config.keys()
+    assert not {"changed_layers", "card", "loaded"} & config.keys()
     model = keras_preact.network.model.ResidualNetwork.from_config(config)
     assert model.card is None
     assert len(model.trainable_variables) == len(build().trainable_variables)

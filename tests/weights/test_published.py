@@ -98,7 +98,7 @@ def as_ours(arrays, orders):
             conv(f"{name}_conv2", f"{theirs}.conv2", every, order)
             bn(f"{name}_bn2", f"{theirs}.bn2", order)
             before = order
-    ours["logits/kernel"], ours["logits/bias"] = arrays["linear.weight"].T[before], arrays["linear.bias"]
+    ours["predictions/kernel"], ours["predictions/bias"] = arrays["linear.weight"].T[before], arrays["linear.bias"]
     return ours
 
 

@@ -373,11 +373,13 @@ def test_another_head_is_new_and_the_trunk_is_that_of_the_weights(arguments, kin
     card, model = source
     other = build(card if kind == "card" else card.path, **arguments)
     theirs, ours = arrays_of(model), arrays_of(other)
-    assert all(np.array_equal(theirs[name], array) for name, array in ours.items() if not name.startswith("logits"))
-    assert other.loaded.unused == ("logits/kernel", "logits/bias")
-    assert other.loaded.new == (("logits/kernel", "logits/bias") if "num_classes" in arguments else ())
+    assert all(
+        np.array_equal(theirs[name], array) for name, array in ours.items() if not name.startswith("predictions")
+    )
+    assert other.loaded.unused == ("predictions/kernel", "predictions/bias")
+    assert other.loaded.new == (("predictions/kernel", "predictions/bias") if "num_classes" in arguments else ())
     assert other.loaded.arrays == len(theirs) - 2
-    assert "logits/kernel not used" in str(other.loaded)
+    assert "predictions/kernel not used" in str(other.loaded)
     assert other.loaded.source == (card.name if kind == "card" else card.path)
 
 

@@ -11,9 +11,11 @@ from keras_preact.errors import argument_error, check_integer
 from keras_preact.laboratory.analysis.gradients import check_backend, linearized
 from keras_preact.laboratory.analysis.probe import GRADIENTS, SIGNALS, Settings, measured_unit
 from keras_preact.laboratory.analysis.result import Propagation
+from keras_preact.network.build import classifier_logits
 from keras_preact.network.layers.residual_units import ResidualUnits
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import copy_trainable, copy_weights
+from keras_preact.network.parts import CLASSIFIER
 from keras_preact.training.source import find_source
 
 
@@ -31,7 +33,8 @@ def analyze(model, images, labels=None, *, training=True, deletions=0, seed=0):
         model: A `ResidualNetwork` in either layout, or a trained one: a name of `list_weights()`, the folder of a run
             or of kept weights, or a `.keras` or `.weights.h5` file.
         images: Array (batch, height, width, channels), normalised as the network expects.
-        labels: Whole numbers, (batch,), from 0 to classes - 1; None to measure signals alone.
+        labels: Whole numbers, (batch,), from 0 to classes - 1, of one sigmoid output 0 or 1; None to measure signals
+            alone.
         training: Whether batch normalisations use the batch's statistics and dropout is on, as in a training step. A
             deep network that was never trained has no moving statistics worth using.
         deletions: How many units to delete, one at a time and evenly spaced among those that keep the shape: x_l
@@ -98,13 +101,37 @@ def _checked_labels(model, labels, count):
         return None
     if not model.has_top:
         raise argument_error("labels", "left out: the network has no classifier", f"{len(labels)} labels")
-    labels, classes = np.asarray(labels), model.output_shape[-1]
+    if _crossentropy(model) is None:
+        expected = "left out: the loss of this head is not known, a softmax over classes or one sigmoid output has one"
+        outputs = f"{model.output_shape[-1]} x {keras.activations.serialize(_activation(model))}"
+        raise argument_error("labels", expected, f"{len(labels)} labels for {outputs}")
+    labels, classes = np.asarray(labels), max(2, model.output_shape[-1])
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         expected = f"whole numbers, one per image: shape ({count},)"
         raise argument_error("labels", expected, f"{labels.dtype} of shape {labels.shape}")
     if labels.min() < 0 or labels.max() >= classes:
         raise argument_error("labels", f"from 0 to {classes - 1}", f"{labels.min()} to {labels.max()}")
     return labels.astype("int32")
+
+
+def _activation(model):
+    return model.get_layer(CLASSIFIER).activation
+
+
+def _crossentropy(model):
+    """Returns the function of labels and logits to each image's loss that a network's head is trained by, or None.
+
+    Without an activation the head is taken for one over classes, or with one output for a sigmoid.
+    """
+    name, is_one = keras.activations.serialize(_activation(model)), model.output_shape[-1] == 1
+    if name not in (("linear", "sigmoid") if is_one else ("linear", "softmax")):
+        return None
+    return _binary if is_one else lambda labels, x: ops.sparse_categorical_crossentropy(labels, x, from_logits=True)
+
+
+def _binary(labels, logits):
+    logits = ops.squeeze(logits, -1)
+    return ops.softplus(logits) - ops.cast(labels, logits.dtype) * logits
 
 
 def _stacked(model):
@@ -158,11 +185,12 @@ def _called(model, x, training):
 
 def _loss(network, last, labels, training):
     """Returns the function from the last unit's output to E."""
-    head = keras.Model(last.output, network.get_layer("logits").output)
+    of_image = _crossentropy(network)
+    pooled = keras.Model(last.output, network.get_layer("pool").output)
 
     def loss(x):
-        logits = _called(head, x, training)
-        return ops.mean(ops.sparse_categorical_crossentropy(labels, logits, from_logits=True))
+        logits = classifier_logits(network, _called(pooled, x, training))
+        return ops.mean(of_image(labels, logits))
 
     return loss
 

@@ -25,7 +25,7 @@ def find_network(model, data=None, data_dir=None):
     if is_model_name(model):
         key, data = model_key(model), _data(data, data_dir)
         shape = (None, None, data.image_shape[-1])  # the images decide the size
-        return get_model(key, input_shape=shape, num_classes=len(data.class_names)), data
+        return get_model(key, input_shape=shape, num_classes=len(data.class_names), layout="stacked"), data
     source = find_source(model, "model")
     if data is None and source.is_run:
         where = data_dir or source.data_dir

@@ -119,7 +119,8 @@ def _first_images(data, count):
 
 def _network(data, seed, depth, **options):
     keras.utils.set_random_seed(seed)
-    return ResNet(depth, family="cifar", input_shape=data.image_shape, num_classes=len(data.class_names), **options)
+    options = {"input_shape": data.image_shape, "num_classes": len(data.class_names), "layout": "stacked", **options}
+    return ResNet(depth, family="cifar", **options)
 
 
 def _train(network, data, steps, global_batch_size, seed):

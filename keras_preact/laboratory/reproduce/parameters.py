@@ -29,7 +29,7 @@ class Row:
 
     def build(self, **arguments):
         """Returns the `keras.Model`."""
-        options = {"num_classes": self.num_classes, **self.options, **arguments}
+        options = {"num_classes": self.num_classes, "layout": "stacked", **self.options, **arguments}
         return ResNet(self.depth, family=self.family, **options)
 
 

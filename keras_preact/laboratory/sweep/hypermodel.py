@@ -157,7 +157,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         keras.utils.set_random_seed(recipe.seed)
         classes = len(self.data.class_names)
         arguments = {"input_shape": self.data.image_shape, "num_classes": classes, "dtype": recipe.precision}
-        network = get_model(key, **{**arguments, **options})
+        network = get_model(key, **{"layout": "stacked", **arguments, **options})
         model = TrainingModel(network, Preparation(self.data, recipe.augmentation()))
         model.compile(
             make_optimizer(recipe, self._batches(recipe).steps_per_epoch),

@@ -2,6 +2,7 @@
 
 import re
 
+from keras_preact.network.parts import CLASSIFIER
 from keras_preact.weights.converters.hdf5 import read
 
 __all__ = ["our_name", "read"]
@@ -16,7 +17,7 @@ PARTS = {
     "2_bn": "bn3",
     "3_conv": "conv3",
 }
-OTHERS = {"conv1_conv": "stem_conv", "post_bn": "final_bn", "predictions": "logits", "probs": "logits"}
+OTHERS = {"conv1_conv": "stem_conv", "post_bn": "final_bn", "predictions": CLASSIFIER, "probs": CLASSIFIER}
 
 
 def our_name(theirs, spec):

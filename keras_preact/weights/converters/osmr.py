@@ -7,6 +7,7 @@ them twice.
 import itertools
 import re
 
+from keras_preact.network.parts import CLASSIFIER
 from keras_preact.weights.converters.hdf5 import read
 
 __all__ = ["our_name", "read"]
@@ -16,7 +17,7 @@ OTHERS = {
     "init_block/conv": "stem_conv",
     "init_block/bn": "stem_bn",
     "post_activ/bn": "final_bn",
-    "output1": "logits",
+    "output1": CLASSIFIER,
 }
 
 

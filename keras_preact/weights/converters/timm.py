@@ -3,10 +3,12 @@
 import contextlib
 import re
 
+from keras_preact.network.parts import CLASSIFIER
+
 __all__ = ["our_array", "our_name", "read"]
 
 UNIT = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.(?:(conv|norm)(\d)|(downsample\.conv))\.(\w+)")
-OTHERS = {"stem.conv": "stem_conv", "norm": "final_bn", "head.fc": "logits"}
+OTHERS = {"stem.conv": "stem_conv", "norm": "final_bn", "head.fc": CLASSIFIER}
 NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 CONV = {"weight": "kernel", "bias": "bias"}
 
