@@ -1,6 +1,7 @@
 """What a resumed run gives back to callbacks: what Keras' count, and what those of one's own say that they keep."""
 
 import json
+import numbers
 from dataclasses import dataclass
 
 import keras
@@ -66,9 +67,11 @@ class Saved:
 
 
 def _state_of(callback):
+    """Returns a copy of what a callback keeps: what it says itself, or those of `COUNTERS` that are numbers."""
     if hasattr(callback, "state_dict"):
-        return callback.state_dict()
-    return {name: _plain(getattr(callback, name)) for name in COUNTERS if getattr(callback, name, None) is not None}
+        return json.loads(json.dumps(callback.state_dict()))
+    counters = {name: getattr(callback, name, None) for name in COUNTERS}
+    return {name: _plain(value) for name, value in counters.items() if isinstance(value, numbers.Real)}
 
 
 def _give(callback, state):
@@ -92,7 +95,7 @@ def check_callbacks(callbacks, recipe):
         if hasattr(callback, "state_dict") != hasattr(callback, "load_state_dict"):
             raise argument_error("callbacks", "with both state_dict and load_state_dict, or neither", name)
         try:
-            json.dumps(_state_of(callback))
+            _state_of(callback)
         except (TypeError, ValueError) as error:
             raise argument_error("callbacks", "with a state that JSON can hold", name, str(error)) from error
         if recipe.levels and getattr(callback, "restore_best_weights", False):

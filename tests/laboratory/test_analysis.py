@@ -386,7 +386,7 @@ def test_jax_measures_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(model=keras.Sequential()), "`model` must be a network that keras_preact built"),
+        (dict(model=keras.Sequential()), "`model` must be a network of keras_preact, a name"),
         (dict(images=np.zeros((4, 9, 8, 3))), r"`images` must be numbers of shape \(batch, 8, 8, 3\)"),
         (dict(images=np.zeros((0, 8, 8, 3))), "`images`"),
         (dict(images=np.full((4, 8, 8, 3), np.nan)), "`images` must be finite"),

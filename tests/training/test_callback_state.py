@@ -95,6 +95,17 @@ def test_a_checkpoint_of_before_gives_counters_in_the_order_of_the_callbacks():
     assert (callbacks[0].wait, callbacks[0].best) == (2, 0.5)
 
 
+class Words(keras.callbacks.Callback):
+    best = "the first epoch"  # no counter, though called as one
+
+
+def test_a_state_is_a_copy_and_words_are_no_counters():
+    losses = Losses()
+    saved = Saved.from_callbacks([losses, Words()])
+    losses.losses.append(0.5)
+    assert saved.plain() == [{"class": "Losses", "state": {"losses": []}}, {"class": "Words", "state": {}}]
+
+
 class Half(keras.callbacks.Callback):
     def state_dict(self):
         return {}

@@ -189,7 +189,7 @@ def test_a_card_is_shown_with_the_options_of_its_network(name, capsys):
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
-        (["--data", "cifar-10"], 'dataset.*"cifar10", "cifar100", "digits", "imagenet".*Received.*Nearest: "cifar10"'),
+        (["--data", "cifar-10"], 'data.*"cifar10", "cifar100", "digits", "imagenet".*Received.*Nearest: "cifar10"'),
         (["--model", "ResNet-164"], 'model.*Received.*Nearest: "resnet164"'),
         (["--model", "resnet12"], "depth.*12"),
     ],

@@ -41,7 +41,7 @@ def register_converter(name, read, our_name, our_array=None):
     Args:
         name: What `converter=` takes: small letters, digits and underscores, a letter first.
         read: Maps the path of a file to a dict {their name: array}, or to a context manager that yields one, such as
-            `np.load` or `h5py.File`. It must run no code that a file brings.
+            `np.load` or `h5py.File`. It must run no code of the file.
         our_name: Maps (their name, the `NetworkSpec`) to the name of the array in `layout="layers"`, such as
             `stage2_unit07_conv1/kernel`; to None for what the network has no use of.
         our_array: Maps (array, its rank here) to the array in our order of axes: kernels are (height, width, in, out),
