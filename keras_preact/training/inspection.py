@@ -2,6 +2,7 @@
 
 from keras_preact.network import costs
 from keras_preact.network.families import is_model_name
+from keras_preact.training.provenance import suited_precision
 from keras_preact.training.source import find_source
 from keras_preact.zoo import get_model
 
@@ -9,7 +10,7 @@ SIDE = 32  # of the images of a network that leaves their size open, in pixels
 
 
 def inspect(model, batch_size=1):
-    """Shows what a network costs, stage by stage.
+    """Shows what a network costs, stage by stage, and which precision suits this machine's processor.
 
     Args:
         model: The name of a network, or a trained one: a network of this package, a name of `list_weights()`, the
@@ -26,4 +27,6 @@ def inspect(model, batch_size=1):
     height, width = network.input_shape[1:3]
     size = None if height and width else (SIDE, SIDE)
     costs.summary(network, batch_size, size)
+    if line := suited_precision():
+        print(line)
     return costs.model_costs(network, size)

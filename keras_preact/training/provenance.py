@@ -41,13 +41,30 @@ def device_name():
 
 
 def _processor():
+    name = _cpu_info("model name") or platform.processor() or platform.machine()
+    return f"{os.cpu_count()} x {name}"
+
+
+def suited_precision(cpu_flags=None):
+    """Returns a sentence on the precision that suits this machine's processor; None where it cannot be told.
+
+    Args:
+        cpu_flags: What the processor can do, in Linux' words; by default those of `/proc/cpuinfo`.
+    """
+    if cpu_flags is None:
+        cpu_flags = _cpu_info("flags") or _cpu_info("Features")  # of x86, of ARM
+    if not cpu_flags:
+        return None
+    if {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_flags.split()):
+        return "This CPU computes bfloat16 natively: train with --precision mixed_bfloat16."
+    return "This CPU does not compute bfloat16 natively: float32 trains faster on it."
+
+
+def _cpu_info(field):
+    """Returns a field of the first processor in `/proc/cpuinfo`; empty if there is none."""
     info = pathlib.Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in _lines(info) if line.startswith("model name")]
-    return f"{os.cpu_count()} x {names[0] if names else platform.processor() or platform.machine()}"
-
-
-def _lines(path):
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
 
 
 def commit():

@@ -12,6 +12,7 @@ from keras_preact.cli import VERBS, function_of, help_text, main
 from keras_preact.commands import networks
 from keras_preact.names import command_line
 from keras_preact.training import trainer
+from keras_preact.training.provenance import suited_precision
 from keras_preact.weights.cards import TRAINED
 
 
@@ -37,6 +38,19 @@ def test_inspect_shows_stages_of_a_name(capsys):
     out = capsys.readouterr().out
     assert [line.split()[0] for line in out.splitlines()[3:8]] == ["stem", "stage1", "stage2", "stage3", "head"]
     assert "signals of 2, MB" in out
+    assert ("bfloat16" in out) == (suited_precision() is not None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("fpu avx2 avx512_bf16", "mixed_bfloat16"),
+        ("fp asimd bf16", "mixed_bfloat16"),
+        ("fpu avx2 avx512f", "float32 trains faster"),
+    ],
+)
+def test_the_precision_that_suits_a_processor_is_told_by_its_flags(flags, said):
+    assert said in suited_precision(flags)
 
 
 def test_train_evaluate_predict_and_inspect(tmp_path, capsys):
