@@ -97,11 +97,11 @@ def stated(weights):
 
 def check_spec(name, theirs, ours):
     """Raises a `ValueError` that names both sides if a network's spec contradicts that of the weights `name`."""
-    for name, value in theirs.to_dict().items():
-        asked = getattr(ours, name) if name in ("stem", "shortcut") else ours.to_dict()[name]
-        if ours.to_dict()[name] != value and name not in FREE_FIELDS:
-            expected = f"{getattr(theirs, name)!r}, as in the weights {name}"
-            raise argument_error(name, expected, asked, "Leave it out, or choose other weights.")
+    for field, value in theirs.to_dict().items():
+        asked = getattr(ours, field) if field in ("stem", "shortcut") else ours.to_dict()[field]
+        if ours.to_dict()[field] != value and field not in FREE_FIELDS:
+            expected = f"{getattr(theirs, field)!r}, as in the weights {name}"
+            raise argument_error(field, expected, asked, "Leave it out, or choose other weights.")
 
 
 def load_pretrained(model, source, place=None, digest=None):

@@ -125,4 +125,4 @@ def with_card(folder):
     model = trained()
     path = folder / "model.weights.h5"
     model.save_weights(path)
-    return dataclasses.replace(card_of(path), path=str(path)), model
+    return dataclasses.replace(card_of(path), path=str(path), converter=None), model
