@@ -151,13 +151,13 @@ def test_a_loss_that_is_not_finite_ends_the_training(name):
 
 class Spoil(keras.callbacks.Callback):
     def on_train_end(self, logs=None):  # after the last checkpoint
-        bias = self.model.network.get_layer("logits").bias
+        bias = self.model.network.get_layer("predictions").bias
         bias.assign(bias + np.inf)
 
 
 def test_weights_that_are_not_finite_at_the_end_have_no_card(tmp_path):
     recipe = RECIPE.replace(epochs=1)
-    with pytest.raises(FloatingPointError, match=r"logits/bias holds values that are not finite.*last good checkpoint"):
+    with pytest.raises(FloatingPointError, match=r"predictions/bias holds values that are not finite.*last good checkpoint"):
         train(tmp_path / "run", recipe, callbacks=[Spoil()])
     assert not (tmp_path / "run" / run_folder.CARD).exists()
     assert not (tmp_path / "run" / run_folder.MODEL).exists()

@@ -112,9 +112,9 @@ def test_weights_of_another_author_are_read_by_a_converter_of_ones_own(tmp_path,
         keras_preact.register_weights(name, path=tmp_path / "theirs.npz", **{**known, "error_percent": 1.0})
     with pytest.raises(ValueError, match=rf"`name` must be resnet{SPEC.depth}\.<data set>\.<recipe>"):
         keras_preact.register_weights("resnet9.insects.theirs", path=tmp_path / "theirs.npz", **known)
-    np.savez(tmp_path / "short.npz", **{name: array for name, array in theirs.items() if "logits" not in name})
+    np.savez(tmp_path / "short.npz", **{name: array for name, array in theirs.items() if "predictions" not in name})
     short = keras_preact.register_weights(f"{name}_short", path=tmp_path / "short.npz", **known)
-    with pytest.raises(ValueError, match=r"weights.*whole file of torch_like's.*lacks logits/"):
+    with pytest.raises(ValueError, match=r"weights.*whole file of torch_like's.*lacks predictions/"):
         keras_preact.build_network(SPEC, weights=short.name)
 
 

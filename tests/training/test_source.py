@@ -189,7 +189,7 @@ def test_weights_alone_are_evaluated_exported_and_inspected_with_what_they_do_no
 def test_weights_of_a_run_bring_its_network_and_another_is_refused(trained, tmp_path):
     kinds, _, _ = trained
     network = keras_preact.ResNet(11, weights=kinds["run"], num_classes=5)
-    assert (network.card.classes, network.loaded.new) == (DATA.class_names, ("logits/kernel", "logits/bias"))
+    assert (network.card.classes, network.loaded.new) == (DATA.class_names, ("predictions/kernel", "predictions/bias"))
     assert network.input_shape == (None, 8, 8, 3)
     for build, message in (
         (lambda: keras_preact.ResNet(20, weights=kinds["run"]), r"`weights` must be those of a network of units=\(3"),
