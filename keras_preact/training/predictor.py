@@ -35,7 +35,7 @@ class Prediction:
     problem: str | None = None
 
 
-def predict(model, image_paths, top=3):
+def predict(model, images, top=3):
     """Classifies image files with a trained network.
 
     A file that cannot be read has a `problem` in place of classes, and the others are classified all the same.
@@ -43,7 +43,7 @@ def predict(model, image_paths, top=3):
     Args:
         model: A name of `list_weights()`, the folder of a run or of kept weights, a `.keras` file of a run, or a
             network with trained weights.
-        image_paths: Paths of images in any format that Pillow reads, and of folders, whose images are taken, with those
+        images: Paths of images in any format that Pillow reads, and of folders, whose images are taken, with those
             of their subfolders; or one path. Each image is turned upright, resized and cropped as the network's test
             images were, and made grey or RGB.
         top: How many classes to return for each.
@@ -62,11 +62,11 @@ def predict(model, image_paths, top=3):
         expected = "one that says how images are prepared, and what its classes are called"
         raise argument_error("model", expected, source.name, hint)
     top = min(check_integer("top", top), len(classes))
-    paths, network, found = files_of(image_paths), source.load(), []
+    paths, network, found = files_of(images), source.load(), []
     for start in range(0, len(paths), BATCH):
         part = paths[start : start + BATCH]
-        images, problems = read_images(part, how)
-        rows = iter(network.predict(normalize(images, how.mean, how.std), verbose=0) if len(images) else ())
+        pixels, problems = read_images(part, how)
+        rows = iter(network.predict(normalize(pixels, how.mean, how.std), verbose=0) if len(pixels) else ())
         found += [Prediction(path, *_answer(problems.get(path), rows, classes, top)) for path in part]
     return found
 

@@ -31,8 +31,6 @@ ONLY_PYTHON = {
     "explain": {"verbose"},
     "list": {"pattern"},
 }
-# What a file of images is called where Python takes several paths.
-OTHER_WORDS = {"predict": {"images": "image_paths"}}
 # `train` takes every option of a network; these have a flag.
 NETWORK_FLAGS = {"ordering", "shortcut", "layout", "unroll", "remat", "family"}
 
@@ -44,7 +42,7 @@ def flags(verb):
         if dataclasses.is_dataclass(parameter.default):
             found |= dataclasses.asdict(parameter.default)
         else:
-            found[OTHER_WORDS.get(verb, {}).get(name, name)] = parameter.default
+            found[name] = parameter.default
     return found
 
 

@@ -157,7 +157,9 @@ class Spoil(keras.callbacks.Callback):
 
 def test_weights_that_are_not_finite_at_the_end_have_no_card(tmp_path):
     recipe = RECIPE.replace(epochs=1)
-    with pytest.raises(FloatingPointError, match=r"predictions/bias holds values that are not finite.*last good checkpoint"):
+    with pytest.raises(
+        FloatingPointError, match=r"predictions/bias holds values that are not finite.*last good checkpoint"
+    ):
         train(tmp_path / "run", recipe, callbacks=[Spoil()])
     assert not (tmp_path / "run" / run_folder.CARD).exists()
     assert not (tmp_path / "run" / run_folder.MODEL).exists()
