@@ -352,7 +352,7 @@ def keras_network(task, **arguments):
     else:
         import keras_preact
 
-        options = {"family": "cifar", "unit": "bottleneck", **OURS[task["contestant"]]}
+        options = {"family": "cifar", "unit": "bottleneck", "layout": "stacked", **OURS[task["contestant"]]}
         network = keras_preact.ResNet(task["depth"], **options, **arguments)
     check_parameters(network.trainable_weights, task["depth"])
     return network

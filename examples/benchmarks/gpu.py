@@ -38,7 +38,7 @@ class Timing(keras.callbacks.Callback):
 def ours(depth, batch, rounds, unroll="auto"):
     """Returns (seconds to the end of the first step, images/s of the best round)."""
     start = time.perf_counter()
-    network = keras_preact.ResNet(depth, unit="bottleneck", dtype="mixed_bfloat16", unroll=unroll)
+    network = keras_preact.ResNet(depth, unit="bottleneck", layout="stacked", dtype="mixed_bfloat16", unroll=unroll)
     network.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy", jit_compile=True)
     images, labels = map(keras.ops.convert_to_tensor, random_batch(batch))
     batches, timing = ((images, labels) for _ in itertools.count()), Timing()

@@ -68,7 +68,7 @@ def bare(arguments, recipe, options):
         input_shape=data.image_shape,
         num_classes=len(data.class_names),
         dtype=recipe.precision,
-        **options,
+        **{"layout": "stacked", **options},
     )
     model = TrainingModel(network, Preparation(data, augmentation))
     optimizer = make_optimizer(recipe.replace(schedule="constant", drops=(), warmup_steps=0), 1)

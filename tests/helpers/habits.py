@@ -19,7 +19,7 @@ import keras_preact
 
 CLASSES, BATCH, SIDE = 3, 4, 32
 HABITS = {}
-SPEC = keras_preact.NetworkSpec((1, 3), (4, 8), stem={"width": 8, "strides": 4})
+SPEC = keras_preact.NetworkSpec((3,), (8,), stem={"width": 8, "strides": 4})
 Conv2D, BatchNormalization = keras.layers.Conv2D, keras.layers.BatchNormalization
 
 # What each of ours answers with one sentence, and a word of it; all else does what keras.applications' does.
@@ -39,11 +39,10 @@ REFUSED = {
 
 
 def as_keras_applications(classes=CLASSES, **options):
-    """Returns a network of the function that `keras.applications.ResNet50V2` calls, with 4 units of few channels."""
+    """Returns a network of the function that `keras.applications.ResNet50V2` calls, with 3 units of few channels."""
 
     def units(x):
-        x = resnet.stack_residual_blocks_v2(x, 4, 1, name="conv2")
-        return resnet.stack_residual_blocks_v2(x, 8, 3, stride1=1, name="conv3")
+        return resnet.stack_residual_blocks_v2(x, 8, 3, name="conv2")
 
     options = {"input_shape": (SIDE, SIDE, 3), **options}
     return resnet.ResNet(units, True, True, name="resnet_v2", weights=None, classes=classes, **options)
@@ -67,9 +66,9 @@ class Case:
         is_theirs = self.kind == "keras.applications"
         self.build = as_keras_applications if is_theirs else functools.partial(ours, self.kind)
         self.last, self.inner, self.unit = (
-            ("post_relu", "conv3_block2_2_conv", "conv3_block2")
+            ("post_relu", "conv2_block2_2_conv", "conv2_block2")
             if is_theirs
-            else ("final_relu", "stage2_unit02_conv2", "stage2_unit02")
+            else ("final_relu", "stage1_unit02_conv2", "stage1_unit02")
         )
         rng = np.random.default_rng(0)
         self.x = rng.normal(size=(BATCH, SIDE, SIDE, 3)).astype("float32")
@@ -863,8 +862,8 @@ def _(case):
 @habit("export")
 def _(case):
     case.model.export(case.folder / "exported", verbose=False)
-    served = tf.saved_model.load(str(case.folder / "exported")).serve(case.x)
-    same(served, forward(case.model, case.x))
+    loaded = tf.saved_model.load(str(case.folder / "exported"))
+    same(loaded.serve(case.x), forward(case.model, case.x))
 
 
 @habit("quantize to int8")

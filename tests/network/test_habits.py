@@ -9,6 +9,7 @@ KINDS = ("keras.applications", "layers", "stacked")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 @pytest.mark.filterwarnings("ignore:.*The structure of `inputs` doesn't match")
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
 @pytest.mark.filterwarnings("ignore:A total of .* objects could not be loaded")
 def test_habits_hold(kind, tmp_path):
     case = habits.Case(kind, tmp_path)
