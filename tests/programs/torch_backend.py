@@ -52,7 +52,7 @@ given = {"preprocessing": preprocessing, "class_names": names, "sample_images": 
 report = keras_preact.export(stacked, folder / "export", "onnx", **given)
 assert report["formats"]["onnx"]["probability_difference"] < 1e-5
 
-dropped = keras_preact.ResNet(11, input_shape=(8, 8, 3), stochastic_depth=0.5)
+dropped = keras_preact.ResNet(11, input_shape=(16, 16, 1), stochastic_depth=0.5)
 outputs = [keras.ops.convert_to_numpy(dropped(images, training=True)) for _ in range(4)]
 assert any(np.abs(output - outputs[0]).max() > 1e-4 for output in outputs), "nothing is drawn"
 
