@@ -46,7 +46,7 @@ assert int(again.optimizer.iterations) == 2
 stacked.save_weights(folder / "torch.weights.h5")
 np.testing.assert_allclose(network("layers", "torch.weights.h5").predict(images, verbose=0), after, atol=1e-5)
 
-preprocessing, names = Preprocessing((16, 16, 1), (127.5,), (60.0,)), [f"class {number}" for number in range(10)]
+preprocessing, names = Preprocessing((16, 16), (127.5,), (60.0,)), [f"class {number}" for number in range(10)]
 samples = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 1), "uint8")
 given = {"preprocessing": preprocessing, "class_names": names, "sample_images": samples, "verbose": False}
 report = keras_preact.export(stacked, folder / "export", "onnx", **given)

@@ -56,7 +56,7 @@ REFUSED = {
                 model,
                 path,
                 name,
-                preprocessing=Preprocessing((8, 8, 3), (0.0,) * 3, (1.0,) * 3),
+                preprocessing=Preprocessing((8, 8), (0.0,) * 3, (1.0,) * 3),
                 class_names=list("abcd"),
                 sample_images=IMAGES,
             ),
