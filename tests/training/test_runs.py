@@ -7,6 +7,7 @@ import pytest
 import keras_preact
 from keras_preact.data import from_arrays, load
 from keras_preact.network.spec import ShortcutSpec
+from keras_preact.training.callbacks import PLOTTING_SECONDS, RunFiles
 from keras_preact.training.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -117,3 +118,25 @@ def test_a_full_disk_ends_the_run_and_the_same_call_goes_on(tmp_path, monkeypatc
     assert not (tmp_path / "run" / "card.json").exists()
     keras_preact.train("ResNet8", **arguments)
     assert (tmp_path / "run" / "history.csv").read_text().count("\n") == 3
+
+
+def test_curves_are_plotted_at_the_end_and_now_and_then_before(tmp_path, monkeypatch):
+    plotted = []
+
+    def plot(files):
+        plotted.append(len(files.rows))
+        files.is_plotted = True
+
+    monkeypatch.setattr(RunFiles, "_plot", plot)
+    files = RunFiles(tmp_path)
+    for epoch in range(2):
+        files.on_epoch_end(epoch, {"loss": 1.0})
+    assert plotted == []
+    files.plotted -= PLOTTING_SECONDS
+    files.on_epoch_end(2, {"loss": 1.0})
+    files.on_train_end()
+    assert plotted == [3]
+    files.plotted += PLOTTING_SECONDS
+    files.on_epoch_end(3, {"loss": 1.0})
+    files.on_train_end()
+    assert plotted == [3, 4]
