@@ -11,8 +11,6 @@ from keras_preact.training import checkpoints
 from keras_preact.training.levels import Level, level_at, levels_of
 from keras_preact.training.recipe import Recipe
 
-pytestmark = pytest.mark.usefixtures("eager")
-
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(256, size=(45, 16, 16, 3)).astype("uint8"), np.arange(45) % 3
 DATA = from_arrays(IMAGES[:24], LABELS[:24], IMAGES[24:], LABELS[24:])
