@@ -1,6 +1,7 @@
 """Fixtures of more than one file."""
 
 import contextlib
+import gc
 
 import keras
 import pytest
@@ -9,26 +10,52 @@ from keras_preact import exporting
 from keras_preact.data import DATA_SETS
 from keras_preact.network.shortcuts import SHORTCUTS
 from keras_preact.network.unit_spec import ORDERINGS, UNIT_KINDS
+from keras_preact.training.callbacks import RunFiles
 from keras_preact.training.recipes import RECIPES
 from keras_preact.weights import cards
 from keras_preact.weights.converters import CONVERTERS
 
-CAN_EXPORT = exporting.can_export
+CAN_EXPORT, PLOT = exporting.can_export, RunFiles._plot
+DEAREST = ("training", "exporting", "laboratory", "network")
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the folders first whose files take longest: one process would be left alone with the last of them."""
+    places = {name: place for place, name in enumerate(DEAREST)}
+    items.sort(key=lambda item: places.get(item.path.parent.name, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _runs_without_savedmodel():
-    """Leaves the SavedModel out of the runs of this process: it takes a third of a short one's time."""
+    """Leaves SavedModel and picture out of the runs of this process: they take a third of a short one's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "can_export", lambda: False)
+        patch.setattr(RunFiles, "_plot", lambda self: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imports_are_no_garbage():
+    """Keeps what has been imported, a million objects, out of every collection of garbage."""
+    gc.freeze()
+
+
+@pytest.fixture(scope="module")
+def eager():
+    """Compiles nothing in the tests of a file, which takes longer than the few steps of their runs."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module")
 def savedmodel():
-    """Lets a test's runs have their SavedModel."""
+    """Lets a test's runs have their SavedModel and their picture."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "can_export", CAN_EXPORT)
+        patch.setattr(RunFiles, "_plot", PLOT)
         yield
 
 

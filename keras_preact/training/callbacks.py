@@ -55,7 +55,7 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
 
 
 class RunFiles(keras.callbacks.Callback):
-    """Writes `history.csv` after each epoch, and `curves.png` then too, but not twice within `PLOTTING_SECONDS`.
+    """Writes `history.csv` after each epoch, and `curves.png` at the end and every `PLOTTING_SECONDS` at most.
 
     Args:
         folder: The run's.
@@ -66,7 +66,7 @@ class RunFiles(keras.callbacks.Callback):
     def __init__(self, folder, rows=(), writes=True):
         super().__init__()
         self.folder, self.rows, self.writes = pathlib.Path(folder), list(rows), writes
-        self.plotted, self.is_plotted = -math.inf, True
+        self.plotted, self.is_plotted = time.monotonic(), True
 
     def on_epoch_end(self, epoch, logs=None):
         self.rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})

@@ -16,7 +16,7 @@ from keras_preact.training.prefetch import Feed
 from keras_preact.training.source import find_source
 from keras_preact.training.training_model import CROSSENTROPY, Crossentropy, ErrorPercent, TrainingModel
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256  # images at most
 OLD_STATISTICS = 0.01
 
 
@@ -83,7 +83,7 @@ def measure(network, data):
     """Returns {"error_percent": ..., "loss": ...} of a network of probabilities on a `DataSet`'s test images."""
     model = TrainingModel(network, Preparation(data, Augmentation()))
     model.compile(loss=Crossentropy(len(data.class_names)), weighted_metrics=evaluation_metrics())
-    results = model.evaluate(EvaluationBatches(data, "test", EVALUATION_BATCH), verbose=0, return_dict=True)
+    results = model.evaluate(EvaluationBatches(data, "test", batch_size(len(data.test))), verbose=0, return_dict=True)
     return {"error_percent": round(results["error_percent"], 4), "loss": round(results["loss"], 6)}
 
 
@@ -100,9 +100,20 @@ def evaluation_metrics():
     return [ErrorPercent(), keras.metrics.SparseCategoricalCrossentropy(name=CROSSENTROPY)]
 
 
+def batch_size(count, replicas=1):
+    """Returns how many images are evaluated at a time, so that few are computed twice to fill the last batch up.
+
+    Args:
+        count: All images.
+        replicas: The size is a multiple of it.
+    """
+    batches = -(-count // EVALUATION_BATCH)
+    return -(-count // (batches * replicas)) * replicas
+
+
 def evaluation_data(data, devices):
     """Returns what `evaluate` reads, and in how many steps: every test image once, in full batches."""
-    size = -(-EVALUATION_BATCH // devices.replicas) * devices.replicas
+    size = batch_size(len(data.test), devices.replicas)
     batches = EvaluationBatches(data, "test", size, share=(devices.worker, devices.workers))
 
     def generate():

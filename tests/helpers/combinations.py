@@ -139,7 +139,7 @@ def network(row):
     import keras_preact
 
     keras.utils.set_random_seed(0)
-    return keras_preact.ResNet(11, input_shape=(8, 8, 3), **model_options(row))
+    return keras_preact.ResNet(8, input_shape=(8, 8, 3), **model_options(row))
 
 
 def run(row, folder, callbacks=()):
@@ -156,7 +156,7 @@ def run(row, folder, callbacks=()):
         callbacks=callbacks,
     )
     if row["verb"] == "train":
-        return keras_preact.train("ResNet11", model_options=model_options(row), **common)
+        return keras_preact.train("ResNet8", model_options=model_options(row), **common)
     weights = folder.with_name(f"{folder.name.split('.')[0]}.keras")  # of a worker, which builds no network before
     return keras_preact.finetune(
         weights if row["environment"] == "workers" else network(row), bn=row["verb"].split()[1], **common

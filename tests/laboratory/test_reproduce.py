@@ -168,7 +168,10 @@ def test_the_command_refuses_with_status_2(arguments, capsys):
     [
         ("table1", "exclusive_gating_-6", "resnet32.original.exclusive_gating_gate_bias=-6", "8.70"),
         pytest.param("table2", "110.preactivation", "resnet32.preactivation.identity", "6.37", marks=pytest.mark.long),
-        ("table3", "cifar10.110_single.original", "resnet32.single.original.identity", "9.90"),
+        pytest.param(
+            *("table3", "cifar10.110_single.original", "resnet32.single.original.identity", "9.90"),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_a_smoke_row_runs(table, row, name, paper, tmp_path, capsys, monkeypatch):

@@ -20,14 +20,17 @@ import sys
 import numpy as np
 import keras_preact
 import keras
-images = np.load(sys.argv[1] + "/images.npy")
-model = keras.models.load_model(sys.argv[1] + "/model.keras")
-np.save(sys.argv[1] + "/reloaded.npy", model.predict(images, verbose=0))
-other = keras_preact.build_network(model.spec, input_shape=(8, 8, 3), layout=sys.argv[2])
-other.load_weights(sys.argv[1] + "/model.weights.h5")
-np.save(sys.argv[1] + "/weights.npy", other.predict(images, verbose=0))
-np.savez(sys.argv[1] + "/arrays.npz", *model.get_weights())
-assert all(np.array_equal(one, two) for one, two in zip(model.get_weights(), other.get_weights(), strict=True))
+print(keras.models.load_model(sys.argv[1] + "/run.keras").optimizer.l2)
+for layout in ("stacked", "layers"):
+    folder = sys.argv[1] + "/" + layout
+    images = np.load(folder + "/images.npy")
+    model = keras.models.load_model(folder + "/model.keras")
+    np.save(folder + "/reloaded.npy", model(images))
+    other = keras_preact.build_network(model.spec, input_shape=(8, 8, 3), layout=layout)
+    other.load_weights(folder + "/model.weights.h5")
+    np.save(folder + "/weights.npy", other(images))
+    np.savez(folder + "/arrays.npz", *model.get_weights())
+    assert all(np.array_equal(one, two) for one, two in zip(model.get_weights(), other.get_weights(), strict=True))
 """
 
 
@@ -47,40 +50,40 @@ def trained(layout="stacked", **arguments):
     return model
 
 
-@pytest.mark.parametrize("layout", ["stacked", "layers"])
-def test_files_reload_exactly_in_a_process_that_imports_only_keras_preact(layout, tmp_path):
-    model = trained(layout)
-    np.save(tmp_path / "images.npy", images())
-    model.save(tmp_path / "model.keras")
-    model.save_weights(tmp_path / "model.weights.h5")
-    subprocess.run([sys.executable, "-c", RELOAD, str(tmp_path), layout], check=True, env=os.environ)
-    expected = model.predict(images(), verbose=0)
-    # Weights to the bit; outputs to float32 rounding, since threads share the work differently from run to run.
-    with np.load(tmp_path / "arrays.npz") as arrays:
-        assert all(np.array_equal(one, arrays[f"arr_{number}"]) for number, one in enumerate(model.get_weights()))
-    np.testing.assert_allclose(np.load(tmp_path / "reloaded.npy"), expected, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(np.load(tmp_path / "weights.npy"), expected, rtol=0, atol=1e-6)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
-
-
-def test_what_a_run_compiles_with_reloads_in_such_a_process_too(tmp_path):
-    model = build()
-    model.compile(RecipeSGD(0.05, momentum=0.9, l2=1e-4), Crossentropy(10), weighted_metrics=evaluation_metrics())
-    model.save(tmp_path / "model.keras")
-    program = "import sys, keras, keras_preact; print(keras.models.load_model(sys.argv[1]).optimizer.l2)"
-    command = [sys.executable, "-c", program, str(tmp_path / "model.keras")]
+def test_files_reload_exactly_in_a_process_that_imports_only_keras_preact(tmp_path):
+    """So do those of what a run compiles with."""
+    compiled, models = build(), {}
+    compiled.compile(RecipeSGD(0.05, momentum=0.9, l2=1e-4), Crossentropy(10), weighted_metrics=evaluation_metrics())
+    compiled.save(tmp_path / "run.keras")
+    for layout in ("stacked", "layers"):
+        model, folder = trained(layout), tmp_path / layout
+        folder.mkdir()
+        np.save(folder / "images.npy", images())
+        model.save(folder / "model.keras")
+        model.save_weights(folder / "model.weights.h5")
+        models[folder] = model
+    command = [sys.executable, "-c", RELOAD, str(tmp_path)]
     done = subprocess.run(command, check=True, env=os.environ, capture_output=True, text=True)
-    assert done.stdout.split()[-1] == "0.0001"
+    assert done.stdout.split() == ["0.0001"]
+    for folder, model in models.items():
+        expected = model(images())
+        # Weights to the bit; outputs to float32 rounding, since threads share the work differently from run to run.
+        with np.load(folder / "arrays.npz") as arrays:
+            assert all(np.array_equal(one, arrays[f"arr_{number}"]) for number, one in enumerate(model.get_weights()))
+        np.testing.assert_allclose(np.load(folder / "reloaded.npy"), expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(np.load(folder / "weights.npy"), expected, rtol=0, atol=1e-6)
+        assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
 def test_one_weights_file_serves_both_layouts_and_every_unroll(tmp_path):
     model = trained("layers")
     model.save_weights(tmp_path / "a.weights.h5")
     trained("stacked").save_weights(tmp_path / "b.weights.h5")
+    expected = model(images())
     for arguments in ({"layout": "layers"}, {"unroll": 3}, {"unroll": "all"}, {"remat": True}):
         other = build(**arguments)
         other.load_weights(tmp_path / "a.weights.h5")
-        np.testing.assert_allclose(other.predict(images(), verbose=0), model.predict(images(), verbose=0), atol=1e-5)
+        np.testing.assert_allclose(other(images()), expected, atol=1e-5)
         other.save_weights(tmp_path / "c.weights.h5")
         assert arrays(tmp_path / "c.weights.h5") == arrays(tmp_path / "a.weights.h5")
     assert len(arrays(tmp_path / "a.weights.h5")) < 80
@@ -97,7 +100,7 @@ def test_builders_take_a_weights_file(tmp_path):
     model = trained()
     model.save_weights(tmp_path / "model.weights.h5")
     other = build(weights=str(tmp_path / "model.weights.h5"))
-    np.testing.assert_allclose(other.predict(images(), verbose=0), model.predict(images(), verbose=0), atol=1e-6)
+    np.testing.assert_allclose(other(images()), model(images()), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -227,24 +230,22 @@ def test_mixed_precision_keeps_logits_and_weights_in_float32(dtype, layout):
     assert model.get_layer("predictions").compute_dtype == "float32"
     assert model.get_layer("stem_conv").compute_dtype == dtype.removeprefix("mixed_")
     assert {variable.dtype for variable in model.weights} == {"float32"}
-    predicted = model.predict(images(), verbose=0)
-    assert predicted.dtype == np.float32
+    predicted = model(images())
+    assert predicted.dtype == "float32"
     exact = build(layout)
     exact.set_weights(model.get_weights())
-    np.testing.assert_allclose(predicted, exact.predict(images(), verbose=0), atol=0.05)
+    np.testing.assert_allclose(predicted, exact(images()), atol=0.05)
 
 
 def test_a_clone_and_a_part_are_models_too(tmp_path):
     model = trained()
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
-    np.testing.assert_allclose(clone.predict(images(), verbose=0), model.predict(images(), verbose=0), atol=1e-6)
+    np.testing.assert_allclose(clone(images()), model(images()), atol=1e-6)
     part = keras.Model(model.input, model.get_layer("stage2_units02_10").output)
     part.save(tmp_path / "part.keras")
     again = keras.models.load_model(tmp_path / "part.keras")
-    np.testing.assert_allclose(
-        part.predict(images(), verbose=0), again.predict(images(), verbose=0), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(part(images()), again(images()), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,39 +1,39 @@
-"""All orderings x shortcuts x units x widenings x strides build, train a step, and stay finite."""
+"""Orderings, shortcuts, units, widenings and strides, each beside each, build, train a step, and stay finite."""
 
 import keras
 import numpy as np
 import pytest
+from products import diagonals
 
 import keras_preact
 
-COMBINATIONS = [
-    (unit, widening, stride_on)
-    for unit in ("basic", "bottleneck")
-    for widening in ("zero_pad", "projection")
-    for stride_on in ("1x1", "3x3")
-]
+VARIANTS = {
+    "ordering": tuple(keras_preact.ORDERINGS),
+    "shortcut": tuple(keras_preact.SHORTCUT_PARAMETERS),
+    "unit": ("basic", "bottleneck"),
+    "widening": ("zero_pad", "projection"),
+    "stride_on": ("1x1", "3x3"),
+}
 
 
-@pytest.mark.parametrize("shortcut", keras_preact.SHORTCUT_PARAMETERS)
-@pytest.mark.parametrize("ordering", keras_preact.ORDERINGS)
-def test_every_variant_trains_a_step(ordering, shortcut):
+@pytest.mark.parametrize(tuple(VARIANTS), diagonals(*VARIANTS.values(), every=4))
+def test_every_variant_trains_a_step(ordering, shortcut, unit, widening, stride_on):
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(4, 8, 8, 3)).astype("float32"), rng.integers(3, size=4)
-    for unit, widening, stride_on in COMBINATIONS:
-        spec = keras_preact.NetworkSpec(
-            units=(1, 2),
-            widths=(4, 6),
-            unit=unit,
-            stem={"width": 4},
-            ordering=ordering,
-            shortcut=shortcut,
-            widening=widening,
-            stride_on=stride_on,
-        )
-        model = keras_preact.build_network(spec, input_shape=(8, 8, 3), num_classes=3)
-        model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy", run_eagerly=True)
-        assert np.isfinite(model.train_on_batch(images, labels))
-        assert all(np.isfinite(weight).all() for weight in model.get_weights()), (unit, widening, stride_on)
+    spec = keras_preact.NetworkSpec(
+        units=(1, 2),
+        widths=(4, 6),
+        unit=unit,
+        stem={"width": 4},
+        ordering=ordering,
+        shortcut=shortcut,
+        widening=widening,
+        stride_on=stride_on,
+    )
+    model = keras_preact.build_network(spec, input_shape=(8, 8, 3), num_classes=3)
+    model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy", run_eagerly=True)
+    assert np.isfinite(model.train_on_batch(images, labels))
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
 @pytest.mark.parametrize("layout", ["layers", "stacked"])

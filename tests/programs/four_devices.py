@@ -22,7 +22,7 @@ from keras_preact.training.training_model import Crossentropy, TrainingModel
 folder = pathlib.Path(sys.argv[1])
 recipe = keras_preact.RECIPES["digits"].replace(epochs=1, global_batch_size=360, clip_norm=0.3, learning_rate=0.01)
 for strategy, replicas in (("none", 1), ("auto", 4)):
-    card = keras_preact.train("ResNet11", recipe=recipe, output=folder / strategy, strategy=strategy, verbose=0)
+    card = keras_preact.train("ResNet8", recipe=recipe, output=folder / strategy, strategy=strategy, verbose=0)
     assert card["devices"]["replicas"] == replicas
 alone, together = (checkpoints.newest(folder / name / "checkpoints").arrays for name in ("none", "auto"))
 for name, array in alone.items():

@@ -6,7 +6,6 @@ import math
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_preact
 from keras_preact.data import from_arrays
@@ -19,15 +18,7 @@ IMAGES, LABELS = RNG.integers(256, size=(48, 8, 8, 1), dtype=np.uint8), np.arang
 DATA = from_arrays(IMAGES, LABELS, IMAGES[:9], LABELS[:9])
 RECIPE = keras_preact.Recipe(epochs=4, global_batch_size=16, learning_rate=0.01)
 
-pytestmark = pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly")
-
-
-@pytest.fixture(autouse=True)
-def quick():
-    """Runs here compile nothing, which takes longer than all the rest of them."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 def train(output, recipe=RECIPE, **arguments):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_preact
 from keras_preact import files
@@ -26,16 +26,7 @@ IMAGES, LABELS = RNG.integers(256, size=(48, 8, 8, 1), dtype=np.uint8), np.arang
 DATA = from_arrays(IMAGES, LABELS, IMAGES[:9], LABELS[:9])
 RECIPE = Recipe(epochs=3, global_batch_size=16, learning_rate=0.01, warmup_steps=0)
 
-
-pytestmark = pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly")
-
-
-@pytest.fixture(autouse=True)
-def quick():
-    """Runs here compile nothing, which takes longer than all the rest of them."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 class Kill(BaseException):
@@ -44,7 +35,7 @@ class Kill(BaseException):
 
 def train(output, recipe=RECIPE, data=DATA, **arguments):
     arguments = {"strategy": "none", "verbose": 0, **arguments}
-    return keras_preact.train("ResNet11", data=data, recipe=recipe, output=output, **arguments)
+    return keras_preact.train("ResNet8", data=data, recipe=recipe, output=output, **arguments)
 
 
 def killed_in(function, monkeypatch, output, kill=Kill, **arguments):
@@ -127,8 +118,8 @@ def test_a_kill_while_a_sweep_is_made_does_not_lock_it(tmp_path):
     (aside / files.ALIVE).touch()
     (tmp_path / "sweep" / ".sweep.json.lock").touch()
     recipe = RECIPE.replace(epochs=1)
-    rows = sweep("depth=11", data=DATA, recipe=recipe, seeds=1, output=tmp_path / "sweep", strategy="none")
-    assert [row["depth"] for row in rows] == [11]
+    rows = sweep("depth=8", data=DATA, recipe=recipe, seeds=1, output=tmp_path / "sweep", strategy="none")
+    assert [row["depth"] for row in rows] == [8]
     assert not aside.exists()
 
 
@@ -150,22 +141,30 @@ def test_what_a_kill_left_in_a_finished_run_goes_at_the_next_start_and_into_no_b
 
 def test_a_sweep_on_other_images_is_refused(tmp_path, monkeypatch):
     arguments = dict(recipe=RECIPE.replace(epochs=1), seeds=1, output=tmp_path / "sweep", strategy="none")
-    sweep("depth=11", data=DATA, **arguments)
+    sweep("depth=8", data=DATA, **arguments)
     other = from_arrays(IMAGES[::-1], LABELS, IMAGES[:9], LABELS[:9])
     with pytest.raises(ValueError, match=r"`output`.*another sweep: identity\.data_digest is"):
-        sweep("depth=11", data=other, **arguments)
+        sweep("depth=8", data=other, **arguments)
 
 
 # What is resumed
 
 
-def stopped_run(tmp_path, monkeypatch):
-    killed_in("save", monkeypatch, tmp_path / "run")
-    return tmp_path / "run"
+@pytest.fixture(scope="module")
+def killed_run(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("killed") / "run"
+        killed_in("save", patch, folder)
+    return folder
 
 
-def test_other_images_and_other_classes_are_refused(tmp_path, monkeypatch):
-    folder = stopped_run(tmp_path, monkeypatch)
+@pytest.fixture
+def folder(killed_run, tmp_path):
+    """The folder of a run that was killed after its last step."""
+    return shutil.copytree(killed_run, tmp_path / "run")
+
+
+def test_other_images_and_other_classes_are_refused(folder):
     images = IMAGES.copy()
     images[3, 2, 1, 0] ^= 1
     others = {
@@ -181,8 +180,7 @@ def test_other_images_and_other_classes_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("field", "value"), [("backend", "torch"), ("keras_preact_major", 7)])
-def test_another_backend_and_major_version_are_refused(field, value, tmp_path, monkeypatch):
-    folder = stopped_run(tmp_path, monkeypatch)
+def test_another_backend_and_major_version_are_refused(field, value, folder):
     experiment = json.loads((folder / run_folder.EXPERIMENT).read_text())
     experiment["identity"][field] = value
     (folder / run_folder.EXPERIMENT).write_text(json.dumps(experiment))
@@ -190,8 +188,7 @@ def test_another_backend_and_major_version_are_refused(field, value, tmp_path, m
         train(folder)
 
 
-def test_a_run_of_before_that_knows_no_identity_is_resumed(tmp_path, monkeypatch):
-    folder = stopped_run(tmp_path, monkeypatch)
+def test_a_run_of_before_that_knows_no_identity_is_resumed(folder):
     experiment = json.loads((folder / run_folder.EXPERIMENT).read_text())
     del experiment["identity"]
     (folder / run_folder.EXPERIMENT).write_text(json.dumps(experiment))
@@ -295,6 +292,13 @@ class Signal(keras.callbacks.Callback):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(folder, callbacks=[Signal(0, 99)])
+    return folder
+
+
 @pytest.mark.parametrize(
     ("number", "error"),
     [
@@ -303,14 +307,13 @@ class Signal(keras.callbacks.Callback):
         (signal.SIGINT, KeyboardInterrupt),
     ],
 )
-def test_a_signal_within_the_steps_saves_first(number, error, tmp_path, capsys):
+def test_a_signal_within_the_steps_saves_first(number, error, whole_run, tmp_path, capsys):
     with pytest.raises(error):
         train(tmp_path / "run", callbacks=[Signal(number, 5)])
     assert checkpoints.newest(tmp_path / "run" / run_folder.CHECKPOINTS).step == 5
     assert f"{number.name} after step 5. The same command resumes from there." in capsys.readouterr().out
-    train(tmp_path / "whole", callbacks=[Signal(0, 99)])
     train(tmp_path / "run", callbacks=[Signal(0, 99)])
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", whole_run)
 
 
 @pytest.mark.parametrize("where", ["save", "steps"])
@@ -328,7 +331,7 @@ def test_a_sweep_that_is_told_to_stop_runs_no_further_trial(where, tmp_path, mon
         monkeypatch.setattr(fitting, "_stoppers", lambda recipe: [Signal(signal.SIGTERM, 2)])
     recipe = RECIPE.replace(epochs=1)
     with pytest.raises(SystemExit) as stop:
-        sweep("depth=11", data=DATA, recipe=recipe, seeds=3, output=tmp_path / "sweep", strategy="none")
+        sweep("depth=8", data=DATA, recipe=recipe, seeds=3, output=tmp_path / "sweep", strategy="none")
     assert stop.value.code == 143
     assert len(count) == 1
 
@@ -373,9 +376,11 @@ def test_what_nohup_ignores_stays_ignored():
 def test_no_file_of_the_current_folder_is_run_by_launch_or_its_watchdog(tmp_path):
     for name in ("signal", "select", "os", "ctypes", "keras"):
         (tmp_path / f"{name}.py").write_text(f"open('{name} was run', 'w').close()")
-    program = "import sys; from keras_preact.cli import main; main(['launch', '--workers', '1', '--', 'list'])"
-    elsewhere = dict(cwd=tmp_path, env=os.environ, check=True, stdout=subprocess.DEVNULL)
+    start = "import sys; sys.argv[0] = 'keras-preact'; "  # which imports no Keras
+    program = f"{start}from keras_preact.cli import main; main(['launch', '--workers', '1', '--', 'list'])"
+    environment = {**os.environ, "KERAS_BACKEND": "numpy"}
+    elsewhere = dict(cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
     subprocess.run([sys.executable, "-P", "-c", program], **elsewhere)
-    deadline = "from keras_preact.training import strategies as s\nwith s._deadline('it'): pass"
+    deadline = f"{start}from keras_preact.training import strategies as s\nwith s._deadline('it'): pass"
     subprocess.run([sys.executable, "-P", "-c", deadline], **elsewhere)
     assert not list(tmp_path.glob("*was run"))

@@ -1,11 +1,9 @@
 """MirroredStrategy over two logical CPUs, in processes of their own: a second strategy in one process can collide."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
+from processes import Process, program
 
 PROGRAM = pathlib.Path(__file__).parents[1] / "programs" / "two_replicas.py"
 
@@ -20,8 +18,6 @@ PROGRAM = pathlib.Path(__file__).parents[1] / "programs" / "two_replicas.py"
     ],
 )
 def test_two_replicas(what, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), what, str(tmp_path)], capture_output=True, text=True, env=os.environ
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.strip().endswith(f"{what}: done")
+    process, log = Process(program, PROGRAM, what, tmp_path, log=tmp_path / "log"), tmp_path / "log"
+    assert process.wait(900) == 0, log.read_text()[-3000:]
+    assert f"{what}: done" in log.read_text().splitlines()

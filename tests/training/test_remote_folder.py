@@ -14,6 +14,8 @@ from keras_preact.data import from_arrays
 from keras_preact.training import checkpoints, remote_folder, run_folder
 from keras_preact.training.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("eager")
+
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(256, size=(48, 8, 8, 1), dtype=np.uint8), np.arange(48) % 3
 DATA = from_arrays(IMAGES, LABELS, IMAGES[:9], LABELS[:9])
@@ -29,7 +31,9 @@ def store():
 
 
 def train(output, **arguments):
-    return keras_preact.train("ResNet11", data=DATA, recipe=RECIPE, output=output, verbose=0, **arguments)
+    return keras_preact.train(
+        "ResNet8", data=DATA, recipe=RECIPE, output=output, strategy="none", verbose=0, **arguments
+    )
 
 
 class Stop(keras.callbacks.Callback):
@@ -68,9 +72,9 @@ def test_a_run_at_a_url_goes_on_and_ends_as_one_in_a_folder(store, tmp_path, cap
     with pytest.raises(
         ValueError, match=r"output.*bucket/runs/a.*learning_rate is 0.01 there and 0.02 here.*overwrite"
     ):
-        keras_preact.train("ResNet11", data=DATA, recipe=RECIPE.replace(learning_rate=0.02), output=url)
+        keras_preact.train("ResNet8", data=DATA, recipe=RECIPE.replace(learning_rate=0.02), output=url)
     other = RECIPE.replace(learning_rate=0.02, epochs=1)
-    keras_preact.train("ResNet11", data=DATA, recipe=other, output=url, overwrite=True, verbose=0)
+    keras_preact.train("ResNet8", data=DATA, recipe=other, output=url, overwrite=True, strategy="none", verbose=0)
     assert whole(store, url) == ["000000003"]
 
 
@@ -126,5 +130,5 @@ def test_a_url_that_cannot_be_written_to_is_refused(url, message, monkeypatch, c
     with pytest.raises(ValueError, match=message):
         train(url)
     with pytest.raises(SystemExit):
-        main(["train", "ResNet11", "--output", url])
+        main(["train", "ResNet8", "--output", url])
     assert url in capsys.readouterr().err

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from conftest import forgotten
 from PIL import Image
 
@@ -23,15 +22,7 @@ KINDS = ("run", "kept", "file", "network", "weights", "name")
 NAME = "resnet11.tiny.mine"
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """Compiles nothing, which takes longer than all the rest of what is done here."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,14 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
+from processes import Process, command, launching
 
 from keras_preact.training import checkpoints
 
 PROGRAM = [sys.executable, "-m", "keras_preact"]
 TRAIN = [
-    *("train", "ResNet11", "--epochs", "3", "--global-batch-size", "120", "--precision", "float64", "--flip"),
+    *("train", "ResNet8", "--epochs", "4", "--global-batch-size", "12", "--precision", "float64", "--flip"),
     *("--learning-rate", "0.01", "--clip-norm", "0.5", "--bn-synchronized"),
 ]
 
@@ -25,9 +27,32 @@ def on(backend):
     return {**os.environ, "KERAS_BACKEND": backend, "JAX_ENABLE_X64": "1"}
 
 
-def launched(workers, folder, log, *arguments, backend="tensorflow"):
-    command = [*PROGRAM, "launch", "--workers", str(workers), "--max-restarts", "3", "--", *TRAIN, *arguments]
-    return subprocess.Popen([*command, "--output", str(folder)], stdout=log, stderr=log, env=on(backend))
+STEPS = 4  # in an epoch
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder of 48 training images and 22 for the test, in three classes."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split, count in (("train", 48), ("test", 22)):
+        for number in range(count):
+            path = folder / split / f"class{number % 3}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(256, size=(8, 8, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+def launched(workers, images, folder, log, backend):
+    run = [*TRAIN, "--data", str(images), "--output", str(folder)]
+    return started(["launch", "--workers", str(workers), "--max-restarts", "3", "--", *run], log, backend)
+
+
+def started(words, log, backend):
+    """Starts `keras-preact`, and returns the process: on TensorFlow, which takes long to import, a fork."""
+    if backend == "tensorflow":
+        return Process(launching, command, *words, log=log)
+    with open(log, "a") as output:
+        return subprocess.Popen([*PROGRAM, *words], stdout=output, stderr=output, env=on(backend))
 
 
 def workers_of(process):
@@ -48,52 +73,52 @@ def end(folder):
 
 
 def assert_near(got, expected, bound):
-    assert got.step == expected.step == 33
+    assert got.step == expected.step == 4 * STEPS
     for name, array in expected.arrays.items():
         if name != "metrics":
             np.testing.assert_allclose(got.arrays[name], array, rtol=0, atol=bound, err_msg=name)
 
 
-def check(tmp_path, workers, backend="tensorflow"):
-    with open(tmp_path / "log", "w") as log:
-        process = launched(workers, tmp_path / "whole", log, backend=backend)
-        assert process.wait(500) == 0, (tmp_path / "log").read_text()[-4000:]
-        process = launched(workers, tmp_path / "killed", log, backend=backend)
-        for step, how in ((11, signal.SIGKILL), (22, signal.SIGTERM)):
-            wait_for_checkpoint(tmp_path / "killed", step, process)
-            os.kill(workers_of(process)[-1], how)
-        assert process.wait(500) == 0, (tmp_path / "log").read_text()[-4000:]
-        alone = [*PROGRAM, *TRAIN, "--strategy", "none", "--output", str(tmp_path / "alone")]
-        subprocess.run(alone, stdout=log, stderr=log, env=on(backend), check=True, timeout=500)
+def check(tmp_path, images, workers, backend="tensorflow"):
+    log = tmp_path / "log"
+    assert launched(workers, images, tmp_path / "whole", log, backend).wait(900) == 0, log.read_text()[-4000:]
+    process = launched(workers, images, tmp_path / "killed", log, backend)
+    for step, how in ((STEPS, signal.SIGKILL), (2 * STEPS, signal.SIGTERM)):
+        wait_for_checkpoint(tmp_path / "killed", step, process)
+        os.kill(workers_of(process)[-1], how)
+    assert process.wait(900) == 0, log.read_text()[-4000:]
+    run = [*TRAIN, "--data", str(images), "--strategy", "none", "--output", str(tmp_path / "alone")]
+    alone = started(run, log, backend)
+    assert alone.wait(900) == 0, log.read_text()[-4000:]
     whole, killed = end(tmp_path / "whole"), end(tmp_path / "killed")
     for name, array in whole.arrays.items():
         np.testing.assert_array_equal(killed.arrays[name], array, err_msg=name)
     assert killed.state == whole.state
-    command = json.loads((tmp_path / "whole" / "card.json").read_text())["command"]
-    assert command.startswith("keras-preact train ResNet11 ")
-    text = (tmp_path / "log").read_text()
+    card = json.loads((tmp_path / "whole" / "card.json").read_text())
+    assert card["command"].startswith("keras-preact train ResNet8 ")
+    text = log.read_text()
     assert "ended with status 137; starting the job again, 2 more times" in text
     assert "ended with status 143; starting the job again, 1 more times" in text
     assert_near(whole, end(tmp_path / "alone"), 1e-6)
 
 
-def test_two_workers_equal_one_and_survive_kills(tmp_path):
-    check(tmp_path, 2)
+def test_two_workers_equal_one_and_survive_kills(tmp_path, images):
+    check(tmp_path, images, 2)
 
 
 @pytest.mark.long
-def test_three_workers_equal_one_and_survive_kills(tmp_path):
-    check(tmp_path, 3)
+def test_three_workers_equal_one_and_survive_kills(tmp_path, images):
+    check(tmp_path, images, 3)
 
 
 @pytest.mark.long
-def test_two_processes_of_jax_equal_one_and_survive_kills(tmp_path):
-    check(tmp_path, 2, "jax")
+def test_two_processes_of_jax_equal_one_and_survive_kills(tmp_path, images):
+    check(tmp_path, images, 2, "jax")
 
 
 def test_a_command_that_is_refused_is_not_started_again():
-    command = [*PROGRAM, "launch", "--workers", "1", "--", "train", "ResNet11", "--epochs", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    refused = [*PROGRAM, "launch", "--workers", "1", "--", "train", "ResNet11", "--epochs", "0"]
+    done = subprocess.run(refused, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert "`epochs` must be a whole number of at least 1" in done.stderr
     assert "starting the job again" not in done.stderr
@@ -102,8 +127,8 @@ def test_a_command_that_is_refused_is_not_started_again():
 def test_a_worker_whose_peer_never_comes_says_so_and_ends(tmp_path):
     cluster = {"cluster": {"worker": ["127.0.0.1:29471", "127.0.0.1:29472"]}, "task": {"type": "worker", "index": 0}}
     environment = {**os.environ, "TF_CONFIG": json.dumps(cluster), "KERAS_PREACT_START_DEADLINE": "4"}
-    command = [*PROGRAM, *TRAIN, "--output", str(tmp_path / "run")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == -signal.SIGKILL
-    assert "not all of the 2 workers 127.0.0.1:29471, 127.0.0.1:29472 came within 4 s" in done.stderr
+    log = tmp_path / "log"
+    alone = Process(command, *TRAIN, "--output", tmp_path / "run", environment=environment, log=log)
+    assert alone.wait(120) == -signal.SIGKILL
+    assert "not all of the 2 workers 127.0.0.1:29471, 127.0.0.1:29472 came within 4 s" in log.read_text()
     assert not (tmp_path / "run").exists()

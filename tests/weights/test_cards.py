@@ -126,7 +126,7 @@ def test_a_run_is_kept_as_a_card_with_weights_and_history(tmp_path):
 
 
 def test_a_run_in_mixed_precision_is_kept_with_its_error_in_float32(tmp_path):
-    options = dict(steps=4, precision="mixed_bfloat16", output=tmp_path / "run", verbose=0)
+    options = dict(steps=4, global_batch_size=32, precision="mixed_bfloat16", output=tmp_path / "run", verbose=0)
     trained = keras_preact.train("ResNet11", recipe="digits", **options)
     run_card = tmp_path / "run" / "card.json"
     fields = json.loads(run_card.read_text())

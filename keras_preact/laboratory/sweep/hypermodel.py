@@ -13,7 +13,7 @@ from keras_preact.errors import argument_error, check_choice, check_number
 from keras_preact.laboratory.sweep import axes
 from keras_preact.network.shortcuts import SHORTCUTS
 from keras_preact.training.callbacks import StopOnNonFiniteLoss
-from keras_preact.training.evaluation import EVALUATION_BATCH, evaluation_metrics, loaded
+from keras_preact.training.evaluation import batch_size, evaluation_metrics, loaded
 from keras_preact.training.experiment import check_backend
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.prefetch import Feed
@@ -183,7 +183,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
                 epochs=epochs or recipe.epochs,
                 initial_epoch=initial_epoch,
                 steps_per_epoch=steps,
-                validation_data=EvaluationBatches(self.validation, "test", EVALUATION_BATCH),
+                validation_data=EvaluationBatches(self.validation, "test", batch_size(len(self.validation.test))),
                 callbacks=[guard, *callbacks],
                 shuffle=False,  # the batches have their own order
                 verbose=verbose,

@@ -1,0 +1,124 @@
+"""keras-tuner's searches, on networks of eight layers."""
+
+import importlib
+import math
+import signal
+import sys
+import time
+from types import SimpleNamespace
+
+import keras_tuner
+import pytest
+from tiny_data import TINY, tiny
+
+from keras_preact.laboratory.sweep import PreActHyperModel, Range, launch_search
+
+pytestmark = pytest.mark.usefixtures("eager")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny()
+
+
+def search(tuner, hypermodel, folder, **arguments):
+    found = tuner(hypermodel, hypermodel.objective, directory=folder, project_name="search", seed=0, **arguments)
+    found.search(verbose=0)
+    return found
+
+
+def test_the_parameters_of_a_shortcut_depend_on_it(data):
+    space = {"shortcut": ("identity", "shortcut_only_gating"), "gate_bias": Range(-6.0, 0.0, step=1.0), "depth": (8,)}
+    hypermodel = PreActHyperModel(data, space, TINY)
+    assert hypermodel.point(keras_tuner.HyperParameters()) == {"shortcut": "identity", "depth": 8}
+    hp = keras_tuner.HyperParameters()
+    hp.values["shortcut"] = "shortcut_only_gating"
+    assert hypermodel.point(hp) == {"shortcut": "shortcut_only_gating", "depth": 8, "gate_bias": -6.0}
+    model = hypermodel.build(hp)
+    assert model.network.spec.shortcut.gate_bias == -6.0
+    assert len(hypermodel.validation.test) == 6
+
+
+SPACE = {"shortcut": ("dropout", "identity"), "rate": Range(0.1, 0.5), "depth": (8,), "learning_rate": (0.05, 0.1)}
+
+
+@pytest.mark.parametrize(
+    ("tuner", "arguments"),
+    [
+        (keras_tuner.RandomSearch, {"max_trials": 2}),
+        (keras_tuner.BayesianOptimization, {"max_trials": 2}),
+        (keras_tuner.Hyperband, {"max_epochs": 2, "factor": 2}),
+    ],
+)
+def test_a_search_ends_with_a_best_trial(tuner, arguments, tmp_path, data):
+    hypermodel = PreActHyperModel(data, SPACE, TINY)
+    found = search(tuner, hypermodel, tmp_path, **arguments)
+    done = list(found.oracle.trials.values())
+    assert len(done) >= 2
+    assert {trial.status for trial in done} == {"COMPLETED"}
+    best = found.oracle.get_best_trials(1)[0]
+    assert best.score == min(trial.score for trial in done)
+    network = found.get_best_models(1)[0].network
+    assert network.spec.shortcut.name == best.hyperparameters.get("shortcut")
+
+
+def test_a_grid_search_fails_a_trial_that_diverges(tmp_path, data):
+    hypermodel = PreActHyperModel(data, {"learning_rate": (1e30, 0.05), "depth": (8,)}, TINY)
+    found = search(keras_tuner.GridSearch, hypermodel, tmp_path)
+    done = {trial.hyperparameters.get("learning_rate"): trial for trial in found.oracle.trials.values()}
+    assert {rate: trial.status for rate, trial in done.items()} == {1e30: "FAILED", 0.05: "COMPLETED"}
+    assert "The loss is nan at step" in done[1e30].message
+    best = found.oracle.get_best_trials(2)[0]
+    assert best.hyperparameters.get("learning_rate") == 0.05
+
+
+def test_a_trial_whose_last_step_diverges_fails(data):
+    model = SimpleNamespace(fit=lambda *_, **__: SimpleNamespace(history={"loss": [1.0], "val_loss": [math.nan]}))
+    with pytest.raises(keras_tuner.errors.FailedTrialError, match="held out is nan"):
+        PreActHyperModel(data, {"depth": (8,)}, TINY).fit(keras_tuner.HyperParameters(), model)
+
+
+def test_a_recipe_that_a_search_cannot_follow_is_refused(data):
+    with pytest.raises(ValueError, match="steps=0"):
+        PreActHyperModel(data, recipe="paper_cifar")
+    with pytest.raises(ValueError, match="a sequence of values"):
+        PreActHyperModel(data, {"depth": Range(8, 20)})
+    with pytest.raises(ValueError, match="Nearest: 8, 11"):
+        PreActHyperModel(data, {"depth": (8, 9)})
+    with pytest.raises(ValueError, match='Nearest: "resnet50"'):
+        PreActHyperModel(data, {"width": (8, 16)}, model="vgg")
+    for space in ({"rate": (0.5,)}, {"rate": (0.5,), "shortcut": ("identity", "conv1x1")}):
+        with pytest.raises(ValueError, match="`space` must be with a shortcut that takes rate: dropout"):
+            PreActHyperModel(data, space)
+    PreActHyperModel(data, {"rate": (0.5,)}, model_options={"shortcut": "dropout"})
+    for name in ("steps", "ema", "validation_images"):
+        with pytest.raises(ValueError, match=f"`space` must be without {name}"):
+            PreActHyperModel(data, {name: (0, 0.5) if name == "ema" else (8, 16)})
+
+
+def test_a_missing_keras_tuner_names_the_extra(monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras_preact.laboratory.sweep.hypermodel")
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ImportError, match=r"keras_preact\[tune\]"):
+        importlib.import_module("keras_preact.laboratory.sweep.hypermodel")
+
+
+CHIEF_AND_WORKERS = """
+import os, signal, sys, time
+assert os.environ["KERASTUNER_ORACLE_IP"] == "127.0.0.1" and int(os.environ["KERASTUNER_ORACLE_PORT"])
+name = os.environ["KERASTUNER_TUNER_ID"]
+open(os.path.join(sys.argv[1], name), "w").close()
+if name == "tuner1" and sys.argv[2] == "dies":
+    while len(os.listdir(sys.argv[1])) < 3:
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(600 if sys.argv[2] == "dies" else 0)
+"""
+
+
+@pytest.mark.parametrize(("end", "status"), [("lives", 0), ("dies", 128 + signal.SIGKILL)])
+def test_a_search_of_several_processes_ends_when_a_worker_dies(end, status, tmp_path):
+    began = time.monotonic()
+    assert launch_search([sys.executable, "-c", CHIEF_AND_WORKERS, str(tmp_path), end]) == status
+    assert time.monotonic() - began < 60
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chief", "tuner0", "tuner1"]
