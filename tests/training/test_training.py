@@ -16,7 +16,7 @@ import keras_preact
 from keras_preact.data import Augmentation, from_arrays, load
 from keras_preact.data.batches import EvaluationBatches, TrainingBatches
 from keras_preact.data.preparation import Preparation
-from keras_preact.network.spec import ShortcutSpec
+from keras_preact.network.spec import ShortcutSpec, StemSpec
 from keras_preact.training import provenance, recipes
 from keras_preact.training.evaluation import evaluation_metrics
 from keras_preact.training.levels import segments
@@ -300,6 +300,8 @@ def test_recipe_fields_are_keywords_and_options_may_be_specs_but_nothing_that_js
     assert (card["options"]["shortcut"]["scale"], card["network"]["spec"]["shortcut"]["scale"]) == (0.3, 0.3)
     with pytest.raises(ValueError, match=r"`model_options` must be values that JSON can hold.*not JSON serializable"):
         keras_preact.train("ResNet11", recipe=QUICK, model_options={"name": object()}, output=tmp_path / "other")
+    with pytest.raises(ValueError, match=r"`model_options` must be values that JSON can hold"):
+        keras_preact.train("ResNet11", recipe=QUICK, model_options={"stem": StemSpec}, output=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 
