@@ -162,6 +162,25 @@ def test_nothing_is_unpickled_and_there_is_no_lambda_layer(path):
     assert not any(word in text for word in ("pickle", "layers.Lambda", "allow_pickle=True", "safe_mode=False"))
 
 
+def public_functions(tree):
+    """Yields the public functions of a file, and the methods of its public classes that are public or special."""
+    for node in ast.iter_child_nodes(tree):
+        is_special = node.name.startswith("__") if isinstance(node, ast.FunctionDef) else False
+        if isinstance(node, ast.FunctionDef) and (is_special or not node.name.startswith("_")):
+            yield node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_is_public_says_its_types(path):
+    for function in public_functions(ast.parse(path.read_text())):
+        arguments = [node for node in ast.walk(function.args) if isinstance(node, ast.arg)]
+        untyped = [node.arg for node in arguments if node.annotation is None and node.arg not in ("self", "cls")]
+        assert not untyped, f"{function.name} of {path.name}: {untyped}"
+        assert function.returns is not None, f"{function.name} of {path.name}"
+
+
 def test_importing_keras_preact_imports_nothing_but_keras():
     code = (
         "import sys, keras; before = set(sys.modules); import keras_preact\n"
