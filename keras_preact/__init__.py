@@ -4,7 +4,7 @@ import importlib.util
 import os
 import pathlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers: the names of _AT_ONCE and _LAZY
     from keras_preact.backbone import ResNetFeatures
@@ -134,13 +134,13 @@ _TUNES = all(map(importlib.util.find_spec, ("keras_tuner", "tensorboard")))  # t
 __all__ = [*_AT_ONCE, *(name for name in _LAZY if _TUNES or name != "PreActHyperModel")]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _AT_ONCE or name in _LAZY:
         return getattr(importlib.import_module({**_AT_ONCE, **_LAZY}[name]), name)
     raise AttributeError(f"module 'keras_preact' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)
 
 

@@ -1,12 +1,17 @@
 """Backbones: a network that returns the signals of its stages."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from keras_preact.errors import argument_error, check_arguments
 from keras_preact.network.checks import check_features
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.zoo import ARGUMENTS, FOREIGN, get_model
 
 
-def ResNetFeatures(model, features, tap="sum", **keywords):
+def ResNetFeatures(
+    model: str | ResidualNetwork, features: str | Sequence[str], tap: str | Sequence[str] = "sum", **keywords: Any
+) -> ResidualNetwork:
     """Returns the backbone of a network: the signals of its stages, as `features` and `tap` in `build_network` say.
 
     Args:
@@ -25,4 +30,4 @@ def ResNetFeatures(model, features, tap="sum", **keywords):
         return get_model(model, features=features, tap=tap, **keywords)
     if keywords:
         raise argument_error("model", "the name of a network if there are other keywords", model.name)
-    return model.with_features(check_features(model.spec, features, tap))
+    return model.with_features(check_features(model.spec, features, tap) or {})

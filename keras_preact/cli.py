@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from keras_preact.errors import ParityError, argument_error, check_choice, printable
 from keras_preact.training.signals import EndingSignals, status
@@ -136,12 +137,13 @@ if not text.endswith(b"\0"):
 
 
 @contextlib.contextmanager
-def stderr_held():
+def stderr_held() -> Iterator[None]:
     """Holds back what is written to file descriptor 2; it is shown unless the body ends without an error."""
     sys.stderr.flush()
     own, command = os.dup(2), [sys.executable, "-I", "-S", "-c", _HOLDER]
     try:
         with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as holder:
+            assert holder.stdin is not None  # it is a pipe
             os.dup2(holder.stdin.fileno(), 2)
             try:
                 yield
@@ -169,7 +171,7 @@ def _with_keras(function):
     return run
 
 
-def help_text(group=""):
+def help_text(group: str = "") -> str:
     """Returns the help of `keras-preact`, or of a group of verbs such as `weights`: one line a verb."""
     prefix = f"{group} " if group else ""
     found = {name: verb.summary for name, verb in VERBS.items() if name.startswith(prefix)}
@@ -183,7 +185,7 @@ def help_text(group=""):
     return "\n".join([*lines, "", *(textwrap.fill(note, columns) for note in notes)])
 
 
-def find_verb(arguments):
+def find_verb(arguments: Sequence[str]) -> tuple[str, Sequence[str] | None]:
     """Returns (verb, its own arguments) of a command line; a `ValueError` names the nearest verb if there is none.
 
     Where no verb is given, they are (group, None): ("weights", None) of `weights` and `weights --help`.
@@ -201,7 +203,7 @@ def find_verb(arguments):
     return name, rest[1:]
 
 
-def function_of(name, arguments=()):
+def function_of(name: str, arguments: Sequence[str] = ()) -> Callable[..., Any]:
     """Returns the function of a verb, whose module is imported; `train`'s has the defaults of `--recipe`."""
     verb = VERBS[name]
     function = getattr(importlib.import_module(f"keras_preact.commands.{verb.module}"), verb.function)
@@ -212,7 +214,7 @@ def function_of(name, arguments=()):
     return _with_keras(function) if verb.computes else function
 
 
-def import_own(arguments):
+def import_own(arguments: Sequence[str]) -> Sequence[str]:
     """Imports the modules that `--import` names before the verb, from the working folder too; returns the rest.
 
     What they register (recipes, data sets, orderings, ...) then has a name on the command line.
@@ -245,7 +247,7 @@ def _run(arguments):
         tyro.cli(function_of(name, rest), prog=f"keras-preact {name}", args=rest)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; a wrong argument is one message and exit status 2, no traceback.
 
     SIGTERM and SIGHUP end it with status 143 and 129, Ctrl-C with 130, each with a sentence.

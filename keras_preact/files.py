@@ -1,5 +1,7 @@
 """Files that appear whole or not at all, and HDF5 files read with suspicion."""
 
+from __future__ import annotations
+
 import contextlib
 import ctypes
 import errno
@@ -10,10 +12,16 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_preact import bounds
+from keras_preact.types import PathLike
+
+if TYPE_CHECKING:
+    import h5py
 
 ALIVE = ".alive"  # in an aside: locked as long as its writer lives
 DOWNLOAD = "download"
@@ -26,7 +34,7 @@ HDF5_DIGEST = "keras_preact_sha256"
 
 
 @contextlib.contextmanager
-def written_aside(path):
+def written_aside(path: PathLike) -> Iterator[pathlib.Path]:
     """Yields a path in the same folder to write to; renames it to `path` at the end, or removes it on an error.
 
     The yielded path has the name of `path`, in a temporary folder, so that endings like `.weights.h5` stay. A folder
@@ -108,7 +116,7 @@ def _exchange_in_two_steps(path, new):
         raise
 
 
-def is_aside(entry, name=None):
+def is_aside(entry: PathLike, name: str | None = None) -> bool:
     """Returns whether a path is a folder in which `written_aside` writes a file called `name`, or any if None."""
     entry = pathlib.Path(entry)
     match = re.fullmatch(r"\.(.+)\.[^.]+", entry.name)
@@ -120,7 +128,7 @@ def is_aside(entry, name=None):
     return False
 
 
-def remove_asides(folder, name=None, is_ours=False):
+def remove_asides(folder: PathLike, name: str | None = None, is_ours: bool = False) -> None:
     """Removes what killed processes left half written in a folder, and completes a replacement that was cut short.
 
     Args:
@@ -160,7 +168,7 @@ def _abandoned(aside):
 
 def _complete(aside):
     """Puts the new folder in its place where a kill between the two steps of an exchange left nothing."""
-    path = aside.with_name(re.fullmatch(r"\.(.+)\.[^.]+", aside.name)[1])
+    path = aside.with_name(aside.name[1:].rpartition(".")[0])
     new = aside / path.name  # whole once something was to be replaced by it
     if any(aside.glob(f"{REPLACED}*/{path.name}")) and new.exists() and not os.path.lexists(path):
         try:
@@ -170,19 +178,19 @@ def _complete(aside):
                 raise
 
 
-def write_text(path, text):
+def write_text(path: PathLike, text: str) -> None:
     """Writes `text` to `path`, whole or not at all."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
-def file_digest(path):
+def file_digest(path: PathLike) -> str:
     """Returns the SHA-256 of a file as cards have it, `sha256:...`."""
     with open(path, "rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def hdf5_arrays(file, size=None):
+def hdf5_arrays(file: h5py.File, size: int | None = None) -> Iterator[tuple[str, h5py.Dataset]]:
     """Yields (name, h5py dataset) of every array of an open HDF5 file, in the order of their names; reads none.
 
     Args:
@@ -236,7 +244,7 @@ def _address(item):
     return h5py.h5o.get_info(item.id).addr
 
 
-def hdf5_digest(file, finite=False):
+def hdf5_digest(file: h5py.File, finite: bool = False) -> str:
     """Returns the SHA-256 of every array's name, type, shape and values in an open HDF5 file, as hexadecimal digits.
 
     Raises:

@@ -3,17 +3,28 @@
 `tests/project/test_keras_hooks.py` tests each with the versions that are installed.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from keras_preact.types import Tensor
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
+
 # The attribute of a Keras optimizer that holds the averages of the weights (`use_ema`).
 AVERAGES = "_model_variables_moving_average"
 WEIGHTS = "_trainable_variables"
 
 
-def optimized_weights(optimizer):
+def optimized_weights(optimizer: keras.optimizers.Optimizer | None) -> list[keras.Variable]:
     """Returns the weights that an optimizer was built for, in its order; an empty list before, or of None."""
     return list(getattr(optimizer, WEIGHTS, ()))
 
 
-def index_of(optimizer, weight):
+def index_of(optimizer: keras.optimizers.Optimizer, weight: keras.Variable) -> int:
     """Returns the place of a weight in `optimized_weights`, which is that of its slots."""
     return optimizer._get_variable_index(weight)
 
@@ -21,12 +32,12 @@ def index_of(optimizer, weight):
 class ClippingHook:
     """Lets an optimizer do something of its own where Keras clips gradients; a base before Keras' own class."""
 
-    def clip(self, gradients, clip):
+    def clip(self, gradients: list[Tensor], clip: Callable[[list[Tensor]], list[Tensor]]) -> list[Tensor]:
         """Returns the clipped gradients, a list; `clip` is Keras' own function of such a list."""
         return clip(gradients)
 
     def _clip_gradients(self, grads):
-        return self.clip(grads, super()._clip_gradients)
+        return self.clip(grads, super()._clip_gradients)  # type: ignore[misc]  # that of the base after it
 
 
 class NoSymbolicBuild:
@@ -36,7 +47,7 @@ class NoSymbolicBuild:
         """Builds nothing."""
 
 
-def build_metrics(model, labels, outputs):
+def build_metrics(model: keras.Model, labels: keras.KerasTensor, outputs: keras.KerasTensor) -> None:
     """Makes the variables of a compiled model's metrics, which Keras does within the first step.
 
     Args:
@@ -47,13 +58,13 @@ def build_metrics(model, labels, outputs):
     model._compile_metrics.build(labels, outputs)
 
 
-def value_of_replica(variable):
+def value_of_replica(variable: keras.Variable) -> tf.Variable:
     """Returns the `tf.Variable` of a Keras variable; under a strategy, that of the replica that asks."""
     value = variable.value
     return value._get() if hasattr(value, "_get") else value
 
 
-def as_constants(function):
+def as_constants(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a concrete function of TensorFlow with its variables' present values as constants."""
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 

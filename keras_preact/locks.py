@@ -10,8 +10,10 @@ import logging
 import os
 import pathlib
 import socket
+from collections.abc import Iterator
 
 from keras_preact.errors import argument_error
+from keras_preact.types import PathLike
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +23,7 @@ class HeldError(ValueError):
 
 
 @contextlib.contextmanager
-def held(path, argument="output", wait=False):
+def held(path: PathLike, argument: str = "output", wait: bool = False) -> Iterator[bool]:
     """Holds the lock of what is written at `path`, the file `.<name>.lock` beside it, which says who holds it.
 
     Yields whether it waited for another process, which may have written `path` meanwhile.
@@ -66,7 +68,7 @@ def _this_process():
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
 
 
-def holder(path):
+def holder(path: PathLike) -> str:
     """Returns in words who holds the lock of `path`: the number of the process, its host, and since when."""
     path = pathlib.Path(path).absolute()
     try:

@@ -7,6 +7,8 @@ import pathlib
 import re
 import shlex
 import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from keras_preact import bounds
 from keras_preact.errors import argument_error
@@ -16,20 +18,20 @@ ALLOWED = "-_.+=,() "  # beside letters and digits of any script
 NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of characters, ends of lines and paragraphs
 
 
-def safe_name(text, limit=bounds.NAME_BYTES):
+def safe_name(text: object, limit: int = bounds.NAME_BYTES) -> str:
     """Returns `text` as a part of a file's name: no separator, no leading dot, at most `limit` bytes, never empty."""
     plain = "".join(letter if letter.isalnum() or letter in ALLOWED else "_" for letter in str(text))
     cut = plain.encode()[:limit].decode(errors="ignore").strip(" ")
     return f"_{cut[1:]}" if cut.startswith(".") or not cut else cut
 
 
-def dotted_name(*parts):
+def dotted_name(*parts: object) -> str:
     """Returns names, made safe and without dots, with a dot between each two: `<network>.<data set>.<recipe>`."""
     limit = bounds.NAME_BYTES // len(parts) - 1
     return ".".join(safe_name(part, limit).replace(".", "_") for part in parts)
 
 
-def check_name(argument, name):
+def check_name(argument: str, name: object) -> str:
     """Returns `name` if it can be a part of a file's name as it is, else raises a `ValueError`."""
     if isinstance(name, str) and safe_name(name) == name:
         return name
@@ -37,7 +39,7 @@ def check_name(argument, name):
     raise argument_error(argument, f"{expected}, of {bounds.NAME_BYTES} bytes at most", name)
 
 
-def add_row(argument, name, row, table):
+def add_row(argument: str, name: str, row: Any, table: dict[str, Any]) -> bool:
     """Puts a row into a table of what has names; returns whether it is new.
 
     Args:
@@ -58,7 +60,7 @@ def add_row(argument, name, row, table):
     return is_new
 
 
-def path_inside(argument, folder, key):
+def path_inside(argument: str, folder: pathlib.Path, key: str) -> pathlib.Path:
     """Returns the path in `folder` that `key`, names with `/` between them, stands for; a `ValueError` if it is none.
 
     Args:
@@ -72,15 +74,15 @@ def path_inside(argument, folder, key):
     return folder.joinpath(*parts)
 
 
-def check_lines(argument, names):
+def check_lines(argument: str, names: Iterable[object]) -> list[str]:
     """Returns names as a list of strings; a `ValueError` names the first that is not one line of text."""
-    names = [str(name) for name in names]
-    if wrong := [name for name in names if not name.strip() or not _is_line(name)]:
+    lines = [str(name) for name in names]
+    if wrong := [line for line in lines if not line.strip() or not _is_line(line)]:
         raise argument_error(argument, "names of one line, of text alone", wrong[0])
-    return names
+    return lines
 
 
-def command_line(arguments):
+def command_line(arguments: Sequence[str]) -> str:
     """Returns a command, as `sys.argv` has it, as a line for a shell: its program by name alone, or `keras-preact`."""
     program = pathlib.PurePath(arguments[0])
     name = "keras-preact" if program.parts[-2:] == ("keras_preact", "__main__.py") else program.name

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+from collections.abc import Callable
 from typing import Any, Literal, TypedDict, TypeVar, Unpack
 
 from keras import KerasTensor, Model
@@ -14,7 +15,7 @@ from keras_preact.zoo import ARGUMENTS, FOREIGN, build_of_family
 
 Weights = str | os.PathLike | Card | None
 Shape = tuple[int | None, int | None, int] | None
-Function = TypeVar("Function")
+Function = TypeVar("Function", bound=Callable[..., Model])
 
 
 class NetworkOptions(TypedDict, total=False):
@@ -78,8 +79,8 @@ def with_every_argument(function: Function) -> Function:
         inspect.Parameter(name, kind, default=_DEFAULTS.get(name), annotation=annotation)
         for name, annotation in NetworkOptions.__annotations__.items()
     ]
-    function.__signature__ = signature.replace(parameters=[*own, *options])
-    function.__doc__ = "\n\n".join(map(inspect.getdoc, (function, NetworkOptions)))
+    vars(function)["__signature__"] = signature.replace(parameters=[*own, *options])
+    function.__doc__ = "\n\n".join(inspect.getdoc(part) or "" for part in (function, NetworkOptions))
     return function
 
 
@@ -261,10 +262,10 @@ def ResNet(
 
     The other arguments, the result and the errors are those of `build_network`.
     """
-    arguments, units = locals(), options.get("units")
+    arguments, units, unit = locals(), options.get("units"), options.get("unit")
     check_arguments("ResNet", options, ("depth", "family", *ARGUMENTS), FOREIGN)
     if units is not None and family != "imagenet":
         raise argument_error("units", 'left out unless family="imagenet"', units, "Use NetworkSpec for others.")
-    which = {"depth": depth, "unit": options.get("unit")} | ({} if units is None else {"units": units})
-    family = family_of(depth, which["unit"]) if family is None else check_choice("family", family, FAMILIES)
-    return build_of_family(family, which, _one_dict(arguments, without=("depth", "family")))
+    which: dict[str, Any] = {"depth": depth, "unit": unit} | ({} if units is None else {"units": units})
+    chosen = family_of(depth, unit) if family is None else check_choice("family", family, FAMILIES)
+    return build_of_family(chosen, which, _one_dict(arguments, without=("depth", "family")))

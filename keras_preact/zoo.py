@@ -3,15 +3,19 @@
 import dataclasses
 import fnmatch
 import inspect
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import keras
 
 from keras_preact.errors import argument_error, arguments_checked, check_arguments, check_choice, check_integer
-from keras_preact.network.checks import check_execution, check_features, chosen_layout
+from keras_preact.network.checks import Layout, check_execution, check_features, chosen_layout
 from keras_preact.network.families import FAMILIES, NETWORKS, changed, chosen
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.spec import NetworkSpec
-from keras_preact.weights.cards import card_spec, find_weights, get_card
+from keras_preact.types import PathLike
+from keras_preact.weights.cards import Card, card_spec, find_weights, get_card
 from keras_preact.weights.pretrained import check_spec, load_pretrained, stated, weights_file
 
 # What other libraries call an argument, and what there is of it here.
@@ -35,23 +39,23 @@ FOREIGN = {
 
 @arguments_checked(FOREIGN)
 def build_network(
-    spec,
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    num_classes=None,
-    classifier_activation="softmax",
-    name=None,
+    spec: NetworkSpec,
+    include_top: bool = True,
+    weights: PathLike | Card | None = None,
+    input_tensor: keras.KerasTensor | None = None,
+    input_shape: Sequence[int | None] | None = None,
+    pooling: Literal["avg", "max"] | None = None,
+    num_classes: int | None = None,
+    classifier_activation: Any = "softmax",
+    name: str | None = None,
     *,
-    layout=None,
-    unroll="auto",
-    remat=False,
-    dtype=None,
-    features=None,
-    tap="sum",
-):
+    layout: Layout | None = None,
+    unroll: int | Literal["auto", "all"] = "auto",
+    remat: bool | int = False,
+    dtype: keras.DTypePolicy | str | None = None,
+    features: str | Sequence[str] | None = None,
+    tap: str | Sequence[str] = "sum",
+) -> keras.Model:
     """Builds the `keras.Model` of a `NetworkSpec`.
 
     Args:
@@ -198,7 +202,7 @@ SPEC_FIELDS = tuple(field.name for field in dataclasses.fields(NetworkSpec))
 ARGUMENTS = (*(name for name in inspect.signature(build_network).parameters if name != "spec"), *SPEC_FIELDS)
 
 
-def build_of_family(family, which, arguments):
+def build_of_family(family: str, which: Mapping[str, Any], arguments: Mapping[str, Any]) -> keras.Model:
     """Builds a network of a family; what is left out, or None, is the family's, or that of the weights.
 
     Args:
@@ -232,7 +236,7 @@ def _checked_units(base, theirs):
     return theirs.spec
 
 
-def list_models(pattern="*"):
+def list_models(pattern: str = "*") -> list[str]:
     """Returns the names that have a function of their own, `ResNet164` as `"resnet164"`, by family and depth.
 
     `get_model` takes more: every depth of the families has a name, such as `"resnet56"` of CIFAR's (6n + 2 or 9n + 2)
@@ -246,7 +250,7 @@ def list_models(pattern="*"):
     return [name for name in NETWORKS if fnmatch.fnmatchcase(name, pattern.lower())]
 
 
-def get_model(name, *, family=None, **keywords):
+def get_model(name: str, *, family: Literal["cifar", "imagenet"] | None = None, **keywords: Any) -> keras.Model:
     """Builds the network called `name`, with the keywords of its function.
 
     Args:
@@ -262,7 +266,9 @@ def get_model(name, *, family=None, **keywords):
     return build_of_family(*chosen(name, family), keywords)
 
 
-def fetch_weights(name, place=None, digest=None, output=None):
+def fetch_weights(
+    name: str, place: PathLike | None = None, digest: str | None = None, output: PathLike | None = None
+) -> pathlib.Path:
     """Downloads and converts trained weights, so that `weights=name` finds them without a network.
 
     Args:

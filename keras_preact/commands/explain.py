@@ -1,6 +1,7 @@
 """The verb `explain`: a report about a network's signals and gradients."""
 
 import pathlib
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -33,6 +34,6 @@ def explain(
     """
     from keras_preact.laboratory.analysis.report import explain as write_report
 
-    options = dict(depths=depths, steps=steps, images=images, seed=seed)
+    options: dict[str, Any] = dict(depths=depths, steps=steps, images=images, seed=seed)
     path = write_report(model, output, data=data, data_dir=data_dir, quick=quick, **options)
     print(f"\n{path}: open it in a browser")

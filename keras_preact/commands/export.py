@@ -1,11 +1,10 @@
 """The verb `export`: a trained network in formats that need no Keras."""
 
 import pathlib
-from typing import Literal
 
 from tyro.conf import Positional
 
-from keras_preact.exporting.format_table import FORMATS
+from keras_preact.exporting.format_table import FormatName
 
 
 def export(
@@ -13,7 +12,7 @@ def export(
     /,
     *,
     output: pathlib.Path | None = None,
-    formats: tuple[Literal[tuple(FORMATS)], ...] | None = None,
+    formats: tuple[FormatName, ...] | None = None,
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
     class_names: tuple[str, ...] = (),

@@ -3,7 +3,8 @@
 import ast
 import dataclasses
 import inspect
-from typing import Annotated
+import itertools
+from typing import Annotated, Any, get_type_hints
 
 from tyro.conf import arg
 
@@ -13,25 +14,25 @@ from keras_preact.training.recipe import Recipe
 
 def _texts(kind):
     """Returns the text under each field of a dataclass, by the field's name."""
-    (tree,) = ast.parse(inspect.getsource(kind)).body
-    pairs = zip(tree.body, tree.body[1:])
-    return {field.target.id: text.value.value for field, text in pairs if isinstance(field, ast.AnnAssign)}
+    body = [part for node in ast.parse(inspect.getsource(kind)).body for part in getattr(node, "body", ())]
+    pairs = [(field.target, text) for field, text in itertools.pairwise(body) if isinstance(field, ast.AnnAssign)]
+    return {ast.unparse(name): ast.literal_eval(text.value) for name, text in pairs}
 
 
-def recipe_changes(*without):
+def recipe_changes(*without: str) -> type:
     """Returns a dataclass with a flag for each field of `Recipe` but `source` and those in `without`.
 
     Each is None, which is the recipe's own value.
     """
-    texts = {**_texts(Augmentation), **_texts(Recipe)}
+    types, texts = get_type_hints(Recipe), {**_texts(Augmentation), **_texts(Recipe)}
     flags = [
-        (field.name, Annotated[field.type | None, arg(help=inspect.cleandoc(texts[field.name]))], None)
+        (field.name, Annotated[types[field.name] | None, arg(help=inspect.cleandoc(texts[field.name]))], None)
         for field in dataclasses.fields(Recipe)
         if field.name not in ("source", *without)
     ]
     return dataclasses.make_dataclass("RecipeChanges", flags, frozen=True)
 
 
-def given(changes):
+def given(changes: object) -> dict[str, Any]:
     """Returns the fields that flags of `recipe_changes` were given for, by name."""
     return {name: value for name, value in vars(changes).items() if value is not None}

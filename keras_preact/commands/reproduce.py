@@ -5,6 +5,8 @@ from typing import Literal
 
 from tyro.conf import Positional
 
+from keras_preact.training.strategy_table import Strategy
+
 
 def reproduce(
     what: Positional[Literal["parameters", "table1", "table2", "table3", "table4", "figure1", "figure6"]],
@@ -15,7 +17,7 @@ def reproduce(
     seeds: int = 1,
     output: pathlib.Path | None = None,
     data_dir: pathlib.Path | None = None,
-    strategy: str = "auto",
+    strategy: Strategy = "auto",
     run: bool = True,
 ) -> None:
     """Runs the experiments of a table or figure of the paper, and prints or draws ours beside it.

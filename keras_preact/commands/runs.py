@@ -4,18 +4,17 @@ import json
 import pathlib
 import shlex
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from tyro.conf import Positional, arg
 
 from keras_preact.errors import argument_error, printable
-from keras_preact.network.checks import LAYOUTS
-from keras_preact.network.families import FAMILIES
 from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
-from keras_preact.training.strategy_table import STRATEGIES
+from keras_preact.training.strategy_table import Strategy
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,16 @@ class RunFlags:
     output: str | None = None
     overwrite: bool = False
     checkpoint_steps: int = 0
-    strategy: Literal[STRATEGIES] = "auto"
+    strategy: Strategy = "auto"
 
 
-def train_command(recipe):
+def train_command(recipe: str) -> Callable[..., None]:
     """Returns the verb `train`, whose flags are the fields of `Recipe` at the values of the recipe called `recipe`."""
+    if TYPE_CHECKING:  # a checker cannot know which there are when this runs
+        OrderingName: TypeAlias = str
+        ShortcutName: TypeAlias = str
+    else:
+        OrderingName, ShortcutName = Literal[tuple(ORDERINGS)], Literal[tuple(SHORTCUT_PARAMETERS)]
 
     def train(
         model: Positional[str] = "ResNet164",
@@ -52,12 +56,12 @@ def train_command(recipe):
         recipe: str = recipe,
         start: str | None = None,
         running: Annotated[RunFlags, arg(name="")] = RunFlags(),
-        ordering: Literal[tuple(ORDERINGS)] = "preactivation",
-        shortcut: Literal[tuple(SHORTCUT_PARAMETERS)] = "identity",
-        layout: Literal[LAYOUTS] = "stacked",
+        ordering: OrderingName = "preactivation",
+        shortcut: ShortcutName = "identity",
+        layout: Literal["stacked", "layers"] = "stacked",
         unroll: int | Literal["auto", "all"] = "auto",
         remat: bool = False,
-        family: Literal[tuple(FAMILIES)] | None = None,
+        family: Literal["cifar", "imagenet"] | None = None,
         settings: Annotated[Recipe, arg(name="")] = get_recipe(recipe),
     ) -> None:
         """Trains a network and writes a run folder: model, SavedModel, card, history, curves.
@@ -81,7 +85,13 @@ def train_command(recipe):
         """
         from keras_preact.training import trainer
 
-        options = {"ordering": ordering, "shortcut": shortcut, "layout": layout, "unroll": unroll, "remat": remat}
+        options: dict[str, Any] = {
+            "ordering": ordering,
+            "shortcut": shortcut,
+            "layout": layout,
+            "unroll": unroll,
+            "remat": remat,
+        }
         if family is not None:
             options["family"] = family
         card = trainer.train(model, data=data, recipe=settings, start=start, model_options=options, **vars(running))
@@ -92,7 +102,7 @@ def train_command(recipe):
     return train
 
 
-def print_result(card):
+def print_result(card: Mapping[str, Any]) -> None:
     """Prints what a run's card says of the result, what is in its folder, and what to do next."""
     from keras_preact.training import remote_folder, run_folder
 
@@ -118,7 +128,7 @@ def print_result(card):
     print("\nNext:", pasted("predict", folder, *samples), pasted("inspect", folder, "--batch-size", 128), sep="\n")
 
 
-def pasted(*arguments):
+def pasted(*arguments: object) -> str:
     """Returns a line that runs `keras-preact` with these arguments when it is pasted into a shell."""
     texts = (f"./{each}" if isinstance(each, pathlib.Path) and str(each)[0] == "-" else str(each) for each in arguments)
     return f"  {shlex.join(['keras-preact', *texts])}"

@@ -2,15 +2,18 @@
 
 import json
 import pathlib
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
 from keras_preact.commands.recipe_flags import given, recipe_changes
 from keras_preact.names import safe_name
-from keras_preact.training.strategy_table import STRATEGIES
+from keras_preact.training.strategy_table import Strategy
 
-RecipeChanges = recipe_changes("validation_images")
+if TYPE_CHECKING:
+    RecipeChanges = Any  # made when this runs: a checker cannot know it
+else:
+    RecipeChanges = recipe_changes("validation_images")
 
 
 def sweep(
@@ -23,7 +26,7 @@ def sweep(
     validation_images: int | None = None,
     seeds: int = 3,
     output: pathlib.Path | None = None,
-    strategy: Literal[STRATEGIES] = "auto",
+    strategy: Strategy = "auto",
     changes: Annotated[RecipeChanges, arg(name="")] = RecipeChanges(),
 ) -> None:
     """Trains every point of a grid with several seeds: one row each, medians, a picture, the best run.

@@ -1,6 +1,6 @@
 """The verb `finetune`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
@@ -8,7 +8,10 @@ from keras_preact.commands.recipe_flags import given, recipe_changes
 from keras_preact.commands.runs import RunFlags, print_result
 from keras_preact.transfer.trunk import Tuning
 
-RecipeChanges = recipe_changes()
+if TYPE_CHECKING:
+    RecipeChanges = Any  # made when this runs: a checker cannot know it
+else:
+    RecipeChanges = recipe_changes()
 
 
 def finetune(

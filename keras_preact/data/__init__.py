@@ -13,10 +13,11 @@ from keras_preact.data.digits import load_digits
 from keras_preact.data.folders import load_folder, load_imagenet
 from keras_preact.errors import argument_error, check_choice, nearest
 from keras_preact.names import add_row
+from keras_preact.types import PathLike
 
 __all__ = ["ALIASES", "DATA_SETS", "Augmentation", "from_arrays", "has_own_size", "load", "register_data"]
 
-DATA_SETS = {
+DATA_SETS: dict[str, Callable[..., DataSet]] = {
     "digits": load_digits,
     "cifar10": functools.partial(load_cifar, CIFAR10),
     "cifar100": functools.partial(load_cifar, CIFAR100),
@@ -52,7 +53,7 @@ class _Registered:
         return replace(data, name=self.name, folder=None)  # by which cards find it again
 
 
-def register_data(name, function):
+def register_data(name: str, function: Callable[..., DataSet]) -> None:
     """Adds a data set, so that `train`, `evaluate`, sweeps and the command line take its name.
 
     Args:
@@ -73,13 +74,19 @@ def register_data(name, function):
     add_row("data set", name, _Registered(name, function, place), DATA_SETS)
 
 
-def has_own_size(name):
+def has_own_size(name: PathLike) -> bool:
     """Returns whether the images of a data set have a size that nobody chooses; `name` may be a folder's path."""
     row = DATA_SETS.get(name) if isinstance(name, str) else None
     return name in ARRAYS or (isinstance(row, _Registered) and "image_size" not in row.takes)
 
 
-def load(name, data_dir=None, *, image_size=None, skip_corrupt=False):
+def load(
+    name: PathLike,
+    data_dir: PathLike | None = None,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    skip_corrupt: bool = False,
+) -> DataSet:
     """Returns the `DataSet` called `name`.
 
     Args:

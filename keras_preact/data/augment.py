@@ -43,7 +43,7 @@ class Augmentation:
     cutmix: float = 0.0
     """Both parameters of the beta distribution of the area share that a box keeps of its image."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("crop_padding", self.crop_padding, minimum=0)
         check_integer("cutout", self.cutout, minimum=0)
         check_choice("pad_value", self.pad_value, PAD_VALUES)
@@ -58,16 +58,16 @@ class Augmentation:
             raise argument_error("area", "left out with `scale`: each decides the crop", self.area)
 
     @property
-    def mixes(self):
+    def mixes(self) -> bool:
         """Whether an image's label becomes two."""
         return bool(self.mixup or self.cutmix)
 
     @property
-    def resizes(self):
+    def resizes(self) -> bool:
         """Whether images are resized, which the host does."""
         return bool(self.scale or self.area)
 
-    def check(self, image_shape):
+    def check(self, image_shape: tuple[int, ...]) -> None:
         """Raises a `ValueError` if images of `image_shape` (height, width, channels) cannot be varied so."""
         height, width, channels = image_shape
         for name in ("colour", "lighting"):
@@ -81,7 +81,7 @@ class Augmentation:
         if self.scale and self.scale[0] < max(height, width):
             raise argument_error("scale", f"at least {max(height, width)}, the side of the crop", self.scale)
 
-    def draw(self, rng, count, image_shape):
+    def draw(self, rng: np.random.Generator, count: int, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Returns what happens to each of `count` images, a dict of arrays whose first axis is the image.
 
         Args:

@@ -1,11 +1,18 @@
 """Batches whose order and augmentation are a function of (seed, epoch, step), on every backend."""
 
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
 import keras
 import numpy as np
 
 from keras_preact.data.augment import HOST_DRAWS, Augmentation
+from keras_preact.data.dataset import DataSet
 from keras_preact.data.preparation import Preparation, check_resident
 from keras_preact.errors import argument_error, check_choice, check_integer
+
+ArraySpec: TypeAlias = tuple[tuple[int, ...], str]  # shape, dtype
 
 
 class TrainingBatches(keras.utils.PyDataset):
@@ -34,7 +41,15 @@ class TrainingBatches(keras.utils.PyDataset):
             for these images.
     """
 
-    def __init__(self, data, global_batch_size, seed, augmentation=Augmentation(), share=(0, 1), resident=False):
+    def __init__(
+        self,
+        data: DataSet,
+        global_batch_size: int,
+        seed: int,
+        augmentation: Augmentation = Augmentation(),
+        share: tuple[int, int] = (0, 1),
+        resident: bool = False,
+    ) -> None:
         super().__init__()  # without Keras' workers: on JAX their queue serves batches of the epoch before
         if check_integer("global_batch_size", global_batch_size) > len(data.train):
             expected = f"at most the {len(data.train)} training images of {data.name}"
@@ -50,10 +65,10 @@ class TrainingBatches(keras.utils.PyDataset):
         self.steps_per_epoch = len(data.train) // global_batch_size
         self.set_position(0)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.steps_per_epoch - self.step
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         step = self.step + index
         chosen = self.order[step * self.size : (step + 1) * self.size][self.slice]
         drawn = {name: values[self.slice] for name, values in self._draws(step).items()}
@@ -64,7 +79,7 @@ class TrainingBatches(keras.utils.PyDataset):
             inputs["images"] = self.data.train.read(chosen, drawn)
         return inputs, self.data.train.labels[chosen]
 
-    def set_position(self, epoch, step=0):
+    def set_position(self, epoch: int, step: int = 0) -> None:
         """Makes batch 0 the `step`-th, from 0, of an epoch. A step after the last begins the next epoch."""
         epoch, step = check_integer("epoch", epoch, minimum=0), check_integer("step", step, minimum=0)
         if step > self.steps_per_epoch:
@@ -72,10 +87,10 @@ class TrainingBatches(keras.utils.PyDataset):
         self.epoch, self.step = epoch + step // self.steps_per_epoch, step % self.steps_per_epoch
         self.order = self._rng(0).permutation(len(self.data.train)).astype(np.int32)
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         self.set_position(self.epoch + 1)
 
-    def spec(self):
+    def spec(self) -> tuple[dict[str, ArraySpec], ArraySpec]:
         """Returns what a batch is without making one: ({name: (shape, dtype)}, (shape, dtype) of the labels)."""
         count = self.slice.stop - self.slice.start
         drawn = _for_device(self._draws(0))
@@ -86,7 +101,7 @@ class TrainingBatches(keras.utils.PyDataset):
             inputs["images"] = ((count, *self.data.image_shape), "uint8")
         return inputs, ((count,), "int32")
 
-    def prepared(self):
+    def prepared(self) -> PreparedBatches:
         """Returns the same batches as (normalised float32 images, labels), for `keras.Model.fit`."""
         return PreparedBatches(self)
 
@@ -108,22 +123,22 @@ class PreparedBatches(keras.utils.PyDataset):
     own.
     """
 
-    def __init__(self, batches):
+    def __init__(self, batches: TrainingBatches) -> None:
         super().__init__()
         self.batches, self.has_begun = batches, False
         self.preparation = Preparation(batches.data, batches.augmentation, batches.resident)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         images, labels = self.preparation(*self.batches[index], training=True)
         return keras.ops.convert_to_numpy(images), keras.ops.convert_to_numpy(labels)
 
-    def on_epoch_begin(self):
+    def on_epoch_begin(self) -> None:
         self.has_begun = True
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         if self.has_begun:  # Keras ends an epoch before its first
             self.batches.on_epoch_end()
         self.has_begun = False
@@ -142,28 +157,30 @@ class EvaluationBatches(keras.utils.PyDataset):
         share: (i, n) for the i-th, from 0, of n equal parts of every batch.
     """
 
-    def __init__(self, data, split, batch_size, share=(0, 1)):
+    def __init__(
+        self, data: DataSet, split: Literal["test", "train"], batch_size: int, share: tuple[int, int] = (0, 1)
+    ) -> None:
         super().__init__()
         self.split = getattr(data, check_choice("split", split, ("train", "test")))
         self.size = check_integer("batch_size", batch_size)
         self.slice = share_slice(batch_size, share)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self.split) // self.size)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         positions = np.arange(index * self.size, (index + 1) * self.size)[self.slice]
         chosen = np.minimum(positions, len(self.split) - 1)
         weights = (positions < len(self.split)).astype(np.float32)
         return {"images": self.split.read(chosen)}, self.split.labels[chosen], weights
 
-    def spec(self):
+    def spec(self) -> tuple[dict[str, ArraySpec], ArraySpec, ArraySpec]:
         """Returns what a batch is without making one, as `TrainingBatches.spec` does."""
         count = self.slice.stop - self.slice.start
         return {"images": ((count, *self.split.image_shape), "uint8")}, ((count,), "int32"), ((count,), "float32")
 
 
-def share_slice(batch_size, share):
+def share_slice(batch_size: int, share: tuple[int, int]) -> slice:
     """Returns the slice of a batch that is the i-th of n parts, for `share` (i, n)."""
     number, count = share
     if not 0 <= number < count:

@@ -10,6 +10,7 @@ import numpy as np
 from keras_preact.data.dataset import ArraySplit, DataSet, check_images, resized
 from keras_preact.data.tfds import find_prepared, read_whole, tfds_folder
 from keras_preact.errors import argument_error
+from keras_preact.types import PathLike
 from keras_preact.weights import store
 
 HOME = "https://www.cs.toronto.edu/~kriz/"
@@ -86,7 +87,13 @@ CIFAR100 = Cifar(
 )
 
 
-def load_cifar(kind, data_dir=None, image_size=None, skip_corrupt=False, side=SIDE):
+def load_cifar(
+    kind: Cifar,
+    data_dir: PathLike | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    skip_corrupt: bool = False,
+    side: int = SIDE,
+) -> DataSet:
     """Returns the `DataSet` of a `Cifar`, its images resized to `side` pixels if that is not their own.
 
     It is looked for in `data_dir`, or else in TFDS's and Keras' own folders: a data set prepared by TFDS, `NAME.npz`
@@ -119,20 +126,22 @@ def _whole(kind, data_dir):
     return _data_set(kind, *_read_archive(kind, _download(kind, folders[-1])))
 
 
-def default_folders():
+def default_folders() -> list[pathlib.Path]:
     """Returns the folders in which TFDS and Keras keep data sets."""
     kept = os.environ.get("KERAS_HOME", "~/.keras")
     return [tfds_folder(), pathlib.Path(kept).expanduser() / "datasets"]
 
 
 def _data_set(kind, train_images, train_labels, test_images, test_labels):
-    splits = []
-    for images, labels in ((train_images, train_labels), (test_images, test_labels)):
-        images = check_images(images, f"images of {kind.name}")
-        if images.shape[1:] != (SIDE, SIDE, 3):
-            raise argument_error(f"images of {kind.name}", "(images, 32, 32, 3)", images.shape)
-        splits.append(ArraySplit(images, labels))
-    return DataSet(kind.name, *splits, kind.class_names, kind.mean, kind.std)
+    train, test = _split(kind, train_images, train_labels), _split(kind, test_images, test_labels)
+    return DataSet(kind.name, train, test, kind.class_names, kind.mean, kind.std)
+
+
+def _split(kind, images, labels):
+    images = check_images(images, f"images of {kind.name}")
+    if images.shape[1:] != (SIDE, SIDE, 3):
+        raise argument_error(f"images of {kind.name}", "(images, 32, 32, 3)", images.shape)
+    return ArraySplit(images, labels)
 
 
 def _find_npz(kind, folder):
@@ -157,7 +166,8 @@ def _read_archive(kind, path):
             for member in archive:
                 name = pathlib.PurePosixPath(member.name).name
                 if member.isfile() and name in (*kind.train_files, kind.test_file):
-                    contents[name] = archive.extractfile(member).read()
+                    file = archive.extractfile(member)
+                    contents[name] = file.read() if file is not None else b""
     except (OSError, EOFError, tarfile.TarError) as error:
         raise argument_error("data_dir", "a folder whose archive is whole", str(path), str(error)) from error
     return _read_records(kind, path, contents)

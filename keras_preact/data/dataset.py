@@ -1,13 +1,39 @@
 """What a data set is: images, labels, names, and how its pixels are normalised."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
 from keras_preact.data import geometry
 from keras_preact.errors import argument_error
 from keras_preact.weights.cuts import normalize
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+class Split(Protocol):
+    """What the images of a training or a test split are: an `ArraySplit`, a `FileSplit` or a `Subset`.
+
+    Attributes:
+        labels: int32 (images,).
+    """
+
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(height, width, channels) of what `read` returns."""
+
+    def read(self, indices: np.ndarray | Sequence[int], draws: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+        """Returns the images at `indices`, uint8 (images, *image_shape), cropped as `draws` says."""
 
 
 class ArraySplit:
@@ -21,7 +47,7 @@ class ArraySplit:
         ValueError: If dtypes or sizes are others, or there is no image.
     """
 
-    def __init__(self, images, labels):
+    def __init__(self, images: npt.ArrayLike, labels: npt.ArrayLike) -> None:
         self.images, self.labels = np.asarray(images), check_labels(labels)
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
             received = f"{self.images.dtype.name} {self.images.shape}"
@@ -29,15 +55,15 @@ class ArraySplit:
         if len(self.images) != len(self.labels) or not len(self.images):
             raise argument_error("labels", f"one per image ({len(self.images)}), and one at least", len(self.labels))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, ...]:
         """(height, width, channels)."""
         return self.images.shape[1:]
 
-    def read(self, indices, draws=None):
+    def read(self, indices: np.ndarray | Sequence[int], draws: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """Returns the images at `indices`, uint8; with `shorter_side` or `attempts` in `draws`, crops of them."""
         images = self.images[indices]
         if not geometry.resizes(draws):
@@ -45,7 +71,7 @@ class ArraySplit:
         return geometry.crop_arrays(images, draws)
 
 
-def check_labels(labels, argument="labels"):
+def check_labels(labels: npt.ArrayLike, argument: str = "labels") -> np.ndarray:
     """Returns labels as int32 (images,); raises a `ValueError` if they are no whole numbers, or of another shape."""
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -62,8 +88,7 @@ class DataSet:
 
     Attributes:
         name: What it is called.
-        train: The training split: `labels` int32 (images,), `len()`, and `read(indices, draws=None)` -> uint8 (images,
-            height, width, channels). An `ArraySplit` or a `FileSplit`.
+        train: The training split, a `Split`.
         test: The test split.
         class_names: One per label.
         mean: Per channel, of the training images, 0 to 255.
@@ -74,8 +99,8 @@ class DataSet:
     """
 
     name: str
-    train: Any
-    test: Any
+    train: Split
+    test: Split
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -83,7 +108,7 @@ class DataSet:
     crop: float = 1.0
     interpolation: str = "bicubic"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("train", "test"):
             labels = getattr(self, name).labels
             if labels.min() < 0 or labels.max() >= len(self.class_names):
@@ -98,16 +123,19 @@ class DataSet:
                 raise argument_error(name, f"one number per channel ({self.image_shape[-1]})", getattr(self, name))
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, ...]:
         """(height, width, channels) of the images that a network sees."""
         return tuple(self.train.image_shape)
 
-    def normalized(self, images):
+    def normalized(self, images: npt.ArrayLike) -> np.ndarray:
         """Returns uint8 images as float32 with the training split's mean 0 and std 1 per channel."""
         return normalize(images, self.mean, self.std)
 
 
-def resized(data, side, name):
+DataLike: TypeAlias = str | os.PathLike[str] | DataSet  # by name, or by the path of its folder
+
+
+def resized(data: DataSet, side: int, name: str) -> DataSet:
     """Returns a `DataSet` of arrays with its images resized to `side` x `side` pixels by Pillow, bilinearly.
 
     Args:
@@ -127,7 +155,14 @@ def resized(data, side, name):
     return replace(data, name=name, train=train, test=test, mean=mean, std=std, interpolation="bilinear")
 
 
-def from_arrays(train_images, train_labels, test_images, test_labels, class_names=None, name="arrays"):
+def from_arrays(
+    train_images: npt.ArrayLike,
+    train_labels: npt.ArrayLike,
+    test_images: npt.ArrayLike,
+    test_labels: npt.ArrayLike,
+    class_names: Iterable[str] | None = None,
+    name: str = "arrays",
+) -> DataSet:
     """Returns the `DataSet` of arrays, with the mean and std of its training images.
 
     Args:
@@ -150,7 +185,7 @@ def from_arrays(train_images, train_labels, test_images, test_labels, class_name
     return DataSet(name, train, test, tuple(class_names), mean, std)
 
 
-def measure(images):
+def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and std per channel, 0 to 255, of uint8 images, as tuples of floats."""
     levels = np.arange(256)
     means, stds = [], []
@@ -161,7 +196,7 @@ def measure(images):
     return tuple(means), tuple(stds)
 
 
-def check_images(images, argument="images"):
+def check_images(images: npt.ArrayLike, argument: str = "images") -> np.ndarray:
     """Returns images as uint8 (images, height, width, channels) of 0 to 255.
 
     Args:
@@ -204,19 +239,19 @@ class Subset:
         indices: Which, a sequence of positions in it.
     """
 
-    def __init__(self, split, indices):
+    def __init__(self, split: Split, indices: npt.ArrayLike) -> None:
         self.split, self.indices = split, np.asarray(indices)
         self.labels, self.image_shape = split.labels[self.indices], split.image_shape
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
-    def read(self, indices, draws=None):
+    def read(self, indices: np.ndarray | Sequence[int], draws: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """Returns the images at `indices` of these, as the split does."""
         return self.split.read(self.indices[indices], draws)
 
 
-def held_out(data, count, seed):
+def held_out(data: DataSet, count: int, seed: int) -> tuple[DataSet, DataSet]:
     """Returns two data sets: `data` without `count` of its training images, and those as the test split.
 
     Args:

@@ -4,12 +4,15 @@ import numpy as np
 
 from keras_preact.data.dataset import ArraySplit, DataSet, measure
 from keras_preact.errors import argument_error
+from keras_preact.types import PathLike
 
 SIDE = 16
 TEST_IMAGES = 360
 
 
-def load_digits(data_dir=None, image_size=None, skip_corrupt=False):
+def load_digits(
+    data_dir: PathLike | None = None, image_size: int | tuple[int, int] | None = None, skip_corrupt: bool = False
+) -> DataSet:
     """Returns 1,437 training and 360 test scans of handwritten digits, 16x16, white on black.
 
     They are the 8x8 scans of `sklearn.datasets.load_digits` (Alpaydin and Kaynak, UCI, 1998), enlarged bilinearly. The

@@ -1,12 +1,16 @@
 """Images in files: decoded by Pillow in threads, as they are needed."""
 
+from __future__ import annotations
+
 import concurrent.futures
 import contextlib
 import functools
 import importlib
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -14,6 +18,12 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from keras_preact.data import geometry
 from keras_preact.data.dataset import check_labels, measure
 from keras_preact.errors import argument_error
+from keras_preact.types import PathLike
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from keras_preact.data.tfds import Records
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +60,24 @@ class FileSplit:
             error. Such files' indices are in `skipped`.
     """
 
-    def __init__(self, paths, labels, image_shape, shorter_side=None, skip_corrupt=False):
+    def __init__(
+        self,
+        paths: Sequence[PathLike] | Records,
+        labels: npt.ArrayLike,
+        image_shape: Sequence[int],
+        shorter_side: int | None = None,
+        skip_corrupt: bool = False,
+    ) -> None:
         self.paths, self.labels = paths, check_labels(labels)
         self.image_shape = tuple(image_shape)
         self.shorter_side = shorter_side or min(self.image_shape[:2])
-        self.skip_corrupt, self.skipped = skip_corrupt, set()
+        self.skip_corrupt = skip_corrupt
+        self.skipped: set[int] = set()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, indices, draws=None):
+    def read(self, indices: np.ndarray | Sequence[int], draws: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """Returns the images at `indices`, uint8 (images, height, width, channels).
 
         Args:
@@ -75,7 +93,7 @@ class FileSplit:
         drawn = geometry.rows(draws, len(indices))
         return np.stack(list(threads().map(self._read, (int(index) for index in indices), drawn)))
 
-    def measured(self):
+    def measured(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Returns mean and std per channel, 0 to 255, of the centre crops of a sample spread over the split."""
         return measure(self.read(spread(len(self), SAMPLE // 2)))
 
@@ -103,7 +121,7 @@ class FileSplit:
         raise argument_error("data", "one whole image a class at least", f"{len(alike)} broken ones of a class")
 
 
-def open_image(path, channels):
+def open_image(path: PathLike | IO[bytes], channels: int) -> Image.Image:
     """Returns an image as a Pillow image, grey for 1 channel and RGB for 3, as a viewer shows it.
 
     It is turned as its EXIF orientation says, what is transparent lies on white, and of 16 bits a channel the upper 8
@@ -122,7 +140,7 @@ def open_image(path, channels):
         raise argument_error("data", "files of whole images", str(path), f"{error} {REPAIR}") from error
 
 
-def decode(path, channels):
+def decode(path: PathLike | IO[bytes], channels: int) -> Image.Image:
     """Returns what `open_image` does; the text of its `ValueError` is nothing but the reason, a sentence."""
     try:
         with _opened(path) as image:
@@ -155,7 +173,7 @@ class Look:
     problem: str | None = None
 
 
-def look(paths):
+def look(paths: Sequence[PathLike]) -> list[Look]:
     """Returns a `Look` of each image file.
 
     A file is whole if all of its pixels are there: PNGs are held to their checksums, JPEGs are decoded at an eighth of
@@ -227,12 +245,12 @@ def _head(path):
     return b""
 
 
-def spread(count, most):
+def spread(count: int, most: int) -> np.ndarray:
     """Returns at most `most` indices of `count`, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
 
 
 @functools.cache
-def threads():
+def threads() -> concurrent.futures.ThreadPoolExecutor:
     """Returns the pool in which files are read."""
     return concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="images")

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from keras_preact.data.dataset import ArraySplit, DataSet, measure
 from keras_preact.data.files import REPAIR, SAMPLE, FileSplit, look, spread
 from keras_preact.data.tfds import Records, find_prepared, tfds_folder
 from keras_preact.errors import argument_error, check_integer, check_integers
+from keras_preact.types import PathLike
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,9 @@ IMAGENET_HELP = (
 )
 
 
-def load_folder(folder, image_size=None, skip_corrupt=False):
+def load_folder(
+    folder: PathLike, image_size: int | tuple[int, int] | None = None, skip_corrupt: bool = False
+) -> DataSet:
     """Returns the `DataSet` of a folder of images.
 
     Its classes are folders: `DIR/train/class/name.png` with `DIR/test/...` (or `val`, `validation`), or
@@ -61,17 +65,19 @@ def load_folder(folder, image_size=None, skip_corrupt=False):
         raise argument_error("image_size", f"given for {folder}", received, "Pass image_size=64 (--image-size 64).")
     size = size or next(iter(sizes))
     shape = (*size, 1 if all(each.is_grey for each in known) else 3)
-    splits = {split: FileSplit(*files, shape, skip_corrupt=skip_corrupt) for split, files in listed.items()}
-    if not (sizes - {size}) and sum(map(len, splits.values())) * np.prod(shape) <= IN_MEMORY:
-        splits = {split: _in_memory(files) for split, files in splits.items()}
-        mean, std = measure(splits["train"].images)
-    else:
-        mean, std = splits["train"].measured()
-    path = folder.resolve()
-    return DataSet(path.name, splits["train"], splits["test"], names, mean, std, folder=str(path))
+    in_files = [FileSplit(paths, labels, shape, skip_corrupt=skip_corrupt) for paths, labels in listed.values()]
+    train, test, path = *in_files, folder.resolve()
+    if sizes - {size} or sum(map(len, in_files)) * np.prod(shape) > IN_MEMORY:
+        mean, std = train.measured()
+        return DataSet(path.name, train, test, names, mean, std, folder=str(path))
+    pixels = _in_memory(train)
+    mean, std = measure(pixels.images)
+    return DataSet(path.name, pixels, _in_memory(test), names, mean, std, folder=str(path))
 
 
-def load_imagenet(data_dir=None, image_size=None, skip_corrupt=False):
+def load_imagenet(
+    data_dir: PathLike | None = None, image_size: int | tuple[int, int] | None = None, skip_corrupt: bool = False
+) -> DataSet:
     """Returns ILSVRC-2012; its classes are WordNet's numbers, sorted.
 
     `data_dir` has the folders `train` and `val`, or is the one in which TFDS prepared it, which is also looked for
@@ -91,11 +97,11 @@ def load_imagenet(data_dir=None, image_size=None, skip_corrupt=False):
         raise argument_error("data_dir", "the folder in which ImageNet is", received, IMAGENET_HELP)
     size = _size(image_size or 224)
     shorter_side = round(min(size) / IMAGENET_CROP)
-    splits = [FileSplit(*part, (*size, 3), shorter_side, skip_corrupt) for part in parts]
-    return DataSet(IMAGENET, *splits, names, IMAGENET_MEAN, IMAGENET_DEVIATION, crop=IMAGENET_CROP)
+    train, test = (FileSplit(paths, labels, (*size, 3), shorter_side, skip_corrupt) for paths, labels in parts)
+    return DataSet(IMAGENET, train, test, names, IMAGENET_MEAN, IMAGENET_DEVIATION, crop=IMAGENET_CROP)
 
 
-def image_files(folder):
+def image_files(folder: PathLike) -> tuple[list[str], list[str]]:
     """Returns the image files in a folder and its subfolders, by their names' endings, and the other files: sorted.
 
     Hidden files, and what archives of macOS bring along, are neither.
@@ -103,7 +109,9 @@ def image_files(folder):
     Raises:
         OSError: If a subfolder cannot be read.
     """
-    images, others, seen = [], [], set()
+    images: list[str] = []
+    others: list[str] = []
+    seen = set()
     for where, folders, names in os.walk(folder, onerror=_raised, followlinks=True):
         seen.add(os.path.realpath(where))
         folders[:] = [name for name in _shown(folders) if os.path.realpath(os.path.join(where, name)) not in seen]
@@ -112,11 +120,11 @@ def image_files(folder):
     return sorted(images), sorted(others)
 
 
-def some(names, most=5):
+def some(names: Iterable[object], most: int = 5) -> str:
     """Returns names in a line, at most so many of them: `a, b and 7 more`."""
-    names = list(map(str, names))
-    listed = ", ".join(names[:most])
-    return listed if len(names) <= most else f"{listed} and {len(names) - most:,} more"
+    texts = list(map(str, names))
+    listed = ", ".join(texts[:most])
+    return listed if len(texts) <= most else f"{listed} and {len(texts) - most:,} more"
 
 
 def _raised(error):

@@ -1,15 +1,17 @@
 """Crops that need an image's own size, of Pillow images on the host: fb.resnet.torch's, and the test crop."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from PIL import Image
 
 
-def resizes(draws):
+def resizes(draws: Mapping[str, np.ndarray] | None) -> bool:
     """Returns whether `draws` holds a crop that resizes."""
-    return bool(draws) and ("shorter_side" in draws or "attempts" in draws)
+    return draws is not None and ("shorter_side" in draws or "attempts" in draws)
 
 
-def crop_arrays(images, draws):
+def crop_arrays(images: np.ndarray, draws: Mapping[str, np.ndarray] | None) -> np.ndarray:
     """Returns random crops of uint8 images (batch, height, width, channels), resized to the same size."""
     crops = [
         pixels(crop(pillow(image), images.shape[1:3], drawn)) for image, drawn in zip(images, rows(draws, len(images)))
@@ -17,23 +19,23 @@ def crop_arrays(images, draws):
     return np.stack(crops)
 
 
-def rows(draws, count):
+def rows(draws: Mapping[str, np.ndarray] | None, count: int) -> list[dict[str, np.ndarray]]:
     """Returns a dict of arrays whose first axis is the image as a list of `count` dicts, one an image."""
     return [{name: values[k] for name, values in (draws or {}).items()} for k in range(count)]
 
 
-def pillow(image):
+def pillow(image: np.ndarray) -> Image.Image:
     """Returns uint8 (height, width, 1 or 3) as a grey or RGB Pillow image."""
     return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
 
 
-def pixels(image):
+def pixels(image: Image.Image) -> np.ndarray:
     """Returns a grey or RGB Pillow image as uint8 (height, width, channels)."""
     array = np.asarray(image)
     return array[..., None] if array.ndim == 2 else array
 
 
-def crop(image, size, drawn):
+def crop(image: Image.Image, size: Sequence[int], drawn: Mapping[str, np.ndarray]) -> Image.Image:
     """Returns the random crop of a Pillow image that was drawn for it.
 
     Args:
@@ -50,7 +52,7 @@ def crop(image, size, drawn):
     return image.crop(box).resize((size[1], size[0]), Image.Resampling.BICUBIC)
 
 
-def area_box(image_size, attempts, place):
+def area_box(image_size: Sequence[int], attempts: np.ndarray, place: np.ndarray) -> tuple[int, int, int, int] | None:
     """Returns the box (left, top, right, bottom) of the first attempt that lies in the image, or None.
 
     Args:
@@ -71,12 +73,12 @@ def area_box(image_size, attempts, place):
     return None
 
 
-def centre_crop(image, size, shorter_side):
+def centre_crop(image: Image.Image, size: Sequence[int], shorter_side: int) -> Image.Image:
     """Returns the centre `size` (height, width) of an image resized to a shorter side."""
     return _placed(resize_shorter_side(image, shorter_side, size), size, None)
 
 
-def resize_shorter_side(image, side, at_least=(0, 0)):
+def resize_shorter_side(image: Image.Image, side: int, at_least: Sequence[int] = (0, 0)) -> Image.Image:
     """Returns an image resized so that its shorter side is `side` pixels, and it is `at_least` (height, width)."""
     factor = max(side / min(image.size), at_least[1] / image.width, at_least[0] / image.height)
     width, height = round(image.width * factor), round(image.height * factor)

@@ -5,13 +5,13 @@ import os
 
 import numpy as np
 
-from keras_preact.data.dataset import ArraySplit, Subset
+from keras_preact.data.dataset import ArraySplit, DataSet, Subset
 from keras_preact.data.files import spread
 
 LOOKED_AT = 50_000  # files of a split whose sizes are read
 
 
-def digest(data):
+def digest(data: DataSet) -> str:
     """Returns the SHA-256 of a `DataSet`'s images and labels, `"sha256:..."`.
 
     Of images in memory it has every pixel; of files their names within the folder, their labels, and the sizes of

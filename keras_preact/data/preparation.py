@@ -1,13 +1,17 @@
 """From what batches yield to what a network takes: fetched, varied and normalised on the device."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_preact.data import transforms
 from keras_preact.data.augment import Augmentation
-from keras_preact.data.dataset import ArraySplit
+from keras_preact.data.dataset import ArraySplit, DataSet
 from keras_preact.errors import argument_error, check_integer
+from keras_preact.types import Tensor
 from keras_preact.weights.cuts import normalize
 
 
@@ -39,7 +43,14 @@ class Preparation(keras.layers.Layer):
         ValueError: If the augmentation is none for these images, or `resident` is not for this data set.
     """
 
-    def __init__(self, data, augmentation=Augmentation(), resident=False, image_size=0, name="preparation"):
+    def __init__(
+        self,
+        data: DataSet,
+        augmentation: Augmentation = Augmentation(),
+        resident: bool = False,
+        image_size: int = 0,
+        name: str = "preparation",
+    ) -> None:
         super().__init__(name=name, dtype="float32", autocast=False, trainable=False)
         augmentation.check(data.image_shape)
         self.augmentation, self.image_shape = augmentation, tuple(data.image_shape)
@@ -48,12 +59,13 @@ class Preparation(keras.layers.Layer):
         self.mean, self.std = (np.asarray(values, "float32") for values in (data.mean, data.std))
         self.table = None
         if resident:
-            check_resident(data, augmentation)
-            pixels = np.reshape(data.train.images, (len(data.train), -1))
+            pixels = np.reshape(check_resident(data, augmentation), (len(data.train), -1))
             self.table = keras.Variable(pixels, dtype="uint8", trainable=False, name="images")
         self.built = True
 
-    def call(self, inputs, labels, training=False):
+    def call(
+        self, inputs: Mapping[str, Tensor], labels: Tensor | None, training: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         images = ops.cast(self._fetched(inputs), "float32")
         if self.augmentation.mixes and labels is not None:
             labels = ops.one_hot(labels, self.classes, dtype="float32")
@@ -61,14 +73,14 @@ class Preparation(keras.layers.Layer):
             return self._normalized(images), labels
         return self._augmented(images, labels, inputs)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Mapping[str, Any]) -> None:
         """Writes nothing: the table is the data set."""
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Reads nothing."""
 
     def _fetched(self, inputs):
-        if "images" in inputs:
+        if "images" in inputs or self.table is None:
             return inputs["images"]
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
@@ -111,9 +123,10 @@ def _resized(data, side):
     return 0 if (side, side) == (height, width) else side
 
 
-def check_resident(data, augmentation):
-    """Raises a `ValueError` if the training images of `data`, augmented so, cannot lie on the device."""
+def check_resident(data: DataSet, augmentation: Augmentation) -> np.ndarray:
+    """Returns the training images; a `ValueError` says if they, augmented so, cannot lie on the device."""
     if not isinstance(data.train, ArraySplit):
         raise argument_error("resident", f"False for {data.name}, whose images are read from files", True)
     if augmentation.resizes:
         raise argument_error("resident", "False with `scale` or `area`, which the host applies", True)
+    return data.train.images

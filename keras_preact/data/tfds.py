@@ -8,6 +8,7 @@ import logging
 import os
 import pathlib
 import warnings
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,12 @@ ARRAY_RECORD = "array_record"
 FRAME = 12  # bytes in front of a TFRecord's data: its length, and a checksum of that; four more follow the data
 
 
-def tfds_folder():
+def tfds_folder() -> pathlib.Path:
     """Returns the folder in which TFDS keeps data sets."""
     return pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
-def find_prepared(name, folder):
+def find_prepared(name: str, folder: pathlib.Path) -> pathlib.Path | None:
     """Returns the folder of the data set called `name`, its newest version, in `folder` or a folder within; or None."""
     for pattern in ("dataset_info.json", "*/dataset_info.json", f"{name}/*/dataset_info.json"):
         found = [path.parent for path in sorted(folder.glob(pattern)) if name in path.parts]
@@ -46,7 +47,7 @@ def _told_what_to_install(folder):
         raise argument_error("data_dir", "a form that this machine can read", str(folder), hint) from error
 
 
-def read_whole(folder):
+def read_whole(folder: pathlib.Path) -> list[np.ndarray]:
     """Returns the images and labels of the splits train and test, as a list of four arrays."""
     arrays = []
     with _told_what_to_install(folder):
@@ -65,11 +66,11 @@ def read_whole(folder):
 class Record(io.BytesIO):
     """Holds the bytes of an image file, with a name for errors."""
 
-    def __init__(self, contents, name):
+    def __init__(self, contents: bytes, name: str) -> None:
         super().__init__(contents)
         self.name = name
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.name
 
 
@@ -91,9 +92,9 @@ class Records:
         ValueError: If TFDS is not installed, or a file is cut short.
     """
 
-    def __init__(self, folder, split):
+    def __init__(self, folder: pathlib.Path, split: str) -> None:
         self.folder, self.split = folder, split
-        self.source, self.places = None, None
+        self.source: Any = None
         with _told_what_to_install(folder):
             tfds = importlib.import_module("tensorflow_datasets")
             self.builder = tfds.builder_from_directory(folder)
@@ -111,10 +112,10 @@ class Records:
             self.labels = self._read_labels()
             self._keep(kept)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Record:
         return Record(self._example(index)["image"], f"record {index} of {self.folder}, {self.split}")
 
     def _example(self, index):

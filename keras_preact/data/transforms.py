@@ -4,8 +4,12 @@ They are made of `keras.ops` on static image shapes, so that they run eagerly, i
 JAX; the batch may be of unknown size. Images are float32 (batch, height, width, channels).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from keras import ops
+
+from keras_preact.types import Tensor
 
 # Of RGB in 0 to 1 over ImageNet (Krizhevsky et al. 2012), as in fb.resnet.torch.
 EIGENVALUES = np.array([0.2175, 0.0188, 0.0045], "float32")
@@ -13,7 +17,7 @@ EIGENVECTORS = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140],
 LUMA = np.array([0.299, 0.587, 0.114], "float32")
 
 
-def crop(images, corner, padding, pad_value, mean):
+def crop(images: Tensor, corner: Tensor, padding: int, pad_value: str, mean: np.ndarray | Sequence[float]) -> Tensor:
     """Returns crops of the images' own size out of the images with `padding` pixels around them.
 
     Args:
@@ -40,12 +44,12 @@ def crop(images, corner, padding, pad_value, mean):
     return ops.where(inside[..., None], cropped, ops.convert_to_tensor(outside, "float32"))
 
 
-def flip(images, mirrored):
+def flip(images: Tensor, mirrored: Tensor) -> Tensor:
     """Returns the images, of which those with 1 in `mirrored`, uint8 (batch,), have left and right exchanged."""
     return ops.where(ops.cast(mirrored, "bool")[:, None, None, None], ops.flip(images, axis=2), images)
 
 
-def jitter(images, factors):
+def jitter(images: Tensor, factors: Tensor) -> Tensor:
     """Returns images blended with black, with their mean grey and with their own grey, as fb.resnet.torch does.
 
     It does so in a random order. The order changes nothing, since none of the three clips: the weights of the grey
@@ -62,13 +66,13 @@ def jitter(images, factors):
     return brightness * (contrast * saturated + (1.0 - contrast) * mean_grey)
 
 
-def light(images, amounts):
+def light(images: Tensor, amounts: Tensor) -> Tensor:
     """Returns RGB images of 0 to 255 shifted by `amounts` (batch, 3) of the principal components of their colours."""
     shifts = ops.matmul(amounts * EIGENVALUES, EIGENVECTORS.T)
     return images + 255.0 * shifts[:, None, None, :]
 
 
-def cut_out(images, hole, side):
+def cut_out(images: Tensor, hole: Tensor, side: int) -> Tensor:
     """Returns normalised images with 0 in squares of `side` pixels whose centres are `hole` int32 (batch, 2)."""
     _, height, width, _ = images.shape
     starts = hole - side // 2
@@ -77,12 +81,14 @@ def cut_out(images, hole, side):
     return ops.where(_outer(ops.logical_and, rows, columns)[..., None], 0.0, images)
 
 
-def resize(images, side):
+def resize(images: Tensor, side: int) -> Tensor:
     """Returns images of `side` x `side` pixels, bilinear with antialiasing: every pixel counts in a smaller image."""
     return ops.image.resize(images, (side, side), interpolation="bilinear", antialias=True)
 
 
-def mix(images, labels, own=None, box=None):
+def mix(
+    images: Tensor, labels: Tensor | None, own: Tensor | None = None, box: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Returns images of which a share (mixup), or a box (cutmix), is their neighbour's, and labels in these shares.
 
     Images 0 and 1 are neighbours, 2 and 3, and so on. As batches are in random order that is a random partner, and
@@ -95,7 +101,8 @@ def mix(images, labels, own=None, box=None):
         box: int32 (batch, 4): top, left, bottom, right of what is the neighbour's, or None for none.
     """
     _, height, width, _ = images.shape
-    other_images, share = _neighbours(images), 1.0  # the image's own share of its pixels
+    other_images = _neighbours(images)
+    share: Tensor = 1.0  # the image's own share of its pixels
     if own is not None:
         images, share = _blend(images, other_images, own[:, None, None, None]), own
     if box is not None:

@@ -1,7 +1,7 @@
 """Models that leave Python: SavedModel, ONNX, LiteRT, each compared with the Keras model after writing."""
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers: the names of _MODULES
     from keras_preact.errors import ParityError
@@ -22,7 +22,7 @@ _MODULES = {
 __all__ = [*_MODULES]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

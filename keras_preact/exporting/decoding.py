@@ -3,7 +3,16 @@
 JPEG, PNG, BMP, GIF and WebP, of which GIF's transparent pixels are black, and WebP's orientation is not looked for.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from keras_preact.exporting.preprocessing import cut
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from keras_preact.weights.preprocessing import Preprocessing
 
 PNG, JPEG, RIFF, WEBP = b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"WEBP"  # how the files begin; WEBP at the byte 8
 PNG_BITS = 24  # the byte that says how many bits a value has
@@ -13,7 +22,7 @@ HEAD = 1 << 17  # bytes in which they are looked for
 ORIENTATION = 0x112
 
 
-def cut_files(files, preprocessing):
+def cut_files(files: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the images of files as the network's were cut, and which files are whole images.
 
     Args:
@@ -42,7 +51,7 @@ def cut_files(files, preprocessing):
     return tf.ensure_shape(tf.scatter_nd(places, images, sizes)[:-1], (None, *shape)), whole[:-1]
 
 
-def decoded(file, channels):
+def decoded(file: tf.Tensor, channels: int) -> tf.Tensor:
     """Returns the pixels of an image file, uint8 (height, width, channels), as data sets of files are read.
 
     What is transparent lies on white, and the image is turned as its EXIF orientation says.

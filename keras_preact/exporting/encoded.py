@@ -1,31 +1,33 @@
 """Image files of every kind that people send: what the SavedModel's signature `encoded` is tried on."""
 
+import functools
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 from PIL import ExifTags, Image
 
 
-def files(images):
+def files(images: np.ndarray) -> dict[str, bytes]:
     """Returns image files (bytes) of uint8 images (images, height, width, 1 or 3), by the name of their kind.
 
     Each kind shows one of the images, in turn.
     """
-    kinds = {
+    kinds: dict[str, Callable[[np.ndarray], bytes]] = {
         "png": _saved,
-        "png, transparent": lambda image: _saved(image, mode="RGBA", alpha=True),
-        "png, palette": lambda image: _saved(image, mode="P"),
-        **{f"png, grey, {bits} bits": lambda image, bits=bits: grey_png(image, bits) for bits in (1, 2, 4, 8)},
-        "png, grey, 16 bits": lambda image: _saved(image, mode="I;16"),
-        **{f"jpeg, {mode}": lambda image, mode=mode: _saved(image, "jpeg", mode) for mode in ("RGB", "L", "CMYK")},
-        "jpeg, on its side": lambda image: _saved(image, "jpeg", exif=on_its_side()),
+        "png, transparent": functools.partial(_saved, mode="RGBA", alpha=True),
+        "png, palette": functools.partial(_saved, mode="P"),
+        **{f"png, grey, {bits} bits": functools.partial(grey_png, bits=bits) for bits in (1, 2, 4, 8)},
+        "png, grey, 16 bits": functools.partial(_saved, mode="I;16"),
+        **{f"jpeg, {mode}": functools.partial(_saved, kind="jpeg", mode=mode) for mode in ("RGB", "L", "CMYK")},
+        "jpeg, on its side": functools.partial(_saved, kind="jpeg", exif=on_its_side()),
     }
     return {kind: write(images[number % len(images)]) for number, (kind, write) in enumerate(kinds.items())}
 
 
-def on_its_side(orientation=6):
+def on_its_side(orientation: int = 6) -> Image.Exif:
     """Returns the EXIF data of a photo whose camera was held so; 6 for a quarter turn to the left."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
@@ -45,7 +47,7 @@ def _saved(image, kind="png", mode=None, alpha=False, **options):
     return file.getvalue()
 
 
-def grey_png(image, bits):
+def grey_png(image: np.ndarray, bits: int) -> bytes:
     """Returns an image as a grey PNG file of 1, 2, 4 or 8 bits a pixel, of which Pillow writes 1 and 8 only."""
     grey = np.asarray(image).mean(axis=-1).astype("uint8") >> (8 - bits)
     each = np.unpackbits(grey[..., None], axis=-1)[..., 8 - bits :]

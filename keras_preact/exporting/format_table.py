@@ -1,6 +1,7 @@
 """The formats of exported models, as a table. Imports no Keras."""
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -12,10 +13,11 @@ class Format:
     only_tensorflow: bool = True
 
 
-FORMATS = {
+FormatName: TypeAlias = Literal["savedmodel", "onnx", "litert", "litert_int8"]
+FORMATS: dict[FormatName, Format] = {
     "savedmodel": Format("saved_model", ("tensorflow",)),
     "onnx": Format("model.onnx", ("onnx", "onnxruntime"), only_tensorflow=False),
     "litert": Format("model.tflite", ("tensorflow",)),
     "litert_int8": Format("model.int8.tflite", ("tensorflow",)),
 }
-DEFAULT = ("savedmodel", "onnx", "litert")
+DEFAULT: tuple[FormatName, ...] = ("savedmodel", "onnx", "litert")

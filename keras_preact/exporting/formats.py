@@ -1,27 +1,36 @@
 """A network in every format asked for, checked, in one folder that appears whole or not at all."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import logging
 import os
 import pathlib
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.exporting import onnx_graph, parity
-from keras_preact.exporting.format_table import DEFAULT, FORMATS
+from keras_preact.exporting.format_table import DEFAULT, FORMATS, FormatName
 from keras_preact.exporting.inference import checked
 from keras_preact.exporting.litert import write_litert
 from keras_preact.exporting.preprocessing import fitted
 from keras_preact.exporting.savedmodel import check_class_names, write_savedmodel
 from keras_preact.files import is_aside, written_aside
 from keras_preact.locks import held
+from keras_preact.network.model import ResidualNetwork
+from keras_preact.types import PathLike
 from keras_preact.version import __version__
 from keras_preact.weights.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +48,23 @@ class _Task:
     images: np.ndarray
     labels: np.ndarray | None
     calibration_images: np.ndarray | None
-    card: dict | None
+    card: Mapping[str, Any] | None
 
 
 def export_network(
-    network,
-    output,
-    formats=DEFAULT,
+    network: ResidualNetwork,
+    output: PathLike,
+    formats: str | Iterable[str] | None = DEFAULT,
     *,
-    preprocessing,
-    class_names,
-    sample_images,
-    sample_labels=None,
-    calibration_images=None,
-    card=None,
-    overwrite=False,
-    verbose=True,
-):
+    preprocessing: Preprocessing,
+    class_names: Sequence[object],
+    sample_images: npt.ArrayLike | None,
+    sample_labels: npt.ArrayLike | None = None,
+    calibration_images: npt.ArrayLike | None = None,
+    card: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    verbose: bool = True,
+) -> dict[str, Any]:
     """Writes a network as `keras_preact.export` does, from what that has found out about it.
 
     Args:
@@ -79,10 +88,10 @@ def export_network(
     _check_preprocessing(network, preprocessing)
     images = _check_images("sample_images", sample_images, preprocessing)
     labels = None if sample_labels is None else _check_labels(sample_labels, images, names)
+    calibration = None
     if "litert_int8" in formats:
-        calibration_images = _check_images("calibration_images", calibration_images, preprocessing)
-        calibration_images = fitted(calibration_images, preprocessing)
-    task = _Task(network, formats, preprocessing, names, images, labels, calibration_images, card)
+        calibration = fitted(_check_images("calibration_images", calibration_images, preprocessing), preprocessing)
+    task = _Task(network, formats, preprocessing, names, images, labels, calibration, card)
     output = check_folder(output, overwrite)
     with held(output, "output"), written_aside(output) as aside:
         aside.mkdir()
@@ -119,7 +128,7 @@ def _write(name, task, file):
         write_litert(network, file, preprocessing, task.calibration_images if name == "litert_int8" else None)
 
 
-def check_folder(path, overwrite):
+def check_folder(path: PathLike, overwrite: bool) -> pathlib.Path:
     """Returns the path to export to; raises a `ValueError` if what is there may not be replaced."""
     path = pathlib.Path(path)
     if path.exists() and not path.is_dir():
@@ -132,7 +141,7 @@ def check_folder(path, overwrite):
     return path
 
 
-def check_formats(formats):
+def check_formats(formats: str | Iterable[str] | None) -> tuple[FormatName, ...]:
     """Returns formats as a tuple of names, once they can be written here; those of `DEFAULT` that can be for None.
 
     Raises:

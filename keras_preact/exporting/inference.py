@@ -1,19 +1,25 @@
 """A network in inference, computed from folded weights: what the exported formats hold."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 from keras import ops
 
 from keras_preact.errors import argument_error
 from keras_preact.network.build import run_name
 from keras_preact.network.checks import check_not_quantized
-from keras_preact.network.environment import NetworkEnvironment
+from keras_preact.network.environment import ConvSpec, NetworkEnvironment
 from keras_preact.network.layers.batch_norm import batch_norm, folded
 from keras_preact.network.layers.conv import convolve
 from keras_preact.network.layers.residual_units import ResidualUnits
 from keras_preact.network.model import ResidualNetwork, converted
 from keras_preact.network.parts import CLASSIFIER, residual_network
+from keras_preact.network.unit_spec import UnitSpec
+from keras_preact.types import Tensor
 
 
-def checked(model):
+def checked(model: object) -> ResidualNetwork:
     """Returns `model` if it is a network of this package with a classifier; raises a `ValueError` if not."""
     if not isinstance(model, ResidualNetwork) or not model.has_top:
         expected = "a network of keras_preact that ends in its classifier (include_top=True)"
@@ -22,7 +28,7 @@ def checked(model):
     return model
 
 
-def stacked(model, dtype=None):
+def stacked(model: ResidualNetwork, dtype: str | None = None) -> ResidualNetwork:
     """Returns the network in the stacked layout, in which building and tracing do not grow with depth, and in `dtype`.
 
     Args:
@@ -34,7 +40,7 @@ def stacked(model, dtype=None):
     return model if {**config, **changes} == config else converted(model, **changes)
 
 
-def inference_weights(model):
+def inference_weights(model: ResidualNetwork) -> dict[str, dict[str, Tensor]]:
     """Returns what inference computes with: a dict from a layer of the stacked layout to a dict of its tensors.
 
     Each BN that follows a convolution is folded into it: in a pre-activation unit all but the first, and conv1's
@@ -54,7 +60,9 @@ def inference_weights(model):
     return weights
 
 
-def outputs(model, weights, images, straight=False):
+def outputs(
+    model: ResidualNetwork, weights: Mapping[str, Mapping[str, Tensor]], images: Tensor, straight: bool = False
+) -> dict[str, Tensor]:
     """Returns the dict of the outputs of the exported models, as tensors.
 
     Args:
@@ -76,32 +84,34 @@ def outputs(model, weights, images, straight=False):
     return {"probabilities": classifier.activation(logits), "logits": logits, "features": features}
 
 
-class Inference(NetworkEnvironment):
+class Inference(NetworkEnvironment[Tensor]):
     """An environment that computes with the weights of a stacked network, given from outside.
 
     It is none for units: their layer runs them.
     """
 
-    def __init__(self, model, weights, straight, prefix=""):
+    def __init__(
+        self, model: ResidualNetwork, weights: Mapping[str, Mapping[str, Tensor]], straight: bool, prefix: str = ""
+    ) -> None:
         self.model, self.weights, self.straight, self.prefix = model, weights, straight, prefix
 
-    def within(self, name):
+    def within(self, name: str) -> Inference:
         return Inference(self.model, self.weights, self.straight, f"{self.prefix}{name}_")
 
-    def units(self, x, run):
+    def units(self, x: Tensor, run: tuple[UnitSpec, ...]) -> Tensor:
         layer = self.model.get_layer(run_name(run))
         return layer.infer(x, self.weights[layer.name], self.straight)
 
-    def conv(self, x, name, conv):
+    def conv(self, x: Tensor, name: str, conv: ConvSpec) -> Tensor:
         weights = {part: ops.cast(weight, x.dtype) for part, weight in self.weights[self.prefix + name].items()}
         return convolve(x, weights["kernel"], conv.strides, weights.get("bias"))
 
-    def batch_norm(self, x, name, center=True, scale=True):
+    def batch_norm(self, x: Tensor, name: str, center: bool = True, scale: bool = True) -> Tensor:
         weights = self.weights.get(self.prefix + name)
         return x if weights is None else batch_norm(x, weights, self.model.spec.bn_epsilon, training=False)[0]
 
-    def relu(self, x, name):
+    def relu(self, x: Tensor, name: str) -> Tensor:
         return ops.relu(x)
 
-    def max_pool(self, x, name, padding):
+    def max_pool(self, x: Tensor, name: str, padding: str) -> Tensor:
         return self.model.get_layer(self.prefix + name)(x)

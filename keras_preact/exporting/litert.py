@@ -1,15 +1,25 @@
 """A network as a LiteRT (TensorFlow Lite) file, in float32 or with int8 weights and signals."""
 
+from __future__ import annotations
+
 import pathlib
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
 from keras_preact.exporting.inference import inference_weights, outputs, stacked
 from keras_preact.exporting.preprocessing import normalized
+from keras_preact.network.model import ResidualNetwork
+from keras_preact.types import PathLike
+
+if TYPE_CHECKING:
+    from keras_preact.weights.preprocessing import Preprocessing
 
 
-def write_litert(model, path, preprocessing, calibration_images=None):
+def write_litert(
+    model: ResidualNetwork, path: PathLike, preprocessing: Preprocessing, calibration_images: np.ndarray | None = None
+) -> None:
     """Writes a LiteRT file that maps uint8 `images` to `probabilities`, `logits` and `features`.
 
     `images` are (batch, height, width, channels) of any batch size and of the height and width of

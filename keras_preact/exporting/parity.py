@@ -1,5 +1,7 @@
 """Exported files against the Keras model: the same images through both, the files in a process without Keras."""
 
+from __future__ import annotations
+
 import io
 import json
 import os
@@ -7,6 +9,8 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -18,6 +22,11 @@ from keras_preact.exporting import encoded, reload
 from keras_preact.exporting import preprocessing as in_graph
 from keras_preact.exporting.inference import stacked
 from keras_preact.network.build import classifier_logits
+from keras_preact.network.model import ResidualNetwork
+from keras_preact.types import PathLike
+
+if TYPE_CHECKING:
+    from keras_preact.weights.preprocessing import Preprocessing
 
 TOLERANCE = 1e-3  # of a probability: float32 rounding moves ResNet-1001's by 1.5e-4, shallow networks' by 1e-6
 HALF = ("bfloat16", "float16")
@@ -25,7 +34,13 @@ HALF_TOLERANCE = 2e-2  # where the Keras model computes with 8 bits, or 11, of e
 INT8_AGREEMENT = 0.9  # the share of images that int8 must class as float does
 
 
-def compare(model, files, preprocessing, images, labels=None):
+def compare(
+    model: ResidualNetwork,
+    files: Mapping[str, PathLike],
+    preprocessing: Preprocessing,
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+) -> dict[str, dict[str, Any]]:
     """Runs exported files in a fresh process and compares them with `model`.
 
     Args:
@@ -68,7 +83,7 @@ def compare(model, files, preprocessing, images, labels=None):
     return report
 
 
-def reference(model, preprocessing, images):
+def reference(model: ResidualNetwork, preprocessing: Preprocessing, images: np.ndarray) -> dict[str, np.ndarray]:
     """Returns what the Keras model gives for uint8 images: a dict of `probabilities` and `logits`, float64."""
     both = keras.Model(model.input, [model.output, model.get_layer("pool").output])
     if keras.backend.backend() == "tensorflow":
@@ -85,19 +100,19 @@ def reference(model, preprocessing, images):
     return {"probabilities": probabilities.astype("float64"), "logits": logits}
 
 
-def tolerance(model):
+def tolerance(model: ResidualNetwork) -> float:
     """Returns how much a probability of a SavedModel may differ from `model`, in whose precision it computes."""
     return HALF_TOLERANCE if model.get_layer("stem_conv").compute_dtype in HALF else TOLERANCE
 
 
-def size(path):
+def size(path: PathLike) -> float:
     """Returns the megabytes of a file, or of all files of a folder."""
     path = pathlib.Path(path)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return round(sum(file.stat().st_size for file in files) / 1e6, 3)
 
 
-def table(report):
+def table(report: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Returns the lines of a table for people."""
     titles = (
         "format",

@@ -1,12 +1,22 @@
 """A `Preprocessing` in the graph of an exported model: `cuts.cut` and `cuts.normalize` on tensors of any size."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
 
+from keras_preact.types import Tensor
 from keras_preact.weights import cuts
 
+if TYPE_CHECKING:
+    from keras_preact.weights.preprocessing import Preprocessing
 
-def prepared(images, how):
+    pass
+
+
+def prepared(images: Tensor, how: Preprocessing) -> Tensor:
     """Returns images (batch, any height, any width, channels) of 0 to 255 resized and normalised, float32.
 
     Args:
@@ -16,12 +26,12 @@ def prepared(images, how):
     return normalized(resized(images, how), how)
 
 
-def normalized(images, how):
+def normalized(images: Tensor, how: Preprocessing) -> Tensor:
     """Returns (images - mean) / std per channel, float32."""
     return cuts.normalize(images, how.mean, how.std, keras.ops)
 
 
-def resized(images, how):
+def resized(images: Tensor, how: Preprocessing) -> Tensor:
     """Returns images (batch, any height, any width, channels) as the network's were, but for images of its size.
 
     Those stay as they are. float32 of 0 to 255.
@@ -35,7 +45,7 @@ def resized(images, how):
     return keras.ops.reshape(images, (keras.ops.shape(images)[0], *how.input_shape))
 
 
-def cut(images, how):
+def cut(images: Tensor, how: Preprocessing) -> Tensor:
     """Returns images (batch, any height, any width, channels), resized and cut, as float32 of 0 to 255.
 
     Whole numbers are rounded where Pillow rounds them: after the width, and after the height.
@@ -71,7 +81,7 @@ def _by_pillow(images, size, interpolation, is_whole):
     return keras.ops.clip(keras.ops.floor(images + 0.5), 0.0, 255.0) if is_whole else images
 
 
-def fitted(images, how):
+def fitted(images: np.ndarray, how: Preprocessing) -> np.ndarray:
     """Returns uint8 images as a caller resizes them for the formats that do not resize: uint8 again."""
     if tuple(images.shape[1:]) == how.input_shape:
         return images

@@ -12,15 +12,21 @@ import statistics
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
+
+Outputs: TypeAlias = dict[str, np.ndarray]
+# From uint8 images to outputs; and from encoded image files, where the format takes them.
+Loaded: TypeAlias = tuple[Callable[[np.ndarray], Outputs], Callable[[list[bytes]], Outputs] | None]
 
 BATCHES = (1, 32)
 ENCODED = "encoded"  # the probabilities of image files among a SavedModel's outputs
 SECONDS, CALLS = 0.5, 30  # spent on timing one batch size, at most
 
 
-def load_savedmodel(path):
+def load_savedmodel(path: str) -> Loaded:
     """Returns a function from uint8 images to a dict of outputs, and one from encoded image files."""
     import tensorflow as tf
 
@@ -34,7 +40,7 @@ def load_savedmodel(path):
     return lambda images: called(serve, images), encoded and (lambda files: called(encoded, files))
 
 
-def load_onnx(path):
+def load_onnx(path: str) -> Loaded:
     """Returns a function from uint8 images to a dict of outputs."""
     import onnxruntime
 
@@ -43,7 +49,7 @@ def load_onnx(path):
     return lambda images: dict(zip(names, session.run(names, {"images": images}))), None
 
 
-def load_litert(path):
+def load_litert(path: str) -> Loaded:
     """Returns a function from uint8 images to a dict of outputs; runs on ai-edge-litert, if installed, or tf.lite."""
     try:
         from ai_edge_litert.interpreter import Interpreter
@@ -60,9 +66,10 @@ def load_litert(path):
 LOADERS = {"savedmodel": load_savedmodel, "onnx": load_onnx, "litert": load_litert, "litert_int8": load_litert}
 
 
-def milliseconds(call, images):
+def milliseconds(call: Callable[[np.ndarray], Outputs], images: np.ndarray) -> float:
     """Returns the median time of calls on as many images as there are in `images`."""
-    times, start = [], time.perf_counter()
+    times: list[float] = []
+    start = time.perf_counter()
     while not times or (len(times) < CALLS and time.perf_counter() - start < SECONDS):
         before = time.perf_counter()
         call(images)
@@ -70,21 +77,21 @@ def milliseconds(call, images):
     return round(statistics.median(times), 3)
 
 
-def batches(call, images):
+def batches(call: Callable[[np.ndarray], Outputs], images: np.ndarray) -> Outputs:
     """Returns the outputs of a function for all images, taken `BATCHES[-1]` at a time."""
     parts = [call(images[start : start + BATCHES[-1]]) for start in range(0, len(images), BATCHES[-1])]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def main(folder):
+def main(folder: str) -> None:
     """Loads, calls, times; what raises ends the program."""
     for module in ("keras", "keras_preact"):
-        sys.modules[module] = None
+        sys.modules[module] = None  # type: ignore[assignment]  # the import system takes it for "not to be had"
     folder = pathlib.Path(folder)
     asked = json.loads((folder / "asked.json").read_text())
     with np.load(folder / "images.npz") as images:
         images = dict(images)
-    measured = {}
+    measured: dict[str, dict[str, Any]] = {}
     for name, path in asked.items():
         if name == "savedmodel":
             importlib.import_module("tensorflow")  # not a part of loading
@@ -94,7 +101,7 @@ def main(folder):
         given = images[name]
         outputs = batches(call, given)
         again = batches(call, given)
-        found = {
+        found: dict[str, Any] = {
             "load_s": round(loaded, 2),
             "repeats": all(np.array_equal(outputs[key], again[key]) for key in outputs),
         }
@@ -104,7 +111,8 @@ def main(folder):
         if call_encoded:
             files = [file.read_bytes() for file in sorted((folder / "encoded").iterdir())]
             outputs |= {ENCODED: call_encoded(files)["probabilities"]} if files else {}
-        np.savez(folder / f"{name}.npz", **outputs)
+        arrays: dict[str, Any] = {**outputs}
+        np.savez(folder / f"{name}.npz", **arrays)
         measured[name] = found
     (folder / "measured.json").write_text(json.dumps(measured))
 

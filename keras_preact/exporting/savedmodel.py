@@ -1,8 +1,12 @@
 """A trained model as a SavedModel that takes images as they come, and needs TensorFlow alone."""
 
+from __future__ import annotations
+
 import importlib.util
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -14,16 +18,28 @@ from keras_preact.exporting.inference import checked, inference_weights, outputs
 from keras_preact.exporting.preprocessing import normalized, prepared
 from keras_preact.files import written_aside
 from keras_preact.names import check_lines
+from keras_preact.network.model import ResidualNetwork
+from keras_preact.types import PathLike
+
+if TYPE_CHECKING:
+    from keras_preact.exporting.preprocessing import Preprocessing
 
 TOP = 5  # classes that the signature `classify` names
 
 
-def can_export():
+def can_export() -> bool:
     """Returns whether SavedModels can be had: TensorFlow writes them, from a model of its own backend."""
     return keras.backend.backend() == "tensorflow" and importlib.util.find_spec("tensorflow") is not None
 
 
-def export_savedmodel(model, path, preprocessing, class_names, sample_images, card=None):
+def export_savedmodel(
+    model: ResidualNetwork,
+    path: PathLike,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str],
+    sample_images: np.ndarray,
+    card: Mapping[str, Any] | None = None,
+) -> None:
     """Writes a SavedModel, as `write_savedmodel` does, and compares it with `model` in this process.
 
     Args:
@@ -54,7 +70,13 @@ def export_savedmodel(model, path, preprocessing, class_names, sample_images, ca
             raise parity.ParityError(f"The SavedModel differs from {model.name} by {difference} in a probability.")
 
 
-def write_savedmodel(model, folder, preprocessing, class_names, card=None):
+def write_savedmodel(
+    model: ResidualNetwork,
+    folder: PathLike,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str],
+    card: Mapping[str, Any] | None = None,
+) -> None:
     """Writes a SavedModel whose signatures take any number of images and give `outputs`.
 
     The default signature takes `images`, uint8 (batch, height, width, channels) of any size. For grey and RGB models
@@ -89,7 +111,7 @@ def write_savedmodel(model, folder, preprocessing, class_names, card=None):
         (extra / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
-def check_class_names(model, names):
+def check_class_names(model: ResidualNetwork, names: Sequence[object] | None) -> list[str]:
     """Returns `names` as strings; raises a `ValueError` if they are not one per class, each one line."""
     classes = model.output_shape[-1]
     if names is None:

@@ -1,14 +1,24 @@
 """What a network is asked to do, checked before anything is built or computed."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.network.parts import TAPS
+from keras_preact.network.spec import NetworkSpec
 
-LAYOUTS = ("stacked", "layers")
+if TYPE_CHECKING:
+    import keras
+
+Layout: TypeAlias = Literal["stacked", "layers"]
+LAYOUTS: tuple[Layout, ...] = ("stacked", "layers")
 UNROLLS = ("auto", "all")
 NAMED_UNITS = 50  # up to here, as in ResNet-152, a network has named layers; then depth takes long to compile
 
 
-def check_not_quantized(model):
+def check_not_quantized(model: keras.Model) -> None:
     """Raises a `ValueError` for a network of which Keras' `quantize` made other weights, which only Keras computes."""
     for layer in model.layers:
         if getattr(layer, "quantization_mode", None):
@@ -16,7 +26,7 @@ def check_not_quantized(model):
             raise argument_error("model", "without quantized layers", f"{layer.name}: {layer.quantization_mode}", hint)
 
 
-def check_replicated(replicas, optimizer, steps_per_execution):
+def check_replicated(replicas: int, optimizer: keras.optimizers.Optimizer | str, steps_per_execution: int) -> None:
     """Raises a `ValueError` if what is asked for fails in Keras with several replicas of a `tf.distribute` strategy."""
     with_replicas = f"with {replicas} replicas, where Keras does not offer it"
     if steps_per_execution != 1:
@@ -28,7 +38,7 @@ def check_replicated(replicas, optimizer, steps_per_execution):
             raise argument_error(option, f"left out of the optimizer {with_replicas}", value)
 
 
-def chosen_layout(layout, spec, unroll, remat):
+def chosen_layout(layout: str | None, spec: NetworkSpec, unroll: int | str, remat: bool | int) -> Layout:
     """Returns `layout`, once checked; if it is None, named layers, or stacked ones where these are for something.
 
     That is with more than `NAMED_UNITS` units, and with an `unroll` or a `remat`, which named layers have not.
@@ -38,7 +48,7 @@ def chosen_layout(layout, spec, unroll, remat):
     return check_choice("layout", layout, LAYOUTS)
 
 
-def check_execution(unroll, remat):
+def check_execution(unroll: int | str, remat: bool | int) -> tuple[int | str, bool | int]:
     """Returns `unroll` (a whole number, `"auto"` or `"all"`) and `remat` (True or a whole number), once checked."""
     if unroll not in UNROLLS:
         if isinstance(unroll, str):
@@ -47,7 +57,9 @@ def check_execution(unroll, remat):
     return unroll, remat or 0 if isinstance(remat, bool) else check_integer("remat", remat, minimum=0)
 
 
-def check_features(spec, features, tap, pooling=None):
+def check_features(
+    spec: NetworkSpec, features: str | Sequence[str] | None, tap: str | Sequence[str], pooling: str | None = None
+) -> dict[str, str] | None:
     """Returns a dict from the name of a stage to its tap, or None without `features`."""
     if features is None:
         return None

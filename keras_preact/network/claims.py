@@ -1,10 +1,14 @@
 """What files say of the networks in them, held to what the files can hold, before a network is built from it."""
 
+from __future__ import annotations
+
 import io
 import json
 import os
 import textwrap
 import zipfile
+from collections.abc import Mapping
+from typing import Any
 
 from keras_preact import bounds
 from keras_preact.errors import argument_error, check_integer
@@ -12,12 +16,13 @@ from keras_preact.files import hdf5_arrays
 from keras_preact.network.parts import residual_network
 from keras_preact.network.shapes import Shapes, weights_of
 from keras_preact.network.spec import NetworkSpec
+from keras_preact.types import PathLike
 
 NETWORK = "keras_preact>ResidualNetwork"  # what Keras finds the class by
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 
 
-def check_parameters(spec, channels, classes, size):
+def check_parameters(spec: NetworkSpec, channels: int, classes: int | None, size: int) -> None:
     """Raises a `ValueError` if a network has more parameters than its file has bytes: each takes one at least.
 
     Args:
@@ -36,14 +41,14 @@ def check_parameters(spec, channels, classes, size):
         raise argument_error("spec", expected, f"{count:,} parameters")
 
 
-def check_fingerprint(fingerprint, size):
+def check_fingerprint(fingerprint: Mapping[str, Any], size: int) -> None:
     """Raises a `ValueError` unless a weights file of `size` bytes can hold the network that its fingerprint says."""
     fields = dict(fingerprint)
     channels, classes, features = fields.pop("channels"), fields.pop("num_classes"), fields.pop("features", None)
     check_parameters(_as_far_as(NetworkSpec.from_dict(fields), features), channels, classes, size)
 
 
-def check_keras_file(path):
+def check_keras_file(path: PathLike) -> dict[str, Any]:
     """Returns the configuration in a `.keras` file, which is not loaded for it.
 
     Raises:

@@ -1,10 +1,18 @@
 """What a network costs, stage by stage: parameters, multiply-adds, memory for its signals."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from keras_preact.errors import argument_error, check_integer
 from keras_preact.network.parts import CLASSIFIER, network_parts
 from keras_preact.network.shapes import Operation, Shapes, Weight
+from keras_preact.network.spec import NetworkSpec
+
+if TYPE_CHECKING:
+    from keras_preact.network.model import ResidualNetwork
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class StageCost:
     elements: int
 
 
-def network_costs(spec, input_shape, num_classes=None):
+def network_costs(spec: NetworkSpec, input_shape: Sequence[int], num_classes: int | None = None) -> list[StageCost]:
     """Returns the `StageCost`s of a `NetworkSpec`, without building it.
 
     Args:
@@ -65,7 +73,7 @@ def network_costs(spec, input_shape, num_classes=None):
     return costs
 
 
-def model_costs(model, size=None):
+def model_costs(model: ResidualNetwork, size: Sequence[int] | None = None) -> list[StageCost]:
     """Returns the `StageCost`s of a built network, for images of its own size or of `size` (height, width)."""
     from keras_preact.network.model import ResidualNetwork
 
@@ -79,7 +87,12 @@ def model_costs(model, size=None):
     return network_costs(model.spec, (height, width, channels), config["num_classes"] if model.has_top else None)
 
 
-def summary(model, batch_size=1, size=None, print_fn=print):
+def summary(
+    model: ResidualNetwork,
+    batch_size: int = 1,
+    size: Sequence[int] | None = None,
+    print_fn: Callable[[str], object] = print,
+) -> None:
     """Prints, per stage, units, output shape, parameters, multiply-adds and the memory of the signals.
 
     Args:
@@ -126,7 +139,7 @@ def summary(model, batch_size=1, size=None, print_fn=print):
     print_fn(f"parameters are trainable ones; {total('moving'):,} moving statistics besides")
 
 
-def table(rows):
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Returns the lines of a table: the first column to the left, the others to the right, a rule under the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [

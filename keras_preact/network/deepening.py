@@ -5,6 +5,8 @@ exists (He et al. 2015, section 1). Chang et al. 2018 (arXiv 1710.10348) train n
 """
 
 import itertools
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -15,13 +17,21 @@ from keras_preact.network.loaded import Loaded
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import assign, copy_optimizer, copy_trainable, named_weights
 from keras_preact.network.shapes import unit_operations, weights_of
+from keras_preact.network.spec import NetworkSpec
 
 PLACES = ("end", "spread")
 BRANCHES = ("zero", "copy")
 IMAGES = 4  # on which the difference of copied units is measured
 
 
-def deepen(model, depth=None, *, units=None, place="end", branch="zero"):
+def deepen(
+    model: ResidualNetwork,
+    depth: int | None = None,
+    *,
+    units: Sequence[int] | None = None,
+    place: Literal["end", "spread"] = "end",
+    branch: Literal["zero", "copy"] = "zero",
+) -> ResidualNetwork:
     """Returns a deeper network that holds a network's weights, and further units in each stage.
 
     With `branch="zero"` it computes the same function, to the bit but for rounding: F of each new unit ends in zeros,
@@ -63,13 +73,13 @@ def deepen(model, depth=None, *, units=None, place="end", branch="zero"):
     operations = {_operation(ours): theirs and _operation(theirs) for ours, theirs in origins.items()}
     copy_trainable(model, other, origins=operations)
     other.card, other.loaded = model.card, _report(model, other, origins, place, branch)
-    if model.compiled:
-        other.compile_from_config(model.get_compile_config())
+    if model.compiled and (config := model.get_compile_config()):
+        other.compile_from_config(config)
         copy_optimizer(model, other, origins=origins)
     return other
 
 
-def check_identity(spec):
+def check_identity(spec: NetworkSpec) -> None:
     """Raises a `ValueError` that says why if no unit of a `NetworkSpec` computes the identity."""
     unit = spec.stages[0][-1]
     if why := unit.shortcut.row.alters(unit):
@@ -138,7 +148,7 @@ def _names(unit):
 
 def _origins(network, plan):
     """Returns for every weight of a deepened network the name that it had before, or None if it is new."""
-    origins = {name: name for name in named_weights(network)}
+    origins: dict[str, str | None] = {name: name for name in named_weights(network)}
     for ours, theirs, copy in itertools.chain(*plan):
         origins |= {f"{ours.name}_{name}": None if copy else f"{theirs.name}_{name}" for name in _names(ours)}
     return origins
@@ -152,7 +162,7 @@ def _copy_weights(source, target, plan, branch):
     """Sets the weights of a deepened network."""
     theirs, ours = named_weights(source), named_weights(target)
     old = {name: _value(place) for name, place in theirs.items()}
-    values = {name: old.get(name) for name in ours}
+    values: dict[str, Any] = {name: old.get(name) for name in ours}
     for stage in plan:
         alike = {unit.name: 1 + max(copy for _, other, copy in stage if other is unit) for _, unit, _ in stage}
         for unit, origin, copy in stage:

@@ -14,8 +14,14 @@ The `name` of an operation is that of its Keras layer, and of its weights, withi
 hold it, and no two operations of a unit share one.
 """
 
+from __future__ import annotations
+
 import abc
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
+
+if TYPE_CHECKING:
+    from keras_preact.network.unit_spec import UnitSpec
 
 
 @dataclass(frozen=True)
@@ -28,75 +34,79 @@ class ConvSpec:
     bias: float | None = None
 
 
-class Operations(abc.ABC):
+Signal = TypeVar("Signal")  # what stands for (batch, height, width, channels)
+
+
+class Operations(abc.ABC, Generic[Signal]):
     """The operations of units and of what stands around them. A signal is (batch, height, width, channels)."""
 
     @abc.abstractmethod
-    def conv(self, x, name, conv):
+    def conv(self, x: Signal, name: str, conv: ConvSpec) -> Signal:
         """Returns a convolution of x, as the `ConvSpec` `conv` says, padded by half its kernel on every side."""
 
     @abc.abstractmethod
-    def batch_norm(self, x, name):
-        """Returns x with each channel normalised, scaled by gamma and shifted by beta.
-
-        Around the units it takes `center=False` for one without beta, and `scale=False` for one without gamma.
-        """
+    def batch_norm(self, x: Signal, name: str) -> Signal:
+        """Returns x with each channel normalised, scaled by gamma and shifted by beta."""
 
     @abc.abstractmethod
-    def relu(self, x, name):
+    def relu(self, x: Signal, name: str) -> Signal:
         """Returns max(x, 0), element by element."""
 
 
-class UnitEnvironment(Operations):
+class UnitEnvironment(Operations[Signal]):
     """What one unit, `units.residual_unit`, is run in. The shapes of all signals are of the same rank."""
 
     @abc.abstractmethod
-    def sigmoid(self, x, name):
+    def sigmoid(self, x: Signal, name: str) -> Signal:
         """Returns 1 / (1 + exp(-x)), element by element."""
 
     @abc.abstractmethod
-    def add(self, a, b, name):
+    def add(self, a: Signal, b: Signal, name: str) -> Signal:
         """Returns a + b, of two signals of one shape."""
 
     @abc.abstractmethod
-    def multiply(self, a, b, name):
+    def multiply(self, a: Signal, b: Signal, name: str) -> Signal:
         """Returns a * b, element by element, of two signals of one shape."""
 
     @abc.abstractmethod
-    def affine(self, x, name, scale, offset):
+    def affine(self, x: Signal, name: str, scale: float, offset: float) -> Signal:
         """Returns scale * x + offset; `scale` and `offset` are Python numbers."""
 
     @abc.abstractmethod
-    def dropout(self, x, name, rate):
+    def dropout(self, x: Signal, name: str, rate: float) -> Signal:
         """Returns x, in training with a share `rate` of its elements set to 0 and the others divided by 1 - rate.
 
         A unit uses it once at most: in stacked units a second one would drop the same elements.
         """
 
     @abc.abstractmethod
-    def stochastic_depth(self, x, name, rate):
+    def stochastic_depth(self, x: Signal, name: str, rate: float) -> Signal:
         """Returns x, in training for a share `rate` of the images set to 0 and for the others divided by 1 - rate."""
 
     @abc.abstractmethod
-    def zero_pad(self, x, name, filters, strides):
+    def zero_pad(self, x: Signal, name: str, filters: int, strides: int) -> Signal:
         """Returns every `strides`-th pixel of x, with channels of zeros after its own, `filters` in all."""
 
 
-class NetworkEnvironment(Operations):
+class NetworkEnvironment(Operations[Signal]):
     """What the stem, the stages and the last activation, `parts.residual_network`, are run in."""
 
     @abc.abstractmethod
-    def within(self, name):
+    def within(self, name: str) -> Self:
         """Returns this environment with `name` and an underscore before every operation's name."""
 
     @abc.abstractmethod
-    def units(self, x, run):
+    def batch_norm(self, x: Signal, name: str, center: bool = True, scale: bool = True) -> Signal:
+        """Returns x with each channel normalised, without beta if not `center`, and without gamma if not `scale`."""
+
+    @abc.abstractmethod
+    def units(self, x: Signal, run: tuple[UnitSpec, ...]) -> Signal:
         """Returns x after a run, a tuple of `UnitSpec`s that are equal but for their place and drop rates."""
 
     @abc.abstractmethod
-    def max_pool(self, x, name, padding):
+    def max_pool(self, x: Signal, name: str, padding: str) -> Signal:
         """Returns 3x3 max-pooling of x with stride 2, padded as `StemSpec.pool` says."""
 
 
-class Environment(UnitEnvironment, NetworkEnvironment):
+class Environment(UnitEnvironment[Signal], NetworkEnvironment[Signal]):
     """What a whole network is run in, its units one by one."""

@@ -1,6 +1,8 @@
 """The families of networks as functions of the depth that give a `NetworkSpec`, and how other codebases' differ."""
 
 import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 from keras_preact.errors import argument_error, check_choice, check_fields, check_integer
 from keras_preact.network.spec import UNIT_KINDS, NetworkSpec, StemSpec
@@ -23,7 +25,7 @@ IMAGENET_UNITS = {
 # stride into the 3x3 of a stage's *last* unit, which in inference is exactly the stride on the next unit's first 1x1.
 _BARE_STEM = {"activates": False}
 _SLIM_BIASES = ("stem", "shortcut", "last")
-IMPLEMENTATIONS = {
+IMPLEMENTATIONS: dict[str, dict[str, Any]] = {
     "fb_resnet_torch": {},  # HEAD; the released resnet-200.t7 is the next
     "fb_resnet_torch_released": dict(
         first_unit_activates=True,
@@ -51,7 +53,7 @@ IMPLEMENTATIONS = {
 }
 
 
-def cifar_spec(depth, unit=None, **fields):
+def cifar_spec(depth: int, unit: str | None = None, **fields: Any) -> NetworkSpec:
     """Returns the `NetworkSpec` of a CIFAR network: three stages of 16, 32 and 64 inner channels, 32x32 to 8x8.
 
     Args:
@@ -73,11 +75,13 @@ def cifar_spec(depth, unit=None, **fields):
         if count >= 1 and rest == 0:
             defaults = {"widening": "projection" if kind == "bottleneck" else "zero_pad"}
             return _spec((count,) * 3, CIFAR_WIDTHS, kind, StemSpec(), {**defaults, **fields})
-    rules = " or ".join(f"{kinds[kind]}n + 2 ({kind} units)" for kind in sorted(order, key=kinds.get))
+    rules = " or ".join(f"{kinds[kind]}n + 2 ({kind} units)" for kind in sorted(order, key=kinds.__getitem__))
     raise argument_error("depth", rules, depth, f"Nearest: {_nearest_depths(depth, [kinds[k] for k in order])}.")
 
 
-def imagenet_spec(depth=None, units=None, unit=None, **fields):
+def imagenet_spec(
+    depth: int | None = None, units: Sequence[int] | None = None, unit: str | None = None, **fields: Any
+) -> NetworkSpec:
     """Returns the `NetworkSpec` of an ImageNet network: four stages of 64 to 512 inner channels, from a 7x7 stem.
 
     Args:
@@ -103,7 +107,7 @@ def imagenet_spec(depth=None, units=None, unit=None, **fields):
     return spec
 
 
-def units_of_depth(spec, depth):
+def units_of_depth(spec: NetworkSpec, depth: int) -> tuple[int, ...]:
     """Returns the units of each stage that make a `NetworkSpec` so deep: of CIFAR's, alike; of ImageNet's, as in use.
 
     Raises:
@@ -127,7 +131,7 @@ def _spec(units, widths, unit, stem, fields):
     return changed(NetworkSpec(units, widths, unit, stem=stem), fields)
 
 
-def changed(spec, fields):
+def changed(spec: NetworkSpec, fields: Mapping[str, Any]) -> NetworkSpec:
     """Returns `spec` with other fields; of `stem`, a dict, with other fields of the stem."""
     stem = fields.get("stem", {})
     if isinstance(stem, dict):
@@ -142,10 +146,13 @@ def _nearest_depths(depth, steps):
     return ", ".join(str(near) for near in sorted({below, above}) if near > 2)
 
 
-FAMILIES = {"cifar": (cifar_spec, 32, 10), "imagenet": (imagenet_spec, 224, 1000)}  # spec, input side, classes
+FAMILIES: dict[str, tuple[Callable[..., NetworkSpec], int, int]] = {
+    "cifar": (cifar_spec, 32, 10),
+    "imagenet": (imagenet_spec, 224, 1000),
+}  # spec, input side, classes
 
 # The networks that have a name of their own: the family, and what its function is to be given.
-NETWORKS = {
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet110": ("cifar", {"depth": 110, "unit": "basic"}),
     "resnet164": ("cifar", {"depth": 164, "unit": "bottleneck"}),
     "resnet1001": ("cifar", {"depth": 1001, "unit": "bottleneck"}),
@@ -156,7 +163,7 @@ NETWORKS = {
 }
 
 
-def family_of(depth, unit=None):
+def family_of(depth: int | None, unit: str | None = None) -> str:
     """Returns the name of the family that has a depth.
 
     Args:
@@ -184,19 +191,19 @@ def _exists(make_spec, depth, unit):
     return True
 
 
-def key_of(family, depth):
+def key_of(family: str, depth: int) -> tuple[str, dict[str, str]]:
     """Returns (name, options) by which `get_model` builds a depth of a family, whichever the bare name stands for."""
     key = f"resnet{depth}"
     named = NETWORKS[key][0] if key in NETWORKS else family_of(depth)
     return key, {} if named == family else {"family": family}
 
 
-def is_model_name(name):
+def is_model_name(name: object) -> TypeGuard[str]:
     """Returns whether `name` is made as a network's, `resnet164` in any case, not as that of trained weights."""
     return isinstance(name, str) and re.fullmatch(r"resnet\d+", name.lower()) is not None
 
 
-def model_key(name):
+def model_key(name: object) -> str:
     """Returns `name`, in any case, as `get_model` takes it; raises a `ValueError` if there is no such network."""
     key = name.lower() if isinstance(name, str) else name
     if isinstance(key, str) and key.startswith("resnet") and key[6:].isdigit() and key not in NETWORKS:
@@ -205,7 +212,7 @@ def model_key(name):
     return check_choice("model", key, NETWORKS)
 
 
-def chosen(name, family):
+def chosen(name: object, family: str | None) -> tuple[str, dict[str, Any]]:
     """Returns the family of a name, and the arguments of its function that choose the network."""
     key = model_key(name)
     if key in NETWORKS and family in (None, NETWORKS[key][0]):
@@ -214,12 +221,12 @@ def chosen(name, family):
     return family_of(depth) if family is None else check_choice("family", family, FAMILIES), {"depth": depth}
 
 
-def model_family(name):
+def model_family(name: object) -> str:
     """Returns `"cifar"` or `"imagenet"`, the family that `get_model` takes `name` from."""
     return chosen(name, None)[0]
 
 
-def network_spec(name, family=None, **fields):
+def network_spec(name: object, family: str | None = None, **fields: Any) -> NetworkSpec:
     """Returns the `NetworkSpec` of the network that `get_model(name, family=family)` builds, some fields changed."""
     family, which = chosen(name, family)
     return FAMILIES[family][0](**{**which, **fields})

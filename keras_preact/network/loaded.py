@@ -1,8 +1,12 @@
 """What a network took over from trained weights."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
@@ -28,16 +32,16 @@ class Loaded:
     unused: tuple[str, ...] = ()
     adapted: tuple[str, ...] = ()
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the fields as JSON holds them."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Mapping[str, Any]) -> Loaded:
         """Returns the report of `get_config`."""
         return from_fields(cls, config)
 
-    def __str__(self):
+    def __str__(self) -> str:
         parts = [f"{self.source}: {self.arrays} arrays loaded"]
         for names, what in ((self.new, "new"), (self.unused, "not used")):
             parts += [f"{name} {what}" for name in names] if len(names) <= 4 else [f"{len(names)} arrays {what}"]

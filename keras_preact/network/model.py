@@ -1,10 +1,14 @@
 """`ResidualNetwork`: the `keras.Model` of a `NetworkSpec`, its weights files, and the change of layout."""
 
+from __future__ import annotations
+
 import json
 import pathlib
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import keras
 
@@ -12,7 +16,8 @@ from keras_preact.errors import argument_error, check_choice
 from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
 from keras_preact.keras_hooks import optimized_weights
 from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, changes_of_before, head
-from keras_preact.network.checks import LAYOUTS, check_execution, check_replicated
+from keras_preact.network.checks import LAYOUTS, Layout, check_execution, check_replicated
+from keras_preact.network.loaded import Loaded
 from keras_preact.network.named_weights import (
     copy_optimizer,
     copy_trainable,
@@ -31,6 +36,7 @@ from keras_preact.network.weights_files import (
     read_fingerprint,
     weights_path,
 )
+from keras_preact.types import PathLike
 
 # Fields that change how a network is computed or trained, but not what a weight means.
 FREE_FIELDS = ("bn_momentum", "bn_synchronized", "stochastic_depth")
@@ -50,30 +56,30 @@ class ResidualNetwork(keras.Model):
 
     def __init__(
         self,
-        spec,
-        input_shape,
-        include_top=True,
-        pooling=None,
-        num_classes=10,
-        classifier_activation="softmax",
-        layout="stacked",
-        unroll="auto",
-        remat=0,
-        dtype=None,
-        name=None,
-        trainable=True,
-        input_tensor=None,
-        features=None,
-        changed_layers=None,
-    ):
+        spec: NetworkSpec,
+        input_shape: tuple[int | None, int | None, int],
+        include_top: bool = True,
+        pooling: str | None = None,
+        num_classes: int | None = 10,
+        classifier_activation: str | None = "softmax",
+        layout: Layout = "stacked",
+        unroll: int | str = "auto",
+        remat: bool | int = 0,
+        dtype: keras.DTypePolicy | str | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        input_tensor: keras.KerasTensor | None = None,
+        features: Mapping[str, str] | None = None,
+        changed_layers: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
-        top = dict(
+        top: dict[str, Any] = dict(
             include_top=include_top,
             pooling=pooling,
             num_classes=num_classes,
             classifier_activation=classifier_activation,
         )
-        execution = dict(unroll=unroll, remat=remat)
+        execution: dict[str, Any] = dict(unroll=unroll, remat=remat)
         inputs = input_tensor
         if inputs is None:
             inputs = keras.Input(input_shape, dtype=policy.variable_dtype, name="images")
@@ -90,7 +96,8 @@ class ResidualNetwork(keras.Model):
         self.dtype_policy = policy  # by which `compile` scales the loss of mixed_float16
         make.freeze(self)
         self.spec, self.layout, self._make = spec, layout, make
-        self.card = self.loaded = None
+        self.card: Any = None  # a `Card`, of `weights`, which stands above
+        self.loaded: Loaded | None = None
         self._arguments = {
             "spec": spec.to_dict(),
             "input_shape": tuple(input_shape),
@@ -101,11 +108,11 @@ class ResidualNetwork(keras.Model):
             "dtype": policy.name,
         }
 
-    def construction(self):
+    def construction(self) -> dict[str, Any]:
         """Returns the arguments of the constructor that decide what is computed, as JSON holds them."""
         return {**self._arguments, "name": self.name, "trainable": self.trainable}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns `construction`, and what was changed since: of layers, and the card and report of trained weights."""
         notes = {"card": self.card, "loaded": self.loaded}
         notes = {name: keras.saving.serialize_keras_object(note) for name, note in notes.items() if note is not None}
@@ -113,7 +120,7 @@ class ResidualNetwork(keras.Model):
         return {**self.construction(), **({"changed_layers": changed} if changed else {}), **notes}
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> ResidualNetwork:
         config = dict(config)
         notes = {name: config.pop(name, None) for name in ("card", "loaded")}
         if "layers" in config:
@@ -123,21 +130,28 @@ class ResidualNetwork(keras.Model):
         return model
 
     @property
-    def has_top(self):
+    def has_top(self) -> bool:
         """Whether the network ends in a classifier."""
         return self._arguments["include_top"] and not self.features
 
     @property
-    def features(self):
+    def features(self) -> dict[str, str] | None:
         """The stages whose signals the network returns: a dict from `stage<number>` to the tap, or None."""
         return self._arguments["features"]
 
     @property
-    def feature_strides(self):
+    def feature_strides(self) -> dict[str, int]:
         strides = {f"stage{number}": side for number, side in enumerate(self.spec.stage_strides, start=1)}
         return {name: strides[name] for name in self.features or ()}
 
-    def compile(self, optimizer="rmsprop", *args, steps_per_execution=1, jit_compile="auto", **kwargs):
+    def compile(
+        self,
+        optimizer: keras.optimizers.Optimizer | str = "rmsprop",
+        *args: Any,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        **kwargs: Any,
+    ) -> None:
         """Compiles as `keras.Model.compile` does, and answers for what Keras on TensorFlow does badly or not at all.
 
         Without a GPU `jit_compile="auto"` means no XLA: it takes several times as long to compile, and its convolution
@@ -165,7 +179,7 @@ class ResidualNetwork(keras.Model):
                     jit_compile = False
         super().compile(optimizer, *args, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
 
-    def get_compile_config(self):
+    def get_compile_config(self) -> dict[str, Any] | None:
         """Returns what Keras saves, and of which weights the optimizer has state, if not of the trainable ones."""
         config = super().get_compile_config()
         built = optimized_weights(inner_optimizer(optimizer_of(self)))
@@ -176,7 +190,7 @@ class ResidualNetwork(keras.Model):
             config["optimized_weights"] = [places[id(variable)] for variable in built if id(variable) in places]
         return config
 
-    def compile_from_config(self, config):
+    def compile_from_config(self, config: Mapping[str, Any]) -> None:
         """Compiles as `config`, from `get_compile_config`, says; Keras asks for this where `compile` is overridden."""
         config = dict(config)
         places = config.pop("optimized_weights", None)
@@ -185,7 +199,7 @@ class ResidualNetwork(keras.Model):
             built = self.trainable_variables if places is None else [self.weights[index] for index in places]
             self.optimizer.build(built)
 
-    def get_layer(self, name=None, index=None):
+    def get_layer(self, name: str | None = None, index: int | None = None) -> keras.layers.Layer:
         """Returns a layer as `keras.Model` does; of a part of stacked units a `ValueError` says where it is."""
         try:
             return super().get_layer(name, index)
@@ -193,7 +207,7 @@ class ResidualNetwork(keras.Model):
             check_has_layer(self, name)
             raise
 
-    def with_features(self, features):
+    def with_features(self, features: Mapping[str, str]) -> ResidualNetwork:
         """Returns the network, with a copy of its weights, that returns `features`, as `check_features` gives them."""
         other = type(self).from_config({**self.get_config(), "features": features})
         if missing := named_weights(other).keys() - named_weights(self).keys():
@@ -205,7 +219,7 @@ class ResidualNetwork(keras.Model):
         return other
 
     @property
-    def fingerprint(self):
+    def fingerprint(self) -> dict[str, Any]:
         """What a weights file must agree on: the spec without `FREE_FIELDS`, the channels read, and the head."""
         spec = {name: value for name, value in self.spec.to_dict().items() if name not in FREE_FIELDS}
         arguments = self._arguments
@@ -215,7 +229,7 @@ class ResidualNetwork(keras.Model):
             plain["features"] = self.features
         return json.loads(json.dumps(plain))
 
-    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
+    def save_weights(self, filepath: PathLike, overwrite: bool = True, max_shard_size: None = None) -> None:
         """Writes a `.weights.h5` file, aside and then renamed. Both layouts write, and read, the stacked one's file.
 
         It holds the optimizer's state too, as Keras writes it; of a run of units that is frozen in part, zeros where it
@@ -243,7 +257,7 @@ class ResidualNetwork(keras.Model):
                 file.attrs[FINGERPRINT] = json.dumps(self.fingerprint)
                 file.attrs[HDF5_DIGEST] = hdf5_digest(file)
 
-    def load_weights(self, filepath, skip_mismatch=False, **options):
+    def load_weights(self, filepath: PathLike, skip_mismatch: bool = False, **options: Any) -> None:
         """Reads a `.weights.h5` file of either layout; on any error the model keeps the weights it has.
 
         Args:
@@ -329,7 +343,12 @@ class ResidualNetwork(keras.Model):
 keras.saving.get_custom_objects()["ResidualNetwork"] = ResidualNetwork  # what a .h5 file calls the class
 
 
-def relayout(model, layout, unroll=None, remat=None):
+def relayout(
+    model: ResidualNetwork,
+    layout: Layout,
+    unroll: int | Literal["auto", "all"] | None = None,
+    remat: bool | int | None = None,
+) -> ResidualNetwork:
     """Returns the same network in another layout, with the same weights and, if compiled, optimizer state.
 
     Args:
@@ -360,15 +379,14 @@ def relayout(model, layout, unroll=None, remat=None):
             raise argument_error("layout", f'"{model.layout}" while {name} has its own {min(left)}', layout)
     other = converted(model, **changes)
     copy_trainable(model, other)
-    if model.compiled:
-        config = model.get_compile_config()
+    if model.compiled and (config := model.get_compile_config()):
         config.pop("optimized_weights", None)  # places in the other layout
         other.compile_from_config(config)
         copy_optimizer(model, other, partial=True)
     return other
 
 
-def converted(model, **config):
+def converted(model: ResidualNetwork, **config: Any) -> ResidualNetwork:
     """Returns a network of the configuration of `model` with `config` changed, and its weights, not compiled."""
     other = ResidualNetwork.from_config({**model.get_config(), **config})
     copy_weights(model, other, partial=bool(model.features))

@@ -1,5 +1,8 @@
 """Weights by name, whatever the layout, and copies of them from one model to another."""
 
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
 import keras
 import numpy as np
 
@@ -7,13 +10,15 @@ from keras_preact.errors import argument_error
 from keras_preact.keras_hooks import AVERAGES, WEIGHTS, optimized_weights
 from keras_preact.network.layers.residual_units import ResidualUnits
 
+Place: TypeAlias = tuple[keras.Variable, int | None]  # a weight: a variable, or what is at an index of one
 
-def named_weights(model):
+
+def named_weights(model: keras.Model) -> dict[str, Place]:
     """Returns every weight by the name it has in the layout of layers, e.g. `stage1_unit02_conv1/kernel`.
 
     A value is a Keras variable and None, or a variable with a leading axis and the index in it.
     """
-    places = {}
+    places: dict[str, Place] = {}
     for layer in model.layers:
         if isinstance(layer, ResidualUnits):
             for index, unit in enumerate(layer.units):
@@ -25,7 +30,7 @@ def named_weights(model):
     return places
 
 
-def copy_weights(source, target, partial=False):
+def copy_weights(source: keras.Model, target: keras.Model, partial: bool = False) -> None:
     """Copies all weights between models of one network in any layouts; if `partial`, those that both have."""
     read, write = named_weights(source), named_weights(target)
     if partial:
@@ -33,7 +38,9 @@ def copy_weights(source, target, partial=False):
     _copy(read, write)
 
 
-def copy_trainable(source, target, partial=False, origins=None):
+def copy_trainable(
+    source: keras.Model, target: keras.Model, partial: bool = False, origins: Mapping[str, str | None] | None = None
+) -> None:
     """Copies which layers are frozen; a run of stacked units that is frozen in part is a `ValueError`, or trainable.
 
     Args:
@@ -61,7 +68,9 @@ def _operations(layer):
     return [layer.name] if layer.weights else []
 
 
-def copy_optimizer(source, target, partial=False, origins=None):
+def copy_optimizer(
+    source: keras.Model, target: keras.Model, partial: bool = False, origins: Mapping[str, str | None] | None = None
+) -> None:
     """Copies the optimizer's state between compiled models of one network in any layouts.
 
     Args:
@@ -72,7 +81,7 @@ def copy_optimizer(source, target, partial=False, origins=None):
             starts with, its average the weight itself; the same names if left out.
     """
     ours, theirs = optimizer_of(source), optimizer_of(target)
-    if ours is None or not ours.built:
+    if ours is None or theirs is None or not ours.built:
         return
     if not theirs.built:
         theirs.build(target.trainable_variables)
@@ -90,12 +99,12 @@ def copy_optimizer(source, target, partial=False, origins=None):
         other.assign(one)
 
 
-def optimizer_of(model):
+def optimizer_of(model: keras.Model) -> keras.optimizers.Optimizer | None:
     """Returns a model's optimizer, or None if it is not compiled."""
     return getattr(model, "optimizer", None)
 
 
-def inner_optimizer(optimizer):
+def inner_optimizer(optimizer: keras.optimizers.Optimizer | None) -> keras.optimizers.Optimizer | None:
     """Returns the optimizer that a `LossScaleOptimizer` holds; any other as it is."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
@@ -143,9 +152,9 @@ def _copy(source, target):
     assign(target, value_of)
 
 
-def assign(places, value_of):
+def assign(places: Mapping[str, Place], value_of: Callable[[str], np.ndarray]) -> None:
     """Assigns `value_of(name)` at every name of `places`, a dict as `named_weights` returns."""
-    parts = {}
+    parts: dict[int, tuple[keras.Variable, list[tuple[int | None, str]]]] = {}
     for name, (variable, index) in places.items():
         parts.setdefault(id(variable), (variable, []))[1].append((index, name))
     for variable, names in parts.values():

@@ -1,22 +1,24 @@
 """Stem, stages and last activation: a `NetworkSpec` run in an `environment.Environment`. Imports no Keras."""
 
 import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from keras_preact.network.environment import ConvSpec
-from keras_preact.network.spec import ORDERINGS
+from keras_preact.network.environment import ConvSpec, NetworkEnvironment, Signal
+from keras_preact.network.spec import ORDERINGS, NetworkSpec
 from keras_preact.network.units import activate
 
 TAPS = ("sum", "activated")
 CLASSIFIER = "predictions"  # the layer, named as in keras.applications
 
 
-def residual_network(env, x, spec):
+def residual_network(env: NetworkEnvironment[Signal], x: Signal, spec: NetworkSpec) -> Signal:
     """Applies stem and stages to x, of shape (batch, height, width, channels), up to the last activation."""
     *_, (_, x) = network_parts(env, x, spec)
     return x
 
 
-def network_parts(env, x, spec):
+def network_parts(env: NetworkEnvironment[Signal], x: Signal, spec: NetworkSpec) -> Iterator[tuple[str, Signal]]:
     """Yields the name of each part of a network, `"stem"`, `"stage1"`, ..., `"final"`, and the signal after it."""
     x = stem(env.within("stem"), x, spec)
     yield "stem", x
@@ -27,12 +29,12 @@ def network_parts(env, x, spec):
     yield "final", last_activation(env, x, spec)
 
 
-def last_activation(env, x, spec):
+def last_activation(env: NetworkEnvironment[Signal], x: Signal, spec: NetworkSpec) -> Signal:
     """Applies, after the last sum, what leads a unit of this ordering."""
     return activate(env.within("final"), x, ORDERINGS[spec.ordering].lead, "")
 
 
-def feature_maps(env, x, spec, taps):
+def feature_maps(env: Any, x: Any, spec: NetworkSpec, taps: Mapping[str, str]) -> dict[str, Any]:
     """Applies a network as far as `taps` need it, and returns a dict of the stages' signals.
 
     Args:
@@ -44,7 +46,8 @@ def feature_maps(env, x, spec, taps):
             (Fig. 4(d), (e)) that unit's own leading ReLU or BN-ReLU of the sum, or the network's last; in the others,
             which put nothing between the two, the sum itself.
     """
-    found, lead = {}, ORDERINGS[spec.ordering].lead
+    found: dict[str, Any] = {}
+    lead = ORDERINGS[spec.ordering].lead
     taps = {name: tap if lead else "sum" for name, tap in taps.items()}
     x = stem(env.within("stem"), x, spec)
     for number, stage in enumerate(spec.stages, start=1):
@@ -64,7 +67,7 @@ def feature_maps(env, x, spec, taps):
     return {name: found[name] for name in taps}
 
 
-def stem(env, x, spec):
+def stem(env: NetworkEnvironment[Signal], x: Signal, spec: NetworkSpec) -> Signal:
     """Applies what stands before the first unit: conv1 and, as the spec says, BN of the input, BN-ReLU, max-pooling."""
     parts = spec.stem
     if parts.input_norm != "none":

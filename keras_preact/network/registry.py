@@ -4,20 +4,24 @@ The paper's rows are in `unit_spec.ORDERINGS`, `shortcuts.SHORTCUTS` and `unit_s
 network of a registered name is read once the file that registers it has been imported.
 """
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from keras_preact.errors import argument_error, check_integer, check_integers, check_number
 from keras_preact.names import REGISTERED, add_row
 from keras_preact.network.shapes import Shapes
 from keras_preact.network.shortcuts import SHORTCUTS, Shortcut, ShortcutParameter, ShortcutSpec
-from keras_preact.network.spec import NetworkSpec
+from keras_preact.network.spec import NetworkSpec, StemSpec
 from keras_preact.network.unit_spec import ORDERINGS, UNIT_KINDS, Ordering
 from keras_preact.network.units import residual_unit
 
 FUNCTION = "a function (env, shortcut, branch, unit) that returns (shortcut, branch), made with env's operations alone"
 
 
-def register_ordering(name, lead="", tail="", after_addition=""):
+def register_ordering(name: str, lead: str = "", tail: str = "", after_addition: str = "") -> None:
     """Adds an ordering of a unit's one movable BN (B) and one movable ReLU (R) to those of Fig. 4.
 
     Args:
@@ -32,7 +36,7 @@ def register_ordering(name, lead="", tail="", after_addition=""):
     add_row("ordering", name, Ordering(lead, tail, after_addition), ORDERINGS)
 
 
-def register_unit(name, kernels, expansion=1):
+def register_unit(name: str, kernels: Sequence[int], expansion: int = 1) -> None:
     """Adds a kind of unit: how many convolutions F has, and how large they are.
 
     Args:
@@ -50,7 +54,13 @@ def register_unit(name, kernels, expansion=1):
     add_row("unit", name, (kernels, check_integer("expansion", expansion)), UNIT_KINDS)
 
 
-def register_shortcut(name, function, parameters=None, *, identity=False):
+def register_shortcut(
+    name: str,
+    function: Callable[..., tuple[Any, Any]],
+    parameters: Mapping[str, float | ShortcutParameter] | None = None,
+    *,
+    identity: bool = False,
+) -> None:
     """Adds a shortcut h to those of Fig. 2. The function is run once on shapes, so that errors show here.
 
     Args:
@@ -102,7 +112,7 @@ def _checked_parameters(parameters):
 
 def _check_shapes(name):
     """Raises an error if a unit with the shortcut called `name` cannot be, of one shape and of another."""
-    for stage in NetworkSpec((2, 1), (4, 8), "basic", stem={"width": 4}, shortcut=name).stages:
+    for stage in NetworkSpec((2, 1), (4, 8), "basic", stem=StemSpec(width=4), shortcut=name).stages:
         shapes, unit = Shapes(), stage[-1]
         found = residual_unit(shapes, (8, 8, unit.in_width), unit)
         names = [operation.name for operation in shapes.operations]

@@ -1,12 +1,20 @@
 """A network run on shapes alone: the weights each operation holds, its multiply-adds, the elements of its output."""
 
+from __future__ import annotations
+
 import collections
 import itertools
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
-from keras_preact.network.environment import Environment
+from keras_preact.network.environment import ConvSpec, Environment
+from keras_preact.network.unit_spec import UnitSpec
 from keras_preact.network.units import residual_unit
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclass(frozen=True)
@@ -18,11 +26,11 @@ class Weight:
     trainable: bool = True
 
     @property
-    def size(self):
+    def size(self) -> int:
         """The number of elements."""
         return math.prod(self.shape)
 
-    def initializer(self):
+    def initializer(self) -> keras.initializers.Initializer:
         """Returns the Keras initialiser of this weight, and of any number of them on a leading axis."""
         import keras
 
@@ -52,7 +60,7 @@ class Operation:
     is_random: bool = False
 
     @property
-    def elements(self):
+    def elements(self) -> int:
         """The number of elements of the output."""
         return math.prod(self.shape)
 
@@ -60,37 +68,40 @@ class Operation:
 class Signal(tuple):
     """A signal's (height, width, channels), which knows the operation that it is the output of."""
 
-    operation = None
+    operation: str | None = None
 
 
-class Shapes(Environment):
+Shape: TypeAlias = tuple  # (height, width, channels); a side that is unknown is None
+
+
+class Shapes(Environment[Shape]):
     """An environment whose signals are (height, width, channels); it records every operation in order.
 
     Attributes:
         operations: A list of `Operation`, shared with the environments that `within` returns.
     """
 
-    def __init__(self, prefix="", operations=None):
+    def __init__(self, prefix: str = "", operations: list[Operation] | None = None) -> None:
         self.prefix = prefix
         self.operations = [] if operations is None else operations
 
-    def within(self, name):
+    def within(self, name: str) -> Shapes:
         return Shapes(f"{self.prefix}{name}_", self.operations)
 
-    def units(self, x, run):
+    def units(self, x: Shape, run: tuple[UnitSpec, ...]) -> Shape:
         for unit in run:
             x = residual_unit(self.within(unit.name), x, unit)
         return x
 
-    def conv(self, x, name, conv):
-        shape = (subsampled(x[0], conv.strides), subsampled(x[1], conv.strides), conv.filters)
+    def conv(self, x: Shape, name: str, conv: ConvSpec) -> Shape:
+        height, width = subsampled(x[0], conv.strides), subsampled(x[1], conv.strides)
         weights = {"kernel": Weight((conv.kernel, conv.kernel, x[2], conv.filters), "he")}
-        multiply_adds = 0 if None in shape else shape[0] * shape[1] * weights["kernel"].size
+        multiply_adds = 0 if height is None or width is None else height * width * weights["kernel"].size
         if conv.bias is not None:
             weights["bias"] = Weight((conv.filters,), conv.bias)
-        return self._record(name, shape, [x], weights=weights, multiply_adds=multiply_adds)
+        return self._record(name, (height, width, conv.filters), [x], weights=weights, multiply_adds=multiply_adds)
 
-    def batch_norm(self, x, name, center=True, scale=True):
+    def batch_norm(self, x: Shape, name: str, center: bool = True, scale: bool = True) -> Shape:
         weights = {"gamma": Weight((x[2],), 1.0)} if scale else {}
         if center:
             weights["beta"] = Weight((x[2],), 0.0)
@@ -98,31 +109,31 @@ class Shapes(Environment):
         weights["moving_variance"] = Weight((x[2],), 1.0, trainable=False)
         return self._record(name, x, [x], weights=weights)
 
-    def relu(self, x, name):
+    def relu(self, x: Shape, name: str) -> Shape:
         return self._record(name, x, [x])
 
-    def sigmoid(self, x, name):
+    def sigmoid(self, x: Shape, name: str) -> Shape:
         return self._record(name, x, [x])
 
-    def add(self, a, b, name):
+    def add(self, a: Shape, b: Shape, name: str) -> Shape:
         return self._record(name, _common(a, b), [a, b])
 
-    def multiply(self, a, b, name):
+    def multiply(self, a: Shape, b: Shape, name: str) -> Shape:
         return self._record(name, _common(a, b), [a, b])
 
-    def affine(self, x, name, scale, offset):
+    def affine(self, x: Shape, name: str, scale: float, offset: float) -> Shape:
         return self._record(name, x, [x])
 
-    def dropout(self, x, name, rate):
+    def dropout(self, x: Shape, name: str, rate: float) -> Shape:
         return self._record(name, x, [x], is_random=True)
 
-    def stochastic_depth(self, x, name, rate):
+    def stochastic_depth(self, x: Shape, name: str, rate: float) -> Shape:
         return self._record(name, x, [x], is_random=True)
 
-    def zero_pad(self, x, name, filters, strides):
+    def zero_pad(self, x: Shape, name: str, filters: int, strides: int) -> Shape:
         return self._record(name, (subsampled(x[0], strides), subsampled(x[1], strides), filters), [x])
 
-    def max_pool(self, x, name, padding):
+    def max_pool(self, x: Shape, name: str, padding: str) -> Shape:
         return self._record(name, (subsampled(x[0], 2), subsampled(x[1], 2), x[2]), [x])
 
     def _record(self, name, shape, inputs, **fields):
@@ -134,28 +145,29 @@ class Shapes(Environment):
         return signal
 
 
-def unit_operations(unit):
+def unit_operations(unit: UnitSpec) -> list[Operation]:
     """Returns the `Operation`s of a `UnitSpec`, in order, as named within the unit, for an image of one pixel."""
     shapes = Shapes()
     residual_unit(shapes, (1, 1, unit.in_width), unit)
     return shapes.operations
 
 
-def weights_of(operations):
+def weights_of(operations: Iterable[Operation]) -> dict[str, Weight]:
     """Returns all weights of `Operation`s by `<operation>/<weight>`, in order."""
     return {f"{op.name}/{name}": weight for op in operations for name, weight in op.weights.items()}
 
 
-def folded_bns(operations):
+def folded_bns(operations: Sequence[Operation]) -> dict[str, str]:
     """Returns {batch normalisation: convolution}: BNs that read a convolution whose output nothing else reads."""
     weights = {operation.name: operation.weights for operation in operations}
     readers = collections.Counter(itertools.chain(*(operation.reads for operation in operations)))
     return {
-        operation.name: operation.reads[0]
+        operation.name: read
         for operation in operations
         if "moving_mean" in operation.weights
-        and "kernel" in weights.get(operation.reads[0], ())
-        and readers[operation.reads[0]] == 1
+        and (read := operation.reads[0]) is not None
+        and "kernel" in weights.get(read, ())
+        and readers[read] == 1
     }
 
 
@@ -166,6 +178,6 @@ def _common(a, b):
     return a
 
 
-def subsampled(size, strides):
+def subsampled(size: int | None, strides: int) -> int | None:
     """Returns the side, in pixels, that a stride leaves of `size`; None stays None."""
     return None if size is None else -(-size // strides)

@@ -4,18 +4,24 @@ A row's function maps (shortcut, branch) to (shortcut, branch); both come in wit
 shortcut as it comes, C_out -> C_out channels; the paper does not say what they read where the shape changes.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from keras_preact.errors import argument_error, check_choice, check_number, from_fields
-from keras_preact.network.environment import ConvSpec
+from keras_preact.network.environment import ConvSpec, Signal, UnitEnvironment
+
+if TYPE_CHECKING:
+    from keras_preact.network.unit_spec import UnitSpec
 
 OWN = "One of your own is known once the file that registers it has been imported."
 
 
-def match_shape(env, x, unit):
+def match_shape(env: UnitEnvironment[Signal], x: Signal, unit: UnitSpec) -> Signal:
     """Returns the shortcut in the shape of F's output: x itself, projected, or subsampled and padded with zeros."""
     if unit.projects:
         return shortcut_conv(env, x, unit)
@@ -24,43 +30,49 @@ def match_shape(env, x, unit):
     return x
 
 
-def shortcut_conv(env, x, unit):
+def shortcut_conv(env: UnitEnvironment[Signal], x: Signal, unit: UnitSpec) -> Signal:
     """Returns a 1x1 convolution of the shortcut, with BN where the unit's spec asks for one."""
     x = env.conv(x, "shortcut_conv", unit.projection)
     return env.batch_norm(x, "shortcut_bn") if unit.shortcut_norm else x
 
 
-def identity(env, shortcut, branch, unit):
+def identity(env: UnitEnvironment[Signal], shortcut: Signal, branch: Signal, unit: UnitSpec) -> tuple[Signal, Signal]:
     """Fig. 2(a): h(x) = x."""
     return shortcut, branch
 
 
-def constant_scaling(env, shortcut, branch, unit):
+def constant_scaling(
+    env: UnitEnvironment[Signal], shortcut: Signal, branch: Signal, unit: UnitSpec
+) -> tuple[Signal, Signal]:
     """Fig. 2(b), eq. (6): h(x) = lambda x, and F times `branch_scale`."""
-    shortcut = env.affine(shortcut, "shortcut_scale", unit.shortcut.scale, 0.0)
-    return shortcut, env.affine(branch, "branch_scale", unit.shortcut.branch_scale, 0.0)
+    shortcut = env.affine(shortcut, "shortcut_scale", unit.shortcut.parameters["scale"], 0.0)
+    return shortcut, env.affine(branch, "branch_scale", unit.shortcut.parameters["branch_scale"], 0.0)
 
 
-def exclusive_gating(env, shortcut, branch, unit):
+def exclusive_gating(
+    env: UnitEnvironment[Signal], shortcut: Signal, branch: Signal, unit: UnitSpec
+) -> tuple[Signal, Signal]:
     """Fig. 2(c): (1 - g(x)) x and g(x) F, with g(x) = sigmoid(W_g x + b_g), element by element."""
     gate = _gate(env, shortcut, unit)
     branch = env.multiply(branch, gate, "branch_gated")
     return env.multiply(shortcut, _complement(env, gate), "shortcut_gated"), branch
 
 
-def shortcut_only_gating(env, shortcut, branch, unit):
+def shortcut_only_gating(
+    env: UnitEnvironment[Signal], shortcut: Signal, branch: Signal, unit: UnitSpec
+) -> tuple[Signal, Signal]:
     """Fig. 2(d): (1 - g(x)) x, and F as it is."""
     return env.multiply(shortcut, _complement(env, _gate(env, shortcut, unit)), "shortcut_gated"), branch
 
 
-def conv1x1(env, shortcut, branch, unit):
+def conv1x1(env: UnitEnvironment[Signal], shortcut: Signal, branch: Signal, unit: UnitSpec) -> tuple[Signal, Signal]:
     """Fig. 2(e): h(x) = W_s x. Where the shape changes, the projection that matches it is this convolution."""
     return shortcut if unit.projects else shortcut_conv(env, shortcut, unit), branch
 
 
-def dropout(env, shortcut, branch, unit):
+def dropout(env: UnitEnvironment[Signal], shortcut: Signal, branch: Signal, unit: UnitSpec) -> tuple[Signal, Signal]:
     """Fig. 2(f): dropout on the output of the identity shortcut."""
-    return env.dropout(shortcut, "shortcut_dropout", unit.shortcut.rate), branch
+    return env.dropout(shortcut, "shortcut_dropout", unit.shortcut.parameters["rate"]), branch
 
 
 def _gate(env, x, unit):
@@ -81,7 +93,7 @@ class ShortcutParameter:
     high: float = math.inf
     below_high: bool = False
 
-    def checked(self, name, value):
+    def checked(self, name: str, value: float | None) -> float:
         """Returns `value` as a `float`, or the default for None; a `ValueError` if it is not finite or out of range."""
         return self.default if value is None else check_number(name, value, self.low, self.high, self.below_high)
 
@@ -100,14 +112,14 @@ class Shortcut:
         fields: The class of its specs, if it has parameters that `ShortcutSpec` has no fields for.
     """
 
-    function: Callable | None
+    function: Callable[..., tuple[Any, Any]] | None
     parameters: Mapping[str, ShortcutParameter] = field(default_factory=dict)
-    alters: Callable = lambda unit: ""
+    alters: Callable[[UnitSpec], str] = lambda unit: ""
     projects: bool = False
     fields: type | None = None
 
     @property
-    def is_plain(self):
+    def is_plain(self) -> bool:
         """True if there is no shortcut."""
         return self.function is None
 
@@ -144,7 +156,7 @@ SHORTCUTS = {
 }
 
 
-class _Defaults(Mapping):
+class _Defaults(Mapping[str, Mapping[str, float]]):
     """The default of every shortcut's parameters, {shortcut: {parameter: default}}, as `SHORTCUTS` has them now."""
 
     def __getitem__(self, name):
@@ -188,14 +200,14 @@ class ShortcutSpec:
     gate_bias: float | None = None
     rate: float | None = None
 
-    def __new__(cls, name="identity", *parameters, **named):
+    def __new__(cls, name: str = "identity", *parameters: float | None, **named: float | None) -> ShortcutSpec:
         return object.__new__(cls._fields_of(name) if cls is ShortcutSpec else cls)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("shortcut", self.name, SHORTCUTS, OWN)
         takes = self.row.parameters
-        for parameter in dataclasses.fields(self)[1:]:
-            parameter, value = parameter.name, getattr(self, parameter.name)
+        for parameter in [known.name for known in dataclasses.fields(self)[1:]]:
+            value = getattr(self, parameter)
             if parameter in takes:
                 object.__setattr__(self, parameter, takes[parameter].checked(parameter, value))
             elif value is not None:
@@ -203,25 +215,25 @@ class ShortcutSpec:
                 raise argument_error(parameter, allowed, value)
 
     @property
-    def row(self):
+    def row(self) -> Shortcut:
         """The row of `SHORTCUTS`."""
         return SHORTCUTS[self.name]
 
     @property
-    def parameters(self):
+    def parameters(self) -> dict[str, float]:
         """The values of the parameters that it takes, by name."""
         return {name: getattr(self, name) for name in self.row.parameters}
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, str | float]:
         """Returns the name, and the parameters that it takes: `ShortcutSpec.of` is its inverse."""
         return {"name": self.name, **self.parameters}
 
     @classmethod
-    def of(cls, value):
+    def of(cls, value: str | Mapping[str, Any] | ShortcutSpec) -> ShortcutSpec:
         """Returns the `ShortcutSpec` that `value` means: itself, a name, or a dict of its fields."""
-        if isinstance(value, cls):
+        if isinstance(value, ShortcutSpec):
             return value
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             name = check_choice("shortcut", value.get("name", "identity"), SHORTCUTS, OWN)
             return from_fields(cls._fields_of(name), value)
         return cls(value)

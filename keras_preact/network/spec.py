@@ -4,10 +4,14 @@ A figure or equation number refers to *Identity Mappings in Deep Residual Networ
 "[1]" is *Deep Residual Learning for Image Recognition* (arXiv 1512.03385).
 """
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from keras_preact import bounds
 from keras_preact.errors import (
@@ -62,7 +66,7 @@ class StemSpec:
     pool: str = "none"
     input_norm: str = "none"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("width", "kernel", "strides"):
             object.__setattr__(self, name, check_integer(f"stem.{name}", getattr(self, name)))
         if self.kernel % 2 == 0:
@@ -125,7 +129,31 @@ class NetworkSpec:
     bn_synchronized: bool = False
     stochastic_depth: float | tuple[float, ...] = 0.0
 
-    def __post_init__(self):
+    if TYPE_CHECKING:  # a checker would hold what is passed to what the fields are in the end
+
+        def __init__(
+            self,
+            units: Sequence[int],
+            widths: Sequence[int],
+            unit: str = "bottleneck",
+            strides: Sequence[int] | None = None,
+            stem: StemSpec | dict[str, Any] = StemSpec(),
+            ordering: str = "preactivation",
+            shortcut: str | ShortcutSpec | Mapping[str, Any] = ShortcutSpec(),
+            widening: str = "projection",
+            stride_on: str = "1x1",
+            widening_reads: str = "activated",
+            project_first_units: bool = False,
+            shortcut_norm: bool | None = None,
+            first_unit_activates: bool = False,
+            conv_bias: Sequence[str] = (),
+            bn_momentum: float = 0.9,
+            bn_epsilon: float = 1e-5,
+            bn_synchronized: bool = False,
+            stochastic_depth: float | Sequence[float] = 0.0,
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         put("units", check_integers("units", self.units))
         if sum(self.units) > bounds.UNITS:
@@ -176,33 +204,38 @@ class NetworkSpec:
             raise argument_error("widths", 'growing from stage to stage with widening="zero_pad"', self.widths, hint)
 
     @property
-    def depth(self):
+    def depth(self) -> int:
         """The number of weight layers on the longest path: conv1, those of F, and the classifier."""
         return sum(self.units) * len(UNIT_KINDS[self.unit][0]) + 2
 
     @property
-    def stage_strides(self):
-        """Input pixels per output pixel of each stage, along one side."""
-        of_stem = self.stem.strides * (1 if self.stem.pool == "none" else 2)
-        return tuple(itertools.accumulate((of_stem * self.strides[0], *self.strides[1:]), operator.mul))
+    def _strides(self) -> tuple[int, ...]:
+        return self.strides or ()  # never None once the spec is made
 
     @property
-    def total_stride(self):
+    def stage_strides(self) -> tuple[int, ...]:
+        """Input pixels per output pixel of each stage, along one side."""
+        of_stem = self.stem.strides * (1 if self.stem.pool == "none" else 2)
+        first, *others = self._strides
+        return tuple(itertools.accumulate((of_stem * first, *others), operator.mul))
+
+    @property
+    def total_stride(self) -> int:
         """Input pixels per output pixel, along one side."""
         return self.stage_strides[-1]
 
     @property
-    def minimum_size(self):
+    def minimum_size(self) -> int:
         """The smallest input side, in pixels, that the network takes."""
         return max(8, self.total_stride)
 
     @property
-    def out_width(self):
+    def out_width(self) -> int:
         """Channels of the last stage's output."""
         return self.widths[-1] * UNIT_KINDS[self.unit][1]
 
     @property
-    def drop_rates(self):
+    def drop_rates(self) -> tuple[float, ...]:
         """The probability of skipping F, for every unit in order."""
         count = sum(self.units)
         if isinstance(self.stochastic_depth, tuple):
@@ -210,12 +243,12 @@ class NetworkSpec:
         return tuple(self.stochastic_depth * unit / count for unit in range(1, count + 1))
 
     @property
-    def stages(self):
+    def stages(self) -> tuple[tuple[UnitSpec, ...], ...]:
         """The `UnitSpec`s of the network: a tuple of stages, each a tuple of units."""
         stages, in_width, rates = [], self.stem.width, iter(self.drop_rates)
         drops = any(self.drop_rates)
         drops_lead = self.stem.activates and not self.first_unit_activates
-        for stage, (count, width, strides) in enumerate(zip(self.units, self.widths, self.strides), start=1):
+        for stage, (count, width, strides) in enumerate(zip(self.units, self.widths, self._strides), start=1):
             units, digits = [], max(2, len(str(count)))
             for number in range(1, count + 1):
                 unit = self._unit(stage, number, digits, in_width, width, strides)
@@ -248,16 +281,16 @@ class NetworkSpec:
         convolves = self.widening == "projection" or self.shortcut.row.projects
         return dataclasses.replace(unit, projects=unit.projects or (unit.changes_shape and convolves))
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain data that JSON can hold; `NetworkSpec.from_dict` is its inverse."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, fields):
+    def from_dict(cls, fields: Mapping[str, Any]) -> NetworkSpec:
         """Returns the spec whose `to_dict` gave `fields`."""
         return from_fields(cls, fields)
 
-    def replace(self, **fields):
+    def replace(self, **fields: Any) -> NetworkSpec:
         """Returns a copy with some fields changed; an unknown one is a `ValueError` that lists those that exist."""
         check_fields(type(self), fields)
         return dataclasses.replace(self, **fields)

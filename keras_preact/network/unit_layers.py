@@ -9,7 +9,7 @@ from keras_preact.network.shapes import unit_operations
 HINT = 'Build the network with layout="layers", or pass it to relayout(model, "layers").'
 
 
-def check_has_layer(model, name):
+def check_has_layer(model: keras.Model, name: object) -> None:
     """Raises a `ValueError` if `name` is that of an operation within the stacked units of a model."""
     for layer in _runs(model):
         for unit in layer.units:
@@ -17,7 +17,7 @@ def check_has_layer(model, name):
                 raise argument_error("name", f"a layer; this is a part of {layer.name}, stacked units", name, HINT)
 
 
-def check_units_alike(model):
+def check_units_alike(model: keras.Model) -> None:
     """Raises a `ValueError` if all layers of a kind were changed, but not the units, whose parts are no such layers.
 
     That is what a loop over `model.layers` does to a stacked network if it looks for batch normalisations to freeze, or

@@ -23,13 +23,13 @@ class Ordering:
     tail: str
     after_addition: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         places = (self.lead, self.tail, self.after_addition)
         if not all(isinstance(letters, str) for letters in places) or sorted("".join(places)) != ["B", "R"]:
             raise argument_error("ordering", "a row with exactly one B and one R", self)
 
     @property
-    def is_preactivation(self):
+    def is_preactivation(self) -> bool:
         """True if the shortcut carries a signal that no activation has touched (Fig. 4(d) and (e))."""
         return bool(self.lead)
 
@@ -78,38 +78,38 @@ class UnitSpec:
     drop_rate: float = field(default=0.0, compare=False)
 
     @property
-    def label(self):
+    def label(self) -> str:
         """The number as names have it: `07`, or `007` in a stage of 100 units or more."""
         return f"{self.number:0{self.digits}}"
 
     @property
-    def name(self):
+    def name(self) -> str:
         """What the names of its layers begin with: `stage2_unit07`."""
         return f"stage{self.stage}_unit{self.label}"
 
     @property
-    def out_width(self):
+    def out_width(self) -> int:
         """Channels of x_{l+1}."""
         return self.width * UNIT_KINDS[self.kind][1]
 
     @property
-    def places(self):
+    def places(self) -> Ordering:
         """The row of Fig. 4: an `Ordering`."""
         return ORDERINGS[self.ordering]
 
     @property
-    def changes_shape(self):
+    def changes_shape(self) -> bool:
         """True if x_{l+1} has not the shape of x_l."""
         return self.strides != 1 or self.in_width != self.out_width
 
     @property
-    def activates_before_split(self):
+    def activates_before_split(self) -> bool:
         """True if the shortcut, too, reads the activated signal (appendix of the paper; fb.resnet.torch)."""
         reshapes = self.changes_shape or self.projects
         return reshapes and self.widening_reads == "activated" and not self.shortcut.row.is_plain
 
     @property
-    def convs(self):
+    def convs(self) -> tuple[ConvSpec, ...]:
         """The `ConvSpec`s of F, first to last."""
         kernels, _ = UNIT_KINDS[self.kind]
         large = [k for k, kernel in enumerate(kernels) if kernel > 1]
@@ -126,6 +126,6 @@ class UnitSpec:
         )
 
     @property
-    def projection(self):
+    def projection(self) -> ConvSpec:
         """The `ConvSpec` of a 1x1 convolution on the shortcut."""
         return ConvSpec(self.out_width, 1, self.strides, 0.0 if "shortcut" in self.conv_bias else None)

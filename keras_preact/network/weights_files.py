@@ -5,15 +5,17 @@ import json
 import os
 import pathlib
 import textwrap
+from typing import Any
 
 from keras_preact.errors import argument_error
 from keras_preact.files import HDF5_DIGEST, hdf5_digest
 from keras_preact.network.claims import check_fingerprint
+from keras_preact.types import PathLike
 
 FINGERPRINT = "keras_preact_network"
 
 
-def holds_optimizer(path):
+def holds_optimizer(path: PathLike) -> bool:
     """Returns whether a weights file has the state of an optimizer."""
     import h5py
 
@@ -22,7 +24,7 @@ def holds_optimizer(path):
     return False
 
 
-def read_fingerprint(path):
+def read_fingerprint(path: PathLike) -> dict[str, Any] | None:
     """Returns what a weights file says of its network, or None; `check_whole` tells whether its arrays are whole."""
     import h5py
 
@@ -38,7 +40,7 @@ def read_fingerprint(path):
         raise argument_error("filepath", "a whole .weights.h5 file", str(path), str(error)) from error
 
 
-def check_whole(path):
+def check_whole(path: PathLike) -> None:
     """Raises a `ValueError` unless the arrays of a weights file are those that were written, and finite."""
     import h5py
 
@@ -60,7 +62,7 @@ def _text_attribute(file, name):
     return file.attrs[name]
 
 
-def weights_path(filepath):
+def weights_path(filepath: PathLike) -> pathlib.Path:
     """Returns the path of a weights file; a `ValueError` says if its name does not end as it must."""
     path = pathlib.Path(filepath)
     if not path.name.endswith(".weights.h5"):

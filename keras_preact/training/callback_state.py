@@ -1,12 +1,20 @@
 """What a resumed run gives back to callbacks: what Keras' count, and what those of one's own say that they keep."""
 
+from __future__ import annotations
+
 import json
 import numbers
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import keras
 
 from keras_preact.errors import argument_error
+from keras_preact.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from keras_preact.training.checkpoints import Checkpoint
 
 # What Keras' callbacks count. (EarlyStopping turns the sign of `min_delta` in place, so that is not restored.)
 COUNTERS = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch")
@@ -28,7 +36,7 @@ class Saved:
     arrays: dict
 
     @classmethod
-    def from_callbacks(cls, callbacks):
+    def from_callbacks(cls, callbacks: Sequence[keras.callbacks.Callback]) -> Saved:
         """Returns the state of callbacks as it is now."""
         arrays = {
             f"{PREFIX}{number}/{index:05d}": array
@@ -38,7 +46,7 @@ class Saved:
         return cls([type(each).__name__ for each in callbacks], [_state_of(each) for each in callbacks], arrays)
 
     @classmethod
-    def of(cls, checkpoint, callbacks):
+    def of(cls, checkpoint: Checkpoint, callbacks: Sequence[keras.callbacks.Callback]) -> Saved:
         """Returns what a `Checkpoint` holds; an old one has counters alone, in the order of the callbacks."""
         arrays = {name: array for name, array in checkpoint.arrays.items() if name.startswith(PREFIX)}
         if "callbacks" in checkpoint.state:
@@ -47,11 +55,11 @@ class Saved:
             names, states = [type(each).__name__ for each in callbacks], checkpoint.state["counters"]
         return cls(names, states, arrays)
 
-    def plain(self):
+    def plain(self) -> list[dict[str, Any]]:
         """Returns it, without the arrays, as JSON holds it."""
         return [{"class": name, "state": state} for name, state in zip(self.names, self.states)]
 
-    def restore(self, callbacks):
+    def restore(self, callbacks: Iterable[keras.callbacks.Callback]) -> None:
         """Gives each callback the state of the first one of its class that no other was given."""
         left = list(enumerate(zip(self.names, self.states)))
         for callback in callbacks:
@@ -86,7 +94,7 @@ def _plain(value):
     return value if isinstance(value, int) else float(value)
 
 
-def check_callbacks(callbacks, recipe):
+def check_callbacks(callbacks: Iterable[keras.callbacks.Callback], recipe: Recipe) -> None:
     """Raises a `ValueError` if one of `callbacks` is none, or has a state that a checkpoint cannot hold."""
     for callback in callbacks:
         name = type(callback).__name__

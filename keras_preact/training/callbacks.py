@@ -1,11 +1,15 @@
 """What happens while a run trains: a guard against NaN, history and curves, checkpoints, signals."""
 
+from __future__ import annotations
+
 import csv
 import io
 import math
 import pathlib
 import signal
 import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import keras
 
@@ -13,8 +17,12 @@ from keras_preact.errors import argument_error
 from keras_preact.files import write_text, written_aside
 from keras_preact.training import checkpoints
 from keras_preact.training.callback_state import PREFIX, Saved
-from keras_preact.training.signals import status
-from keras_preact.training.strategies import read
+from keras_preact.training.checkpoints import Checkpoint
+from keras_preact.training.processes import Processes
+from keras_preact.training.signals import EndingSignals, status
+from keras_preact.training.strategies import Devices, read
+from keras_preact.training.training_model import TrainingModel
+from keras_preact.types import PathLike
 
 PLOTTING_SECONDS = 10.0  # a picture takes longer to plot than an epoch of a small network on a GPU
 
@@ -31,16 +39,16 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
             step is missed.
     """
 
-    def __init__(self, schedule, step=0, period=1):
+    def __init__(self, schedule: float | Callable[[int], Any], step: int = 0, period: int = 1) -> None:
         super().__init__()
         self.schedule, self.step, self.period = schedule, step, period
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self.step % self.period == 0:
             self._look(logs)
         self.step += 1
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self._look(logs)
         self._look(logs, "val_loss", "validation loss")
 
@@ -63,12 +71,12 @@ class RunFiles(keras.callbacks.Callback):
         writes: Whether this process is the one that writes.
     """
 
-    def __init__(self, folder, rows=(), writes=True):
+    def __init__(self, folder: PathLike, rows: Iterable[dict[str, float]] = (), writes: bool = True) -> None:
         super().__init__()
         self.folder, self.rows, self.writes = pathlib.Path(folder), list(rows), writes
         self.plotted, self.is_plotted = time.monotonic(), True
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})
         if not self.writes:
             return
@@ -81,7 +89,7 @@ class RunFiles(keras.callbacks.Callback):
         if time.monotonic() - self.plotted > PLOTTING_SECONDS:
             self._plot()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         if not self.is_plotted:
             self._plot()
 
@@ -121,7 +129,19 @@ class Checkpointing(keras.callbacks.Callback):
         signals: The `EndingSignals` under which it runs.
     """
 
-    def __init__(self, folder, devices, files, others, steps_per_epoch, every, start, push, processes, signals):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        devices: Devices,
+        files: RunFiles,
+        others: Iterable[keras.callbacks.Callback],
+        steps_per_epoch: int,
+        every: int,
+        start: Checkpoint | None,
+        push: Callable[[], object],
+        processes: Processes,
+        signals: EndingSignals,
+    ) -> None:
         super().__init__()
         self.folder, self.devices, self.files, self.others = folder, devices, files, list(others)
         self.steps_per_epoch, self.every = steps_per_epoch, every
@@ -129,22 +149,22 @@ class Checkpointing(keras.callbacks.Callback):
         self.step = start.step if start else 0
         self.push, self.processes, self.signals = push, processes, signals
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         if self.states is not None:  # Keras' callbacks forget what they counted when a `fit` begins
             self.states.restore(self.others)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         self.states = Saved.from_callbacks(self.others)
         if self.model.stop_training:  # what ended the training may have changed the weights just now
             self._save()
             self._leave()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self.start is not None and self.start.step % self.steps_per_epoch:
             self.devices.scatter(self._scalars(), self.start.arrays["metrics"])
         self.start = None
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.step += 1
         if self.step % self.steps_per_epoch == 0 or self.model.stop_training:
             return  # the epoch's end saves, after its validation
@@ -152,7 +172,7 @@ class Checkpointing(keras.callbacks.Callback):
             self._save()
         self._leave()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if not self.model.stop_training:  # the end of the training, which follows, saves
             self._save()
             self._leave()
@@ -181,13 +201,13 @@ class Checkpointing(keras.callbacks.Callback):
         return [variable for metric in self.model.metrics for variable in metric.variables]
 
 
-def training_variables(model):
+def training_variables(model: TrainingModel) -> dict[str, keras.Variable]:
     """Returns the variables that training changes by name: weights, states of random generators, the optimizer's."""
     variables = {f"network/{number:05d}": variable for number, variable in enumerate(model.network.variables)}
     return variables | {f"optimizer/{number:05d}": part for number, part in enumerate(model.optimizer.variables)}
 
 
-def restore(model, checkpoint):
+def restore(model: TrainingModel, checkpoint: Checkpoint) -> None:
     """Sets a compiled, built `TrainingModel` to the weights and optimizer of a `Checkpoint`.
 
     Raises:

@@ -10,12 +10,14 @@ import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from keras_preact import bounds
 from keras_preact.errors import argument_error
 from keras_preact.files import remove_asides, written_aside
+from keras_preact.types import PathLike
 
 KEPT = 2
 SUMS = "SHA256SUMS"
@@ -35,11 +37,11 @@ class Checkpoint:
 
     step: int
     arrays: dict[str, np.ndarray]
-    state: dict
-    processes: list = field(default_factory=list)
+    state: dict[str, Any]
+    processes: list[dict[str, Any]] = field(default_factory=list)
 
 
-def save(folder, checkpoint):
+def save(folder: PathLike, checkpoint: Checkpoint) -> None:
     """Writes a `Checkpoint` into `folder`, and removes all but the last two.
 
     Raises:
@@ -53,7 +55,8 @@ def save(folder, checkpoint):
     with written_aside(folder / f"{checkpoint.step:09d}") as aside:
         aside.mkdir()
         with open(aside / ARRAYS, "wb") as file:
-            np.savez(file, **checkpoint.arrays)
+            arrays: dict[str, Any] = checkpoint.arrays
+            np.savez(file, **arrays)
             _flush(file)
         for name, content in ((STATE, checkpoint.state), (PROCESSES, checkpoint.processes)):
             with open(aside / name, "w", encoding="utf-8") as file:
@@ -66,7 +69,7 @@ def save(folder, checkpoint):
         shutil.rmtree(old)
 
 
-def newest(folder):
+def newest(folder: PathLike) -> Checkpoint | None:
     """Returns the last `Checkpoint` in `folder` that is whole, or None; a damaged one is passed over with a warning.
 
     Raises:
@@ -85,7 +88,7 @@ def newest(folder):
     return None
 
 
-def clean(folder):
+def clean(folder: PathLike) -> None:
     """Removes what killed processes left half written."""
     remove_asides(folder, is_ours=True)
 
@@ -111,7 +114,7 @@ def _read(path):
         return Checkpoint(int(path.name), dict(arrays), *plain)
 
 
-def check_arrays(path):
+def check_arrays(path: pathlib.Path) -> None:
     """Raises a `ValueError` if an `.npz` file says that it holds more than its bytes can, before it is unpacked."""
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:

@@ -1,26 +1,33 @@
 """What a network is worth on test images, and the statistics of batch normalisation that it is judged with."""
 
+from __future__ import annotations
+
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import keras
 
 from keras_preact.data import ALIASES, DATA_SETS, has_own_size, load
 from keras_preact.data.augment import Augmentation
-from keras_preact.data.batches import EvaluationBatches
-from keras_preact.data.dataset import DataSet
+from keras_preact.data.batches import EvaluationBatches, TrainingBatches
+from keras_preact.data.dataset import DataLike, DataSet
 from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error
 from keras_preact.training.prefetch import Feed
-from keras_preact.training.source import find_source
+from keras_preact.training.source import Source, Trained, find_source
+from keras_preact.training.strategies import Devices
 from keras_preact.training.training_model import CROSSENTROPY, Crossentropy, ErrorPercent, TrainingModel
+from keras_preact.types import PathLike
 
 EVALUATION_BATCH = 256  # images at most
 OLD_STATISTICS = 0.01
 
 
-def evaluate(model, data=None, data_dir=None, skip_corrupt=False):
+def evaluate(
+    model: Trained, data: DataLike | None = None, data_dir: PathLike | None = None, skip_corrupt: bool = False
+) -> dict[str, float]:
     """Measures a trained network on test images.
 
     Args:
@@ -43,7 +50,7 @@ def evaluate(model, data=None, data_dir=None, skip_corrupt=False):
     return evaluate_source(source, _fitting(source, data, data_dir, skip_corrupt))
 
 
-def data_of(source, data_dir=None, skip_corrupt=False):
+def data_of(source: Source, data_dir: PathLike | None = None, skip_corrupt: bool = False) -> DataSet:
     """Returns the `DataSet` that weights were trained on.
 
     Args:
@@ -67,7 +74,7 @@ def _fitting(source, data, data_dir, skip_corrupt):
     return loaded(data, data_dir, source.image_size or size, skip_corrupt or source.skip_corrupt)
 
 
-def evaluate_source(source, data):
+def evaluate_source(source: Source, data: DataSet) -> dict[str, float]:
     """Returns the error and the loss of a `Source` on a `DataSet`, as `evaluate` does."""
     network = source.load()
     expected = (len(data.class_names), data.image_shape[-1])
@@ -79,7 +86,7 @@ def evaluate_source(source, data):
     return measure(network, data)
 
 
-def measure(network, data):
+def measure(network: keras.Model, data: DataSet) -> dict[str, float]:
     """Returns {"error_percent": ..., "loss": ...} of a network of probabilities on a `DataSet`'s test images."""
     model = TrainingModel(network, Preparation(data, Augmentation()))
     model.compile(loss=Crossentropy(len(data.class_names)), weighted_metrics=evaluation_metrics())
@@ -87,7 +94,9 @@ def measure(network, data):
     return {"error_percent": round(results["error_percent"], 4), "loss": round(results["loss"], 6)}
 
 
-def loaded(data, data_dir, image_size, skip_corrupt=False):
+def loaded(
+    data: DataLike, data_dir: PathLike | None, image_size: int | tuple[int, int] | None, skip_corrupt: bool = False
+) -> DataSet:
     """Returns a `DataSet`, or the one that `data.load` finds by that name or path, files' images of `image_size`."""
     if isinstance(data, DataSet):
         return data
@@ -95,12 +104,12 @@ def loaded(data, data_dir, image_size, skip_corrupt=False):
     return load(data, data_dir, image_size=None if has_own_size(data) else size, skip_corrupt=skip_corrupt)
 
 
-def evaluation_metrics():
+def evaluation_metrics() -> list[keras.metrics.Metric]:
     """Returns the metrics that count each image once: the error in % and the cross-entropy."""
     return [ErrorPercent(), keras.metrics.SparseCategoricalCrossentropy(name=CROSSENTROPY)]
 
 
-def batch_size(count, replicas=1):
+def batch_size(count: int, replicas: int = 1) -> int:
     """Returns how many images are evaluated at a time, so that few are computed twice to fill the last batch up.
 
     Args:
@@ -111,7 +120,7 @@ def batch_size(count, replicas=1):
     return -(-count // (batches * replicas)) * replicas
 
 
-def evaluation_data(data, devices):
+def evaluation_data(data: DataSet, devices: Devices) -> tuple[Any, int]:
     """Returns what `evaluate` reads, and in how many steps: every test image once, in full batches."""
     size = batch_size(len(data.test), devices.replicas)
     batches = EvaluationBatches(data, "test", size, share=(devices.worker, devices.workers))
@@ -123,7 +132,7 @@ def evaluation_data(data, devices):
     return devices.dataset(generate, batches.spec()), len(batches)
 
 
-def reestimate_statistics(model, batches, devices):
+def reestimate_statistics(model: TrainingModel, batches: TrainingBatches, devices: Devices) -> None:
     """Measures the moving statistics of BN again, with the present weights: training steps of learning rate 0.
 
     There are as many steps as leave a hundredth of the old statistics: 44 at momentum 0.9.

@@ -1,15 +1,21 @@
 """What is to be run, and how: checked before anything is built or written."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 
+from keras_preact.data.dataset import DataSet
 from keras_preact.errors import argument_error, check_integer
 from keras_preact.training import finish
 from keras_preact.training.processes import Clock
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe, named
 from keras_preact.training.source import Source
+from keras_preact.training.strategies import Devices
+from keras_preact.training.strategy_table import Strategy
+from keras_preact.types import PathLike
 from keras_preact.weights import schema
 from keras_preact.zoo import SPEC_FIELDS
 
@@ -29,15 +35,15 @@ class Experiment:
     data_dir: str | None
     recipe_name: str
     recipe: Recipe
-    options: dict
-    identity: dict | None = dataclasses.field(default=None, kw_only=True)
+    options: dict[str, Any]
+    identity: dict[str, Any] | None = dataclasses.field(default=None, kw_only=True)
     """Of the images and the software, as `run_folder.identity` returns it; None if it is not known yet."""
     start: Source | None = dataclasses.field(default=None, kw_only=True)
     """The weights that the training begins with, if not with random ones."""
     skip_corrupt: bool = dataclasses.field(default=False, kw_only=True)
     """Whether image files that cannot be read are left out; the identity says which images are left."""
 
-    def plain(self):
+    def plain(self) -> dict[str, Any]:
         """Returns it as JSON holds it."""
         recipe = {"name": self.recipe_name, **dataclasses.asdict(self.recipe)}
         plain = {"model": self.key, "data": self.data, "recipe": recipe, "options": dict(self.options)}
@@ -50,19 +56,19 @@ class Experiment:
 class RunOptions:
     """Holds how a run goes about it, which does not change its result; `train` says what each field is."""
 
-    output: str | None
+    output: PathLike | None
     overwrite: bool
-    strategy: str
+    strategy: Strategy
     checkpoint_steps: int
-    callbacks: tuple
+    callbacks: Sequence[keras.callbacks.Callback]
     verbose: str | int
     clock: Clock
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("checkpoint_steps", self.checkpoint_steps, minimum=0)
 
 
-def named_recipe(recipe, **changes):
+def named_recipe(recipe: str | Recipe, **changes: Any) -> tuple[str, Recipe]:
     """Returns (name, `Recipe`), as `recipes.named` does, of a recipe's name or a `Recipe`, some fields changed."""
     if isinstance(recipe, str):
         recipe = get_recipe(recipe)
@@ -74,7 +80,9 @@ def named_recipe(recipe, **changes):
     return named(recipe.replace(**changes))
 
 
-def split_fields(fields, model_options):
+def split_fields(
+    fields: Mapping[str, Any], model_options: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the fields of `Recipe`, and all options of the network, of the keywords that `train` was called with.
 
     Raises:
@@ -86,20 +94,20 @@ def split_fields(fields, model_options):
     return {name: value for name, value in fields.items() if name not in options}, {**(model_options or {}), **options}
 
 
-def check_backend():
+def check_backend() -> None:
     """Raises a `ValueError` on a backend on which runs are not made."""
     if keras.backend.backend() not in ("tensorflow", "jax"):
         hint = "Set the environment variable KERAS_BACKEND; compile and fit the network itself on other backends."
         raise argument_error("backend", '"tensorflow" or "jax" for a run', keras.backend.backend(), hint)
 
 
-def check_card(experiment, data):
+def check_card(experiment: Experiment, data: DataSet) -> None:
     """Raises a `ValueError` if a reader would refuse the card that a run ends in, as far as it is known by now."""
     finish.preprocessing_fields(data)
     schema.checked(schema.RunRecipe, experiment.plain()["recipe"], within="recipe")
 
 
-def check_precision(precision):
+def check_precision(precision: str) -> None:
     """Raises a `ValueError` for float64 on JAX where it would be float32 without a word."""
     if precision == "float64" and keras.backend.backend() == "jax":
         import jax
@@ -109,7 +117,7 @@ def check_precision(precision):
             raise argument_error("precision", "float32 or mixed on JAX as it is", precision, hint)
 
 
-def check_batch(recipe, devices):
+def check_batch(recipe: Recipe, devices: Devices) -> None:
     """Raises a `ValueError` if the replicas of `devices` cannot share a recipe's batch equally."""
     each = 2 if recipe.augmentation().mixes else 1
     devices.check_batch("global_batch_size", recipe.global_batch_size, each)

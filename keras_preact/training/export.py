@@ -1,8 +1,12 @@
 """`export`: whatever names a trained network, in formats that need no Keras."""
 
+from __future__ import annotations
+
 import dataclasses
 import logging
 import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -13,8 +17,12 @@ from keras_preact.exporting.formats import check_folder, check_formats, export_n
 from keras_preact.exporting.inference import checked
 from keras_preact.training.evaluation import data_of
 from keras_preact.training.predictor import read_images
-from keras_preact.training.source import find_source
+from keras_preact.training.source import Trained, find_source
+from keras_preact.types import PathLike
 from keras_preact.weights.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 log = logging.getLogger(__name__)
 
@@ -23,23 +31,23 @@ IMAGES = "a folder of two image files at least, to compare on"
 
 
 def export(
-    model,
-    output=None,
-    formats=None,
+    model: Trained,
+    output: PathLike | None = None,
+    formats: str | Iterable[str] | None = None,
     *,
-    preprocessing=None,
-    mean=(),
-    std=(),
-    class_names=(),
-    images=None,
-    data_dir=None,
-    sample_images=None,
-    sample_labels=None,
-    calibration_images=None,
-    card=None,
-    overwrite=False,
-    verbose=True,
-):
+    preprocessing: Preprocessing | None = None,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    class_names: Sequence[str] = (),
+    images: PathLike | None = None,
+    data_dir: PathLike | None = None,
+    sample_images: npt.ArrayLike | None = None,
+    sample_labels: npt.ArrayLike | None = None,
+    calibration_images: npt.ArrayLike | None = None,
+    card: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    verbose: bool = True,
+) -> dict[str, Any]:
     """Writes a model in formats that need no Keras, runs each file in a fresh process, and compares it with the model.
 
     All take any number of uint8 images, and return `probabilities`, `logits` and `features` (the averaged last

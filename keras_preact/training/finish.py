@@ -1,15 +1,21 @@
 """What a finished run leaves: the model, its SavedModel, some images to try it on, and its card."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
+import pathlib
 import sys
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 
 from keras_preact import exporting
+from keras_preact.data.dataset import DataSet
 from keras_preact.files import file_digest, written_aside
 from keras_preact.names import check_lines, command_line, dotted_name, safe_name
+from keras_preact.network.model import ResidualNetwork
 from keras_preact.training import run_folder
 from keras_preact.training.evaluation import measure
 from keras_preact.training.processes import chained, totals
@@ -18,8 +24,12 @@ from keras_preact.training.strategies import read
 from keras_preact.weights.cards import Card
 from keras_preact.weights.preprocessing import Preprocessing
 
+if TYPE_CHECKING:
+    from keras_preact.training.experiment import Experiment
+    from keras_preact.training.strategies import Devices
 
-def save(network, data, folder, experiment):
+
+def save(network: ResidualNetwork, data: DataSet, folder: pathlib.Path, experiment: Experiment) -> float:
     """Writes the model's files, and returns the test error of the model read back from them.
 
     `model.keras` is written twice, since the card in it says the error of the first one, read back.
@@ -51,14 +61,22 @@ def save(network, data, folder, experiment):
     return error_percent
 
 
-def check_finite(network):
+def check_finite(network: keras.Model) -> None:
     """Raises a `FloatingPointError` that names a variable of a network which holds values that are not finite."""
     for variable in network.variables:
         if not np.isfinite(read(variable).astype("float64")).all():
             raise FloatingPointError(f"{variable.path} holds values that are not finite at the end of the training.")
 
 
-def run_card(experiment, network, data, folder, devices, error_percent, processes):
+def run_card(
+    experiment: Experiment,
+    network: ResidualNetwork,
+    data: DataSet,
+    folder: pathlib.Path,
+    devices: Devices,
+    error_percent: float,
+    processes: list[dict[str, Any]],
+) -> dict[str, Any]:
     """Returns the card of a finished run, as JSON holds it.
 
     Args:
@@ -114,13 +132,14 @@ def _weights_card(network, data, experiment, error_percent, size):
     )
 
 
-def preprocessing_fields(data):
+def preprocessing_fields(data: DataSet) -> dict[str, Any]:
     """Returns what a card says of how a data set's test images became the network's input, as JSON holds it.
 
     Raises:
         ValueError: If a reader of the card would refuse it; called before the first step for that.
     """
-    seen = Preprocessing(data.image_shape[:2], data.mean, data.std, data.crop, data.interpolation)
+    height, width, _ = data.image_shape
+    seen = Preprocessing((height, width), data.mean, data.std, data.crop, data.interpolation)
     return dataclasses.asdict(seen)
 
 

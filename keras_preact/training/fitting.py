@@ -1,26 +1,34 @@
 """One experiment's network, built, trained and measured in the scope of its devices."""
 
+from __future__ import annotations
+
 import hashlib
 import importlib.util
 import logging
+import pathlib
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_preact.data.batches import TrainingBatches
-from keras_preact.data.dataset import ArraySplit
+from keras_preact.data.dataset import ArraySplit, DataSet
 from keras_preact.data.preparation import Preparation
 from keras_preact.network.deepening import deepen
+from keras_preact.network.model import ResidualNetwork
 from keras_preact.training import checkpoints, finish, run_folder
 from keras_preact.training.callbacks import Checkpointing, RunFiles, StopOnNonFiniteLoss, restore
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, reestimate_statistics
+from keras_preact.training.experiment import Experiment, RunOptions
 from keras_preact.training.levels import begin_with, check_levels, level_at, levels_of, of_depth, segments
 from keras_preact.training.muon import Muon
 from keras_preact.training.optimizers import RecipeSGD, make_optimizer, make_schedule
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.processes import Processes
-from keras_preact.training.strategies import read
+from keras_preact.training.signals import EndingSignals
+from keras_preact.training.strategies import Devices, read
 from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel, loss_dtype
 from keras_preact.zoo import get_model
 
@@ -31,15 +39,18 @@ GUARD_STEPS = 50  # between looks at the loss on an accelerator, which wait for 
 
 
 class Training:
-    """Builds and trains one experiment's network; a helper of `train`, in the scope of its devices.
+    """Builds and trains one experiment's network; a helper of `train`, in the scope of its devices."""
 
-    Attributes:
-        fixed_statistics: Whether BN's moving statistics are used, and left alone, in training too.
-    """
-
-    fixed_statistics = False
-
-    def __init__(self, experiment, data, validation, devices, folder, push, run_options):
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: DataSet,
+        validation: DataSet,
+        devices: Devices,
+        folder: pathlib.Path,
+        push: Callable[[], object],
+        run_options: RunOptions,
+    ) -> None:
         recipe, augmentation = experiment.recipe, experiment.recipe.augmentation()
         self.experiment, self.recipe, self.data, self.validation = experiment, recipe, data, validation
         self.devices, self.folder, self.push, self.run_options = devices, folder, push, run_options
@@ -70,7 +81,12 @@ class Training:
         self.processes = Processes(run_options.clock, devices, self.start, recipe.global_batch_size)
         self._announce(step)
 
-    def make_network(self):
+    @property
+    def fixed_statistics(self) -> bool:
+        """Whether BN's moving statistics are used, and left alone, in training too."""
+        return False
+
+    def make_network(self) -> ResidualNetwork:
         """Returns the network to train."""
         arguments = {
             "input_shape": self.data.image_shape,
@@ -82,7 +98,7 @@ class Training:
         }
         return get_model(self.experiment.key, **arguments)
 
-    def make_optimizer(self, network):
+    def make_optimizer(self, network: ResidualNetwork) -> RecipeSGD:
         """Returns the optimizer of a network's trainable variables."""
         optimizer = {"sgd": RecipeSGD, "muon": Muon}[self.recipe.optimizer]
         return make_optimizer(self.recipe, self.steps_per_epoch, optimizer)
@@ -145,7 +161,7 @@ class Training:
         if step:
             log.info(f"resuming after step {step:,} of {self.total_steps:,}")
 
-    def fit(self, signals):
+    def fit(self, signals: EndingSignals) -> None:
         """Trains from the restored step to the last, or to what ends the training; `signals` may end it before."""
         if self.start and self.start.state.get("stopped"):
             return
@@ -207,7 +223,7 @@ class Training:
             if self.model.stop_training:
                 return
 
-    def finish(self):
+    def finish(self) -> None:
         """Replaces the weights by their average, if the recipe keeps one, and measures BN's statistics for it."""
         if not self.recipe.ema:
             return
@@ -216,14 +232,14 @@ class Training:
         if not self.fixed_statistics:
             reestimate_statistics(self.model, self.batches, self.devices)
 
-    def check_workers(self):
+    def check_workers(self) -> None:
         """Raises a `RuntimeError` if the workers' weights are not the same to the bit."""
         if self.devices.workers > 1:
             parts = (np.ascontiguousarray(read(variable)) for variable in self.model.network.variables)
             digest = hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
             self.devices.agree("the trained weights", int.from_bytes(digest[:7], "big"))
 
-    def card(self):
+    def card(self) -> dict[str, Any]:
         """Writes the model's files and the card, and returns it."""
         error_percent = finish.save(self.model.network, self.data, self.folder, self.experiment)
         processes = self.processes.plain()

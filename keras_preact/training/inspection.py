@@ -1,15 +1,16 @@
 """What a network costs, whatever names it."""
 
 from keras_preact.network import costs
+from keras_preact.network.costs import StageCost
 from keras_preact.network.families import is_model_name
 from keras_preact.training.provenance import suited_precision
-from keras_preact.training.source import find_source
+from keras_preact.training.source import Trained, find_source
 from keras_preact.zoo import get_model
 
 SIDE = 32  # of the images of a network that leaves their size open, in pixels
 
 
-def inspect(model, batch_size=1):
+def inspect(model: Trained, batch_size: int = 1) -> list[StageCost]:
     """Shows what a network costs, stage by stage, and which precision suits this machine's processor.
 
     Args:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 
 from keras_preact.errors import check_integer
 from keras_preact.training.signals import NUMBERS
@@ -21,7 +22,7 @@ WRONG_USAGE = 2  # the exit status of a command with wrong arguments, which no r
 POLL_SECONDS = 0.2
 
 
-def launch(command, workers=2, max_restarts=3, backend=None):
+def launch(command: Sequence[str], workers: int = 2, max_restarts: int = 3, backend: str | None = None) -> int:
     """Runs a command as several workers of one job on this machine, until all have finished.
 
     As soon as one ends otherwise than with status 0, all are ended: SIGTERM, and SIGKILL 10 s later. Then the job is
@@ -54,7 +55,7 @@ def launch(command, workers=2, max_restarts=3, backend=None):
     return status
 
 
-def run_together(command, environments):
+def run_together(command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:
     """Runs a command once in each environment; returns 0, or the status of the first that failed: then all are ended.
 
     SIGTERM, SIGHUP and SIGINT end all, and then this call, with `SystemExit` (`KeyboardInterrupt` for SIGINT); a second
@@ -65,7 +66,8 @@ def run_together(command, environments):
         command: A list: the program and its arguments.
         environments: A dict of variables for each process.
     """
-    signals, processes = [], []
+    signals: list[int] = []
+    processes: list[subprocess.Popen[bytes]] = []
     before = _note(signals)
     try:
         for environment in environments:
@@ -155,7 +157,7 @@ def _environment(ports, number, backend):
     }
 
 
-def free_ports(count):
+def free_ports(count: int) -> list[int]:
     """Returns numbers of ports that nothing listens on, on the loopback address."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:

@@ -1,6 +1,7 @@
 """The levels of a training: shallow networks on small images first (Chang et al. 2018, arXiv 1710.10348)."""
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from keras_preact.errors import argument_error
@@ -8,6 +9,9 @@ from keras_preact.network.deepening import check_identity, deepen
 from keras_preact.network.families import units_of_depth
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import copy_weights
+from keras_preact.network.spec import NetworkSpec
+from keras_preact.training.recipe import Recipe
+from keras_preact.training.source import Source
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Level:
     end: int
 
 
-def levels_of(recipe, steps_per_epoch):
+def levels_of(recipe: Recipe, steps_per_epoch: int) -> list[Level]:
     """Returns the `Level`s of a `Recipe`, one if it names none."""
     if not recipe.levels:
         return [Level(None, recipe.image_size, recipe.total_steps(steps_per_epoch))]
@@ -33,12 +37,12 @@ def levels_of(recipe, steps_per_epoch):
     return [Level(depth, size, end) for (depth, size, _), end in zip(recipe.levels, ends)]
 
 
-def level_at(levels, step):
+def level_at(levels: Sequence[Level], step: int) -> int:
     """Returns the number of the level, from 0, that trains the network which a checkpoint after `step` holds."""
     return next((number for number, level in enumerate(levels) if step <= level.end), len(levels) - 1)
 
 
-def check_levels(levels, spec, side):
+def check_levels(levels: Sequence[Level], spec: NetworkSpec, side: int) -> None:
     """Raises a `ValueError` if a network of `spec` cannot end such levels, or an image is larger than `side` pixels."""
     depths = [level.depth for level in levels if level.depth is not None]
     for depth in depths:
@@ -54,7 +58,7 @@ def check_levels(levels, spec, side):
             raise argument_error("image_size", f"at least {spec.minimum_size} for this network", level.image_size)
 
 
-def segments(step, total, per_epoch):
+def segments(step: int, total: int, per_epoch: int) -> Iterator[tuple[int, int, int]]:
     """Yields (first epoch, last epoch, steps in each) of the calls of `fit` from `step` to `total`.
 
     The first and the last epoch may be short: the first when a run resumes within it.
@@ -68,7 +72,7 @@ def segments(step, total, per_epoch):
         step += epochs * steps
 
 
-def of_depth(network, depth):
+def of_depth(network: ResidualNetwork, depth: int | None) -> ResidualNetwork:
     """Returns a new network like `network`, of another depth; `network` itself where that is its own, or None."""
     if depth in (None, network.spec.depth):
         return network
@@ -76,7 +80,7 @@ def of_depth(network, depth):
     return ResidualNetwork.from_config({**network.construction(), "spec": spec.to_dict(), "name": f"resnet{depth}"})
 
 
-def begin_with(network, source):
+def begin_with(network: ResidualNetwork, source: Source) -> None:
     """Sets a network's weights to those of a `Source`, of the same network or a shallower one, which is deepened.
 
     Raises:

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_preact.keras_hooks import index_of
 from keras_preact.training.optimizers import RecipeSGD
+from keras_preact.types import Tensor
 
 # Of the quintic a x + b x^3 + c x^5 that brings singular values near 1 in few turns (Jordan et al. 2024).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -25,7 +26,7 @@ class Muon(RecipeSGD):
     a run of stacked units for one matrix.
     """
 
-    def move(self, gradient, variable, learning_rate):
+    def move(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         if len(variable.shape) < 4:
             super().move(gradient, variable, learning_rate)
             return
@@ -37,7 +38,7 @@ class Muon(RecipeSGD):
         self.assign_sub(variable, ops.cast(learning_rate * RATE, dtype) * step)
 
 
-def orthogonal(kernel):
+def orthogonal(kernel: Tensor) -> Tensor:
     """Returns, of kernels ([units,] k, k, C_in, C_out), matrices with singular values near 1, scaled to `SIZE`.
 
     Args:

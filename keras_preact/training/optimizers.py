@@ -1,11 +1,15 @@
 """A recipe's optimizer and learning-rate schedule, from Keras' own."""
 
 import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
 from keras_preact.keras_hooks import ClippingHook, index_of
+from keras_preact.training.recipe import Recipe
 from keras_preact.training.strategies import sum_over_replicas
+from keras_preact.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -28,17 +32,19 @@ class RecipeSGD(ClippingHook, keras.optimizers.SGD):
         **kwargs: Those of `keras.optimizers.SGD`.
     """
 
-    def __init__(self, *args, l2=0.0, kernels_only=False, momentum_rule="caffe", **kwargs):
+    def __init__(
+        self, *args: Any, l2: float = 0.0, kernels_only: bool = False, momentum_rule: str = "caffe", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.l2, self.kernels_only, self.momentum_rule = l2, kernels_only, momentum_rule
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         # A variable of TensorFlow's own comes as "conv1_kernel:0", or "conv1_kernel/replica_1:0".
         if self.l2 and (not self.kernels_only or re.search(r"kernel($|[:/])", variable.name)):
             gradient = gradient + keras.ops.cast(self.l2, gradient.dtype) * keras.ops.cast(variable, gradient.dtype)
         self.move(gradient, variable, learning_rate)
 
-    def move(self, gradient, variable, learning_rate):
+    def move(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         """Makes the step of a gradient that the weight decay is in."""
         if self.momentum_rule == "caffe" or not self.momentum:
             super().update_step(gradient, variable, learning_rate)
@@ -50,25 +56,27 @@ class RecipeSGD(ClippingHook, keras.optimizers.SGD):
         self.assign(velocity, momentum * velocity + gradient)
         self.assign_sub(variable, rate * (gradient + momentum * velocity if self.nesterov else velocity))
 
-    def clip(self, gradients, clip):
+    def clip(self, gradients: list[Tensor], clip: Callable[[list[Tensor]], list[Tensor]]) -> list[Tensor]:
         if not self.global_clipnorm:
             return clip(gradients)
         total, replicas = sum_over_replicas(gradients)
         return [gradient / replicas for gradient in clip(total)]
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Leaves the weights as they are at the end of a `fit`."""
 
-    def use_average(self, variables):
+    def use_average(self, variables: Sequence[keras.Variable]) -> None:
         """Sets `variables` to their averages, if there are any."""
         super().finalize_variable_values(variables)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"l2": self.l2, "kernels_only": self.kernels_only, "momentum_rule": self.momentum_rule}
         return {**super().get_config(), **own}
 
 
-def make_optimizer(recipe, steps_per_epoch, optimizer=RecipeSGD, **options):
+def make_optimizer(
+    recipe: Recipe, steps_per_epoch: int, optimizer: type[RecipeSGD] = RecipeSGD, **options: Any
+) -> RecipeSGD:
     """Returns the optimizer of a `Recipe`: `RecipeSGD`, or a class made of it, which may take further `options`."""
     options |= dict(
         learning_rate=make_schedule(recipe, steps_per_epoch),
@@ -85,7 +93,7 @@ def make_optimizer(recipe, steps_per_epoch, optimizer=RecipeSGD, **options):
     return optimizer(l2=recipe.weight_decay, kernels_only=recipe.weight_decay_kind == "l2_kernels", **options)
 
 
-def make_schedule(recipe, steps_per_epoch):
+def make_schedule(recipe: Recipe, steps_per_epoch: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
     """Returns the learning rate of a `Recipe`: a number, or a Keras schedule over steps."""
     rate, warmup = recipe.learning_rate, recipe.warmup_steps
     schedules = keras.optimizers.schedules
@@ -110,15 +118,15 @@ def make_schedule(recipe, steps_per_epoch):
 class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     """Grows linearly from 0 to `rate` in `warmup_steps`, and falls linearly to 0 in the `decay_steps` after them."""
 
-    def __init__(self, rate, decay_steps, warmup_steps=0):
+    def __init__(self, rate: float, decay_steps: int, warmup_steps: int = 0) -> None:
         self.rate, self.decay_steps, self.warmup_steps = rate, decay_steps, warmup_steps
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         step = keras.ops.cast(step, "float32")
         share = 1.0 - (step - self.warmup_steps) / self.decay_steps
         if self.warmup_steps:
             share = keras.ops.minimum(share, step / self.warmup_steps)
         return self.rate * keras.ops.clip(share, 0.0, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"rate": self.rate, "decay_steps": self.decay_steps, "warmup_steps": self.warmup_steps}

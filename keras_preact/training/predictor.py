@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import pathlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,10 @@ from keras_preact.data import geometry
 from keras_preact.data.files import decode, threads
 from keras_preact.data.folders import image_files, some
 from keras_preact.errors import argument_error, check_integer
-from keras_preact.training.source import find_source
+from keras_preact.training.source import Trained, find_source
+from keras_preact.types import PathLike
 from keras_preact.weights.cuts import cut, normalize
+from keras_preact.weights.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ class Prediction:
     problem: str | None = None
 
 
-def predict(model, images, top=3):
+def predict(model: Trained, images: PathLike | Iterable[PathLike], top: int = 3) -> list[Prediction]:
     """Classifies image files with a trained network.
 
     A file that cannot be read has a `problem` in place of classes, and the others are classified all the same.
@@ -79,7 +82,7 @@ def _answer(problem, rows, classes, top):
     return tuple((classes[k], float(row[k])) for k in np.argsort(-row, kind="stable")[:top]), None
 
 
-def files_of(paths):
+def files_of(paths: PathLike | Iterable[PathLike]) -> list[str]:
     """Returns the paths of image files that are given one by one or by folders, as strings.
 
     Raises:
@@ -101,7 +104,7 @@ def files_of(paths):
     return found
 
 
-def read_images(paths, how):
+def read_images(paths: Sequence[str], how: Preprocessing) -> tuple[np.ndarray, dict[str, str]]:
     """Returns the images of files, uint8 (images, *how.input_shape), and {path: problem} of those that are left out."""
     _check_channels(how)
     read = list(threads().map(functools.partial(_read, how=how), paths))
@@ -127,7 +130,7 @@ def _pixels(path, how):
     return cut(geometry.pixels(decode(path, how.channels)), how)
 
 
-def read_image(path, how):
+def read_image(path: PathLike, how: Preprocessing) -> np.ndarray:
     """Returns an image file as uint8 (height, width, channels), resized and cut as a card's `Preprocessing` says."""
     if not pathlib.Path(path).is_file():
         raise argument_error("image", "an existing file", str(path))

@@ -4,7 +4,12 @@ import collections
 import copy
 import itertools
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from keras_preact.data.batches import TrainingBatches
 
 AHEAD = 8
 THREADS = 2
@@ -21,11 +26,11 @@ class Feed:
         waited: Seconds that the reader has waited for batches.
     """
 
-    def __init__(self, batches, step=0):
+    def __init__(self, batches: TrainingBatches, step: int = 0) -> None:
         self.batches, self.position = batches, divmod(step, batches.steps_per_epoch)
         self.waited = 0.0
 
-    def __call__(self):
+    def __call__(self) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         """Returns a new generator of (inputs, labels)."""
         batches = copy.copy(self.batches)  # Keras begins a generator before it ends another
         batches.set_position(*self.position)

@@ -1,21 +1,31 @@
 """The processes of a run, one after the other: on what each computed, and for how long. A resumed run has several."""
 
+from __future__ import annotations
+
 import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from keras_preact.training.provenance import versions
+
+if TYPE_CHECKING:
+    from keras_preact.training.checkpoints import Checkpoint
+    from keras_preact.training.prefetch import Feed
+    from keras_preact.training.source import Source
+    from keras_preact.training.strategies import Devices
 
 
 class Clock:
     """Measures the time, and the processors' time, of this process from now on."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.started, self.cpu = time.perf_counter(), time.process_time()
 
-    def seconds(self):
+    def seconds(self) -> float:
         """Returns the seconds since the start."""
         return time.perf_counter() - self.started
 
-    def cpu_seconds(self):
+    def cpu_seconds(self) -> float:
         """Returns the seconds that this process has kept processors busy since the start."""
         return time.process_time() - self.cpu
 
@@ -30,26 +40,29 @@ class Processes:
         batch: Images in a step.
     """
 
-    def __init__(self, clock, devices, checkpoint, batch):
+    def __init__(self, clock: Clock, devices: Devices, checkpoint: Checkpoint | None, batch: int) -> None:
         self.clock, self.devices, self.batch = clock, devices, batch
         self.before = list(checkpoint.processes) if checkpoint else []
         self.first_step = self.step = checkpoint.step if checkpoint else 0
-        self.feeds, self.fit_started, self.fit_seconds, self.others = [], None, 0.0, 0.0
+        self.feeds: list[Feed] = []
+        self.fit_started: float | None = None
+        self.fit_seconds, self.others = 0.0, 0.0
 
-    def begin_fit(self):
+    def begin_fit(self) -> None:
         """Starts to count the time of training."""
         self.fit_started = time.perf_counter()
 
-    def end_fit(self):
+    def end_fit(self) -> None:
         """Ends the count of the time of training."""
-        self.fit_seconds = time.perf_counter() - self.fit_started
+        if self.fit_started is not None:
+            self.fit_seconds = time.perf_counter() - self.fit_started
 
-    def reach(self, step):
+    def reach(self, step: int) -> None:
         """Notes a step that was reached; all workers call this together, as they add up their processors' time."""
         own = self.clock.cpu_seconds()
         self.step, self.others = step, self.devices.total(round(1000 * own)) / 1000 - own
 
-    def plain(self):
+    def plain(self) -> list[dict[str, Any]]:
         """Returns a dict per process, the first one first, as JSON holds it; this one's up to now."""
         training = self.fit_seconds or (time.perf_counter() - self.fit_started if self.fit_started else 0.0)
         devices = {"strategy": self.devices.name, "replicas": self.devices.replicas, "kind": self.devices.kind}
@@ -67,7 +80,7 @@ class Processes:
         return [*self.before, mine]
 
 
-def chained(own, start):
+def chained(own: Mapping[str, Any], start: Source | None) -> dict[str, Any]:
     """Returns the fields of a card that tell of the trainings that a run began with, and add up their seconds.
 
     Args:
@@ -82,7 +95,7 @@ def chained(own, start):
     return {"chain": chain, **total}
 
 
-def totals(processes):
+def totals(processes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns the fields of a card that add up over all processes, dicts of `Processes.plain`."""
     names = ("images", "seconds", "cpu_seconds", "training_seconds", "data_wait_seconds")
     total = {name: sum(process[name] for process in processes) for name in names}

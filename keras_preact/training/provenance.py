@@ -7,6 +7,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import keras
 
@@ -14,7 +15,7 @@ from keras_preact.names import command_line
 from keras_preact.version import __version__
 
 
-def provenance():
+def provenance() -> dict[str, Any]:
     """Returns what a published figure carries, as JSON holds it."""
     return {
         "command": command_line(sys.argv),
@@ -25,7 +26,7 @@ def provenance():
     }
 
 
-def device_name():
+def device_name() -> str:
     """Returns the name of the first accelerator, or of the processor and how many there are."""
     if keras.backend.backend() == "jax":
         import jax
@@ -45,7 +46,7 @@ def _processor():
     return f"{os.cpu_count()} x {name}"
 
 
-def suited_precision(cpu_flags=None):
+def suited_precision(cpu_flags: str | None = None) -> str | None:
     """Returns a sentence on the precision that suits this machine's processor; None where it cannot be told.
 
     Args:
@@ -67,7 +68,7 @@ def _cpu_info(field):
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
 
 
-def commit():
+def commit() -> str | None:
     """Returns the commit that this package is a checkout of, or None."""
     folder = pathlib.Path(__file__).parents[2]
     if not (folder / ".git").exists():
@@ -79,7 +80,7 @@ def commit():
     return done.stdout.strip() or None
 
 
-def versions():
+def versions() -> dict[str, str]:
     """Returns the versions of this package, Python, Keras, its backend and NumPy, by name."""
     names = ("keras", keras.backend.backend(), "numpy")
     return {

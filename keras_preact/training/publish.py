@@ -10,11 +10,12 @@ from keras_preact.errors import argument_error
 from keras_preact.files import file_digest, write_text, written_aside
 from keras_preact.names import command_line, dotted_name
 from keras_preact.training import evaluation, run_folder
-from keras_preact.training.source import RUN, find_source
+from keras_preact.training.source import RUN, Trained, find_source
+from keras_preact.types import PathLike
 from keras_preact.weights.cards import CARD, TRAINED, WEIGHTS, get_card, list_weights
 
 
-def keep_weights(run, output=TRAINED, data_dir=None):
+def keep_weights(run: PathLike, output: PathLike = TRAINED, data_dir: PathLike | None = None) -> pathlib.Path:
     """Writes what is worth keeping of a finished run: the weights without the optimizer's state, card, history.
 
     The card states the error in float32, in which weights are used: that of a run in another precision is measured
@@ -96,7 +97,7 @@ class Verified:
     agrees: bool
 
 
-def verify(what, data_dir=None, skip_corrupt=False):
+def verify(what: Trained, data_dir: PathLike | None = None, skip_corrupt: bool = False) -> Verified:
     """Measures the error of trained weights again, and compares it to what their card states.
 
     Args:
@@ -126,7 +127,7 @@ def _precision(run):
     return run["recipe"].get("precision", "float32")  # runs of before have none
 
 
-def own_weights():
+def own_weights() -> list[str]:
     """Returns the names of the weights that came with this package."""
     paths = {name: get_card(name).path for name in list_weights()}
     return [name for name, path in paths.items() if path and pathlib.Path(path).is_relative_to(TRAINED)]

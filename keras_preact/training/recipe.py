@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any, Self
 
 from keras_preact.data.augment import Augmentation
 from keras_preact.errors import argument_error, check_choice, check_fields, check_integer, check_number
@@ -72,7 +73,7 @@ class Recipe(Augmentation):
     seed: int = 0
     """Decides initial weights, order, augmentation and dropout."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("epochs", "global_batch_size"):
             check_integer(name, getattr(self, name))
@@ -123,16 +124,16 @@ class Recipe(Augmentation):
             hint = "A schedule or an end that the test images decide would make their error no measurement."
             raise argument_error("validation_images", "above 0 with patience or early_stopping", 0, hint)
 
-    def replace(self, **fields):
+    def replace(self, **fields: Any) -> Self:
         """Returns a copy with some fields changed; an unknown one is a `ValueError` that lists those that exist."""
         check_fields(type(self), fields)
         return dataclasses.replace(self, **fields)
 
-    def augmentation(self):
+    def augmentation(self) -> Augmentation:
         """Returns the `Augmentation` alone."""
         return Augmentation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Augmentation)})
 
-    def total_steps(self, steps_per_epoch):
+    def total_steps(self, steps_per_epoch: int) -> int:
         """Returns the steps of the whole training."""
         return self.steps or self.epochs * steps_per_epoch
 

@@ -1,12 +1,13 @@
 """Named recipes, each with its source."""
 
 import dataclasses
+from typing import Any
 
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.names import add_row
 from keras_preact.training.recipe import Recipe
 
-_CIFAR_CROP = dict(crop_padding=4, pad_value="mean", flip=True)
+_CIFAR_CROP: dict[str, Any] = dict(crop_padding=4, pad_value="mean", flip=True)
 
 RECIPES = {
     "digits": Recipe(
@@ -85,12 +86,12 @@ RECIPES = {
 }
 
 
-def get_recipe(name):
+def get_recipe(name: str) -> Recipe:
     """Returns the recipe called `name`, one of `RECIPES`; a `ValueError` names the nearest if there is none."""
     return RECIPES[check_choice("recipe", name, RECIPES)]
 
 
-def register_recipe(name, recipe):
+def register_recipe(name: str, recipe: Recipe) -> None:
     """Adds a recipe to `RECIPES`, so that `train`, sweeps and the command line take its name.
 
     Args:
@@ -113,7 +114,7 @@ def register_recipe(name, recipe):
 _OF_A_RUN = ("seed", "precision")
 
 
-def named(recipe):
+def named(recipe: Recipe) -> tuple[str, Recipe]:
     """Returns (name, `Recipe`) of one in `RECIPES`; one that was changed is "custom", and its source says in what."""
     known = {recipe.source: (name, recipe) for name, recipe in RECIPES.items()}
     if recipe.source not in known:

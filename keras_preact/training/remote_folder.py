@@ -7,36 +7,38 @@ import pathlib
 import tempfile
 import urllib.parse
 import urllib.request
+from collections.abc import Callable, Iterator
 
 from keras_preact.errors import argument_error
 from keras_preact.files import is_aside
 from keras_preact.names import path_inside
 from keras_preact.training import checkpoints, run_folder
+from keras_preact.types import PathLike
 from keras_preact.weights.store import cache_folder
 
 LAST = (checkpoints.SUMS, run_folder.CARD)  # files that say that others are whole
 
 
-def is_remote(path):
+def is_remote(path: PathLike) -> bool:
     """Returns whether a run folder is a URL."""
     return "://" in str(path)
 
 
-def lock_path(output):
+def lock_path(output: PathLike) -> pathlib.Path:
     """Returns the path whose lock a run in `output` holds; of a URL one in the cache, which only this machine heeds."""
     if not is_remote(output):
         return pathlib.Path(output)
     return cache_folder() / "runs" / hashlib.sha256(str(output).encode()).hexdigest()[:32]
 
 
-def without_scheme(output):
+def without_scheme(output: str) -> str:
     """Returns the path that a URL of a local file, `file:///folder`, stands for; anything else as it is."""
     parts = urllib.parse.urlsplit(output)
     return urllib.request.url2pathname(parts.path) if parts.scheme == "file" and not parts.netloc else output
 
 
 @contextlib.contextmanager
-def local_copy(output):
+def local_copy(output: PathLike) -> Iterator[tuple[pathlib.Path, Callable[[], None]]]:
     """Yields the local folder of a run, and a function that copies what is new in it to where it is to be kept.
 
     A store has no renaming in one step. So `SHA256SUMS` and `card.json` are copied after what they stand for, and a
@@ -66,7 +68,7 @@ class Mirror:
         folder: A local path.
     """
 
-    def __init__(self, url, folder):
+    def __init__(self, url: str, folder: pathlib.Path) -> None:
         try:
             self.store, self.root = importlib.import_module("fsspec").url_to_fs(url)
         except (ImportError, ValueError) as error:
@@ -76,9 +78,10 @@ class Mirror:
             raise argument_error("output", "a folder, or a URL that fsspec can write to", url, hint) from error
         self.root = self.root.rstrip("/")
         self.folder = folder
-        self.kept = {}  # what the store has: by name, the state of the local file then, None if it was not read
+        # What the store has: by name, the state of the local file then, None if it was not read.
+        self.kept: dict[str, tuple[int, int] | None] = {}
 
-    def pull(self):
+    def pull(self) -> None:
         """Copies what the store has into the folder, but for checkpoints that are not whole.
 
         Raises:
@@ -95,7 +98,7 @@ class Mirror:
             self.store.get_file(f"{self.root}/{name}", str(target))
             self.kept[name] = _state(target)
 
-    def push(self):
+    def push(self) -> None:
         """Removes in the store what is gone in the folder, then copies what is new or has changed."""
         here = {path.relative_to(self.folder).as_posix(): path for path in _files(self.folder)}
         for name in sorted(set(self.kept) - set(here), key=lambda name: not name.endswith(LAST)):

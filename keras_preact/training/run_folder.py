@@ -4,14 +4,19 @@ import dataclasses
 import json
 import pathlib
 import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 
 from keras_preact.data import ALIASES
+from keras_preact.data.dataset import DataSet
 from keras_preact.data.identity import digest
 from keras_preact.errors import argument_error
 from keras_preact.files import file_digest, is_aside, remove_asides, write_text
+from keras_preact.network.model import ResidualNetwork
 from keras_preact.training import checkpoints
+from keras_preact.types import PathLike
 from keras_preact.version import __version__
 from keras_preact.weights import schema
 from keras_preact.weights.pretrained import read_model
@@ -24,7 +29,7 @@ CHECKPOINTS = "checkpoints"
 HISTORY = "history.csv"
 
 
-def check_folder(path, experiment, overwrite=False):
+def check_folder(path: PathLike, experiment: Mapping[str, Any], overwrite: bool = False) -> pathlib.Path:
     """Returns the path of a run's folder to be, whether it is new or holds the same run, which resumes.
 
     Args:
@@ -52,12 +57,12 @@ def check_folder(path, experiment, overwrite=False):
     return path
 
 
-def finished_card(path, overwrite):
+def finished_card(path: pathlib.Path, overwrite: bool) -> dict[str, Any] | None:
     """Returns the card of a finished run that `check_folder` let pass and is not to be overwritten, else None."""
     return None if overwrite or not (path / CARD).is_file() else read_card(path)
 
 
-def make_folder(path, experiment, overwrite):
+def make_folder(path: pathlib.Path, experiment: Mapping[str, Any], overwrite: bool) -> None:
     """Makes the folder of a run, with those above it; another or a finished run in it is removed."""
     path.mkdir(parents=True, exist_ok=True)
     remove_asides(path, is_ours=True)
@@ -77,7 +82,7 @@ def _experiment(path):
         return None
 
 
-def identity(data):
+def identity(data: DataSet) -> dict[str, Any]:
     """Returns what changes a run's result without being asked for: images, classes, backend, this package's version.
 
     Devices and other versions change it by rounding alone, and are on the card, process by process.
@@ -95,15 +100,16 @@ def _of_today(name, value):
     return ALIASES.get(value, value) if name == "data" and isinstance(value, str) else value
 
 
-def comparable(before, now):
+def comparable(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns two experiments, without `identity` unless both have one, a data set by its name of today."""
     before, now = ({name: _of_today(name, value) for name, value in each.items()} for each in (before, now))
     if "identity" in before and "identity" in now:
         return before, now
-    return [{name: value for name, value in each.items() if name != "identity"} for each in (before, now)]
+    before, now = ({name: value for name, value in each.items() if name != "identity"} for each in (before, now))
+    return before, now
 
 
-def differences(before, now, prefix=""):
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yields a sentence for each field in which two dicts of plain data differ."""
     for name in sorted({*before, *now}):
         there, here = before.get(name), now.get(name)
@@ -118,13 +124,13 @@ def _short(value):
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-def plain_options(options):
+def plain_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns keywords of a network's function as JSON holds them, a `ShortcutSpec` or another spec as its fields.
 
     Raises:
         ValueError: If JSON cannot hold one of them.
     """
-    plain = {name: dataclasses.asdict(v) if dataclasses.is_dataclass(v) else v for name, v in (options or {}).items()}
+    plain = {name: _plain(value) for name, value in (options or {}).items()}
     try:
         json.dumps(plain)
     except (TypeError, ValueError) as error:
@@ -132,7 +138,11 @@ def plain_options(options):
     return plain
 
 
-def read_card(path, name=CARD):
+def _plain(value):
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+
+
+def read_card(path: PathLike, name: str = CARD) -> dict[str, Any]:
     """Returns the card of a finished run as a dict.
 
     Raises:
@@ -153,13 +163,13 @@ def read_card(path, name=CARD):
     raise argument_error("run", "the folder of a finished run", str(path), hint)
 
 
-def load_model(path):
+def load_model(path: PathLike) -> ResidualNetwork:
     """Returns the trained `keras.Model` of a run folder; a `ValueError` says if it is not the one of its card."""
     check_seal(path, read_card(path))
     return read_model(pathlib.Path(path) / MODEL, "run")
 
 
-def check_seal(path, card):
+def check_seal(path: PathLike, card: Mapping[str, Any]) -> None:
     """Raises a `ValueError` if the `model.keras` in a run folder has another hash than its card says; old ones do not.
 
     A file that is missing is left to `read_model`, whose message says so.
@@ -170,7 +180,7 @@ def check_seal(path, card):
         raise argument_error("run", f"a folder whose {MODEL} has the hash on its card, {sealed}", found, hint)
 
 
-def write_card(path, card):
+def write_card(path: PathLike, card: Mapping[str, Any]) -> None:
     """Writes `card.json`, and `card.md` for people."""
     folder = pathlib.Path(path)
     write_text(folder / "card.md", _readable(card))

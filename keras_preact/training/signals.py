@@ -1,16 +1,21 @@
 """Signals that ask a process to end, and how it does: SIGTERM, SIGHUP (a terminal that closes) and SIGINT (Ctrl-C)."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
 
 NAMES = ("SIGTERM", "SIGHUP", "SIGINT")
 NUMBERS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
-def status(number):
+def status(number: int) -> int:
     """Returns the exit status of a process that a signal ends: 143 for SIGTERM, 130 for SIGINT."""
     return 128 + number
 
@@ -29,30 +34,33 @@ class EndingSignals:
         at_once: Whether the process ends without tidying up: one of several workers, whose peers cannot know.
     """
 
-    def __init__(self, sentence):
-        self.sentence, self.number, self.at_once = sentence, None, False
-        self.before, self.is_deferred = {}, False
+    def __init__(self, sentence: str) -> None:
+        self.sentence, self.at_once, self.is_deferred = sentence, False, False
+        self.number: int | None = None
+        self.before: dict[int, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             found = {number: signal.getsignal(number) for number in NUMBERS}
             self.before = {number: handler for number, handler in found.items() if handler is not signal.SIG_IGN}
             self.install()
         return self
 
-    def install(self):
+    def install(self) -> None:
         """Takes the signals again, which TensorFlow's strategies take for themselves when they are made."""
         for number in self.before:
             signal.signal(number, self._handle)
 
-    def __exit__(self, kind, error, traceback):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         for number, handler in self.before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if kind is None and self.number is not None:  # what was raised came where Python drops exceptions
-            self._end()
+            self._end(self.number)
 
     @contextlib.contextmanager
-    def deferred(self):
+    def deferred(self) -> Iterator[None]:
         """Yields while a signal is only noted in `number`, for the body to act on; a second SIGINT ends it at once."""
         self.is_deferred = True
         try:
@@ -60,7 +68,7 @@ class EndingSignals:
         finally:
             self.is_deferred = False
         if self.number is not None:
-            self._end()
+            self._end(self.number)
 
     def _handle(self, number, _frame):
         is_first, self.number = self.number is None, number if self.number is None else self.number
@@ -68,10 +76,10 @@ class EndingSignals:
             os._exit(status(number))
         if is_first != self.is_deferred and (is_first or number == signal.SIGINT):
             self.is_deferred = False
-            self._end()
+            self._end(self.number)
 
-    def _end(self):
-        if self.number == signal.SIGINT:
+    def _end(self, number):
+        if number == signal.SIGINT:
             raise KeyboardInterrupt
-        print(f"keras-preact: {signal.Signals(self.number).name}. {self.sentence}", file=sys.stderr, flush=True)
-        raise SystemExit(status(self.number))
+        print(f"keras-preact: {signal.Signals(number).name}. {self.sentence}", file=sys.stderr, flush=True)
+        raise SystemExit(status(number))

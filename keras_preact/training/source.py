@@ -4,6 +4,7 @@ import hashlib
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -25,6 +26,8 @@ KINDS = (
     "a network of keras_preact, a name of list_weights(), the folder of a run or of kept weights, a .keras file or a "
     ".weights.h5 file"
 )
+
+Trained: TypeAlias = str | pathlib.Path | ResidualNetwork  # what `find_source` finds trained weights by
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Source:
     chain: tuple[dict, ...] = ()
 
 
-def find_source(weights, argument="weights"):
+def find_source(weights: Trained, argument: str = "weights") -> Source:
     """Returns the `Source` of a `ResidualNetwork`, a name of `list_weights()`, a folder, or a file.
 
     A folder is that of a finished run, or one that `keras-preact weights keep` wrote.

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.keras_hooks import value_of_replica
 from keras_preact.training.strategy_table import BACKENDS, STRATEGIES
+from keras_preact.types import Tensor
 
 START_DEADLINE = 60
 
@@ -42,20 +44,20 @@ class Devices:
     functions: dict = field(default_factory=dict, repr=False)
 
     @property
-    def is_chief(self):
+    def is_chief(self) -> bool:
         """Whether this process writes the run's files."""
         return self.worker == 0
 
     @property
-    def on_tensorflow(self):
+    def on_tensorflow(self) -> bool:
         """Whether `strategy` is one of TensorFlow's."""
         return self.strategy is not None and self.name != "jax_data_parallel"
 
-    def scope(self):
+    def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Returns the context in which variables are made and training runs."""
         return self.strategy.scope() if self.strategy is not None else contextlib.nullcontext()
 
-    def check_batch(self, name, size, each=1):
+    def check_batch(self, name: str, size: int, each: int = 1) -> None:
         """Raises a `ValueError` if `size` images, the argument `name`, are no equal multiples of `each` per replica."""
         unit = self.replicas * each
         if size % unit:
@@ -64,7 +66,7 @@ class Devices:
             hint = f"A batch of {size} leaves a replica with fewer images, or none. Nearest: {near}."
             raise argument_error(name, f"a multiple of {what}", size, hint)
 
-    def dataset(self, generate, spec):
+    def dataset(self, generate: Callable[[], Iterator[Any]], spec: Any) -> Any:
         """Returns what `fit` reads.
 
         Args:
@@ -93,7 +95,7 @@ class Devices:
 
         return self.strategy.distribute_datasets_from_function(make) if self.strategy is not None else make()
 
-    def gather(self, values):
+    def gather(self, values: Sequence[keras.Variable]) -> np.ndarray:
         """Returns one row per replica of all workers, (replicas, n), of a list of n variables' scalars."""
         if self.replicas == 1 or not self.on_tensorflow:
             return np.array([[read(variable) for variable in values]], "float64")
@@ -107,18 +109,18 @@ class Devices:
 
         return self._traced("gather", rows)().numpy()
 
-    def barrier(self):
+    def barrier(self) -> None:
         """Waits until every worker is here."""
         self.agree("nothing", 0)
 
-    def agree(self, what, number):
+    def agree(self, what: str, number: int) -> None:
         """Raises a `RuntimeError` if `number` is not the same in every worker."""
         numbers = self._of_all(number)
         if len(set(numbers)) > 1:
             hint = "Every worker must see the same output folder."
             raise RuntimeError(f"The workers differ in {what}: {numbers}. {hint}")
 
-    def total(self, number):
+    def total(self, number: int) -> int:
         """Returns the sum of each worker's whole `number`."""
         return sum(self._of_all(number))
 
@@ -138,7 +140,7 @@ class Devices:
 
         return np.ravel(multihost_utils.process_allgather(np.array([number]))).tolist()
 
-    def scatter(self, variables, rows):
+    def scatter(self, variables: Sequence[keras.Variable], rows: np.ndarray) -> None:
         """Sets each replica's copy of the n scalar `variables` to its row of `rows` (replicas, n).
 
         Rows of another number of replicas are added up: the variables are totals and counts.
@@ -179,7 +181,7 @@ def _map(function, structure):
     return function(structure)
 
 
-def read(variable):
+def read(variable: keras.Variable) -> np.ndarray:
     """Returns a Keras variable's value as an array: under a strategy, the first local replica's."""
     value = variable.value
     if hasattr(value, "addressable_data"):  # JAX, where other processes may hold copies too
@@ -189,7 +191,7 @@ def read(variable):
     return np.asarray(keras.ops.convert_to_numpy(value))
 
 
-def sum_over_replicas(tensors):
+def sum_over_replicas(tensors: list[Tensor]) -> tuple[list[Tensor], int]:
     """Returns the sum of each tensor over the replicas, and their number; called by each replica."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -200,7 +202,7 @@ def sum_over_replicas(tensors):
     return tensors, 1
 
 
-def make_devices(name):
+def make_devices(name: str) -> Devices:
     """Returns the `Devices` of a strategy.
 
     Args:

@@ -1,5 +1,10 @@
 """The strategies by name, and the backends that each is for. Imports no Keras."""
 
+from typing import Literal, TypeAlias, get_args
+
+Strategy: TypeAlias = Literal["auto", "none", "mirrored", "multi_worker", "tpu", "jax_data_parallel"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
 BACKENDS = {
     "none": ("tensorflow", "jax", "torch"),
     "mirrored": ("tensorflow",),
@@ -7,4 +12,3 @@ BACKENDS = {
     "tpu": ("tensorflow",),
     "jax_data_parallel": ("jax",),
 }
-STRATEGIES = ("auto", *BACKENDS)

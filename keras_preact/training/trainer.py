@@ -1,12 +1,16 @@
 """A whole experiment: a network, a data set and a recipe become a run folder, from start or from where it stopped."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import inspect
 import logging
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from keras_preact.data.dataset import held_out
+from keras_preact.data.dataset import DataLike, DataSet, held_out
 from keras_preact.errors import check_arguments
 from keras_preact.files import remove_asides
 from keras_preact.locks import held
@@ -29,9 +33,15 @@ from keras_preact.training.experiment import (
 )
 from keras_preact.training.fitting import Training
 from keras_preact.training.processes import Clock
+from keras_preact.training.recipe import Recipe
 from keras_preact.training.signals import EndingSignals
-from keras_preact.training.source import find_source
+from keras_preact.training.source import Trained, find_source
 from keras_preact.training.strategies import make_devices
+from keras_preact.training.strategy_table import Strategy
+from keras_preact.types import PathLike
+
+if TYPE_CHECKING:
+    import keras
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +49,22 @@ RESUMES = "The same command resumes from the last checkpoint."
 
 
 def train(
-    model="ResNet164",
+    model: str = "ResNet164",
     *,
-    data="digits",
-    data_dir=None,
-    skip_corrupt=False,
-    recipe="digits",
-    start=None,
-    output=None,
-    overwrite=False,
-    strategy="auto",
-    checkpoint_steps=0,
-    model_options=None,
-    callbacks=(),
-    verbose="auto",
-    **fields,
-):
+    data: DataLike = "digits",
+    data_dir: PathLike | None = None,
+    skip_corrupt: bool = False,
+    recipe: str | Recipe = "digits",
+    start: Trained | None = None,
+    output: PathLike | None = None,
+    overwrite: bool = False,
+    strategy: Strategy = "auto",
+    checkpoint_steps: int = 0,
+    model_options: Mapping[str, Any] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: str | int = "auto",
+    **fields: Any,
+) -> dict[str, Any]:
     """Trains a network and writes a run folder; the same call resumes a run that stopped.
 
     Args:
@@ -105,7 +115,9 @@ def train(
     return carry_out(experiment, data, Training, run_options)
 
 
-def carry_out(experiment, data, training_class, run_options):
+def carry_out(
+    experiment: Experiment, data: DataSet, training_class: type[Training], run_options: RunOptions
+) -> dict[str, Any]:
     """Runs an experiment as `train` describes, and returns its card.
 
     Args:

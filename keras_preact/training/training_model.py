@@ -1,10 +1,16 @@
 """The network as it is trained: uint8 images and their draws in, augmented and normalised on the device."""
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 
 from keras_preact import keras_hooks
+from keras_preact.data.preparation import Preparation
+from keras_preact.types import Tensor
 
 CROSSENTROPY = "crossentropy"  # the metric that counts each image once, without label smoothing
 
@@ -13,10 +19,10 @@ CROSSENTROPY = "crossentropy"  # the metric that counts each image once, without
 class ErrorPercent(keras.metrics.MeanMetricWrapper):
     """Counts images whose most probable class is not their label, in % of all: the paper's test error."""
 
-    def __init__(self, name="error_percent", dtype=None):
+    def __init__(self, name: str = "error_percent", dtype: str | None = None) -> None:
         super().__init__(_error_percent, name=name, dtype=dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "dtype": self.dtype}
 
 
@@ -33,23 +39,23 @@ class Crossentropy(keras.losses.Loss):
         label_smoothing: The share.
     """
 
-    def __init__(self, classes, label_smoothing=0.0, name="crossentropy", **kwargs):
+    def __init__(self, classes: int, label_smoothing: float = 0.0, name: str = "crossentropy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.classes, self.label_smoothing = classes, label_smoothing
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if len(y_true.shape) < 2 or y_true.shape[-1] == 1:
             if not self.label_smoothing:
                 return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
             y_true = keras.ops.one_hot(keras.ops.reshape(y_true, (-1,)), self.classes, dtype=y_pred.dtype)
         return keras.losses.categorical_crossentropy(y_true, y_pred, label_smoothing=self.label_smoothing)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"classes": self.classes, "label_smoothing": self.label_smoothing, "dtype": self.dtype}
         return {**super().get_config(), **own}
 
 
-def loss_dtype(policy):
+def loss_dtype(policy: keras.DTypePolicy | str) -> str:
     """Returns in what the loss of a network of a Keras dtype policy is computed: float64 with float64, else float32."""
     return "float64" if keras.dtype_policies.get(policy).variable_dtype == "float64" else "float32"
 
@@ -67,23 +73,36 @@ class TrainingModel(keras.Model):
             which stay, and without dropout.
     """
 
-    def __init__(self, network, preparation, fixed_statistics=False):
+    def __init__(self, network: keras.Model, preparation: Preparation, fixed_statistics: bool = False) -> None:
         super().__init__(name=f"{network.name}_in_training", dtype=network.dtype_policy, autocast=False)
         self.network, self.preparation, self.fixed_statistics = network, preparation, fixed_statistics
         if preparation.size:  # of images in training; it is evaluated on those of its own size
             network.input_spec = [keras.InputSpec(shape=(None, None, None, preparation.image_shape[-1]))]
         self.built, self.is_evaluated = True, False
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Mapping[str, Tensor], training: bool = False) -> Tensor:
         images, _ = self.preparation(inputs, None, training=training)
         return self.network(images, training=training and not self.fixed_statistics)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        y_pred: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
         if training and self.preparation.augmentation.mixes:
             _, y = self.preparation(x, y, training=True)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
-    def compile(self, optimizer="rmsprop", *args, jit_compile="auto", **kwargs):
+    def compile(
+        self,
+        optimizer: keras.optimizers.Optimizer | str = "rmsprop",
+        *args: Any,
+        jit_compile: bool | str = "auto",
+        **kwargs: Any,
+    ) -> None:
         """Compiles as the network does, with one optimizer for both."""
         with _floatx(loss_dtype(self.network.dtype_policy)):
             self.network.compile(optimizer, *args, jit_compile=jit_compile, **kwargs)
@@ -91,7 +110,7 @@ class TrainingModel(keras.Model):
             kwargs |= dict(jit_compile=self.network.jit_compile, auto_scale_loss=False)
             super().compile(self.network.optimizer, *args, **kwargs)
 
-    def evaluate(self, *arguments, **keywords):
+    def evaluate(self, *arguments: Any, **keywords: Any) -> Any:
         """Evaluates as `keras.Model` does."""
         self.is_evaluated = True
         try:
@@ -99,12 +118,12 @@ class TrainingModel(keras.Model):
         finally:
             self.is_evaluated = False
 
-    def get_metrics_result(self):
+    def get_metrics_result(self) -> dict[str, Any]:
         results = super().get_metrics_result()
         crossentropy = results.pop(CROSSENTROPY, None)
         return {**results, "loss": crossentropy} if self.is_evaluated else results
 
-    def build_metrics(self, classes):
+    def build_metrics(self, classes: int) -> None:
         """Makes the metrics' variables, which Keras does within the first step: a resume sets them before it."""
         outputs = keras.KerasTensor((None, classes), self.network.outputs[0].dtype)
         keras_hooks.build_metrics(self, keras.KerasTensor((None,), "int32"), outputs)
@@ -127,10 +146,10 @@ class MultiWorkerModel(keras_hooks.NoSymbolicBuild, TrainingModel):
     The network is built, and a batch of several workers cannot be looked at.
     """
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> dict[str, Tensor]:
         return _with_an_axis(super().train_step(data))
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> dict[str, Tensor]:
         return _with_an_axis(super().test_step(data))
 
 

@@ -1,29 +1,37 @@
 """Fine-tuning: a trained trunk with a new head becomes a run on other images."""
 
+from __future__ import annotations
+
 import dataclasses
 import inspect
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_preact.data.dataset import Subset
+from keras_preact.data.dataset import DataLike, DataSet, Subset
 from keras_preact.errors import argument_error, check_arguments, check_integer
+from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.parts import CLASSIFIER
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.training.evaluation import evaluation_metrics, loaded, reestimate_statistics
 from keras_preact.training.experiment import Experiment, RunOptions, check_backend, named_recipe
 from keras_preact.training.fitting import Training
-from keras_preact.training.optimizers import make_optimizer
+from keras_preact.training.optimizers import RecipeSGD, make_optimizer
 from keras_preact.training.processes import Clock
 from keras_preact.training.recipe import Recipe
-from keras_preact.training.source import Source, find_source
+from keras_preact.training.signals import EndingSignals
+from keras_preact.training.source import Source, Trained, find_source
+from keras_preact.training.strategy_table import Strategy
 from keras_preact.training.trainer import carry_out
 from keras_preact.training.training_model import Crossentropy, loss_dtype
 from keras_preact.transfer.optimizer import StagewiseSGD
 from keras_preact.transfer.rule import recipe_for
 from keras_preact.transfer.trunk import Tuning, freeze, parts_of_variables, thaw
+from keras_preact.types import PathLike
 from keras_preact.weights.pretrained import adapt_channels, adaptation
 from keras_preact.zoo import build_network
 
@@ -41,26 +49,26 @@ class FineTuned(Experiment):
     source: Source
     tuning: Tuning
 
-    def plain(self):
+    def plain(self) -> dict[str, Any]:
         weights = {"weights": self.source.name, "digest": self.source.digest}
         return {**super().plain(), "finetuning": {**weights, **dataclasses.asdict(self.tuning)}}
 
 
 def finetune(
-    weights,
-    data,
+    weights: Trained,
+    data: DataLike,
     *,
-    data_dir=None,
-    skip_corrupt=False,
-    recipe=None,
-    output=None,
-    overwrite=False,
-    strategy="auto",
-    checkpoint_steps=0,
-    callbacks=(),
-    verbose="auto",
-    **fields,
-):
+    data_dir: PathLike | None = None,
+    skip_corrupt: bool = False,
+    recipe: str | Recipe | None = None,
+    output: PathLike | None = None,
+    overwrite: bool = False,
+    strategy: Strategy = "auto",
+    checkpoint_steps: int = 0,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: str | int = "auto",
+    **fields: Any,
+) -> dict[str, Any]:
     """Trains a network with trained weights on other images, and writes a run folder as `train` does.
 
     The head is new: it has the data's classes and starts at zero, as in big_transfer. All other weights are the trained
@@ -100,8 +108,8 @@ def finetune(
     if source.preprocessing is not None and source.channels == data.image_shape[-1]:
         data = dataclasses.replace(data, mean=source.preprocessing.mean, std=source.preprocessing.std)
     where = str(data_dir) if data_dir else None
-    place, skips = data.folder or data.name, {"skip_corrupt": skip_corrupt}
-    experiment = FineTuned(source.model, place, where, name, recipe, {}, source, tuning, **skips)
+    place = data.folder or data.name
+    experiment = FineTuned(source.model, place, where, name, recipe, {}, source, tuning, skip_corrupt=skip_corrupt)
     run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
     return carry_out(experiment, data, FineTuning, run_options)
 
@@ -134,21 +142,23 @@ def _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt):
 class FineTuning(Training):
     """Builds and trains a `FineTuned` experiment's network."""
 
-    def __init__(self, experiment, data, *arguments):
+    experiment: FineTuned
+
+    def __init__(self, experiment: FineTuned, data: DataSet, *arguments: Any) -> None:
         super().__init__(experiment, repeated(data, experiment.recipe), *arguments)
 
     @property
-    def fixed_statistics(self):
+    def fixed_statistics(self) -> bool:
         return self.experiment.tuning.bn != "train"
 
-    def make_network(self):
+    def make_network(self) -> ResidualNetwork:
         source, recipe = self.experiment.source, self.recipe
         spec = source.spec.replace(bn_momentum=BN_MOMENTUM, bn_synchronized=recipe.bn_synchronized)
         network = new_head(source.load(), spec, self.data, recipe.precision)
         freeze(network, self.experiment.tuning)
         return network
 
-    def make_optimizer(self, network):
+    def make_optimizer(self, network: ResidualNetwork) -> RecipeSGD:
         tuning, recipe = self.experiment.tuning, self.recipe
         if not tuning.is_stagewise:
             return super().make_optimizer(network)
@@ -162,7 +172,7 @@ class FineTuning(Training):
             starts=[starts[part] * unit for part in parts],
         )
 
-    def fit(self, signals):
+    def fit(self, signals: EndingSignals) -> None:
         """Trains from the restored step to the last; before the first, measures BN's statistics if that is asked."""
         if self.experiment.tuning.bn == "reestimate" and not self.start:
             network = self.model.network
@@ -171,7 +181,7 @@ class FineTuning(Training):
             freeze(network, self.experiment.tuning)
         super().fit(signals)
 
-    def finish(self):
+    def finish(self) -> None:
         """Leaves a network that is trainable as a whole, by an optimizer without momentum or state."""
         super().finish()
         network = self.model.network
@@ -181,7 +191,7 @@ class FineTuning(Training):
         network.compile(optimizer, loss, weighted_metrics=evaluation_metrics())
 
 
-def repeated(data, recipe):
+def repeated(data: DataSet, recipe: Recipe) -> DataSet:
     """Returns `data` with its training images so often that a run counted in steps has ten epochs or fewer.
 
     An epoch ends with a validation and a checkpoint, and few images make epochs of a step or two. A batch of more
@@ -197,7 +207,7 @@ def repeated(data, recipe):
     return dataclasses.replace(data, train=Subset(data.train, np.tile(np.arange(count), times)))
 
 
-def new_head(trained, spec: NetworkSpec, data, precision):
+def new_head(trained: ResidualNetwork, spec: NetworkSpec, data: DataSet, precision: str) -> ResidualNetwork:
     """Returns a network of `spec` with the trunk of a trained one, and a head of zeros for the classes of `data`.
 
     Args:

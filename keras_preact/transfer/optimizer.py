@@ -1,10 +1,14 @@
 """Learning rates of their own for each variable, and the steps at which they begin."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_preact.keras_hooks import index_of
 from keras_preact.training.optimizers import RecipeSGD
+from keras_preact.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_preact")
@@ -21,15 +25,15 @@ class StagewiseSGD(RecipeSGD):
         **kwargs: Those of `RecipeSGD`.
     """
 
-    def __init__(self, *args, rates=(), starts=(), **kwargs):
+    def __init__(self, *args: Any, rates: Sequence[float] = (), starts: Sequence[int] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rates, self.starts = tuple(rates), tuple(starts)
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         assert len(self.rates) == len(self.starts) == len(variables)
         super().build(variables)
 
-    def move(self, gradient, variable, learning_rate):
+    def move(self, gradient: Tensor, variable: keras.Variable, learning_rate: Tensor) -> None:
         index = index_of(self, variable)
         rate = learning_rate * self.rates[index]
         if self.starts[index]:
@@ -37,5 +41,5 @@ class StagewiseSGD(RecipeSGD):
             rate, gradient = rate * ops.cast(begun, rate.dtype), gradient * ops.cast(begun, gradient.dtype)
         super().move(gradient, variable, rate)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rates": self.rates, "starts": self.starts}

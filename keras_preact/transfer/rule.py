@@ -18,7 +18,7 @@ RULE = {
 BATCH, RATE = 64, 0.03
 
 
-def recipe_for(count, steps=None):
+def recipe_for(count: int, steps: int | None = None) -> Recipe:
     """Returns the `Recipe` to fine-tune with on so many training images.
 
     The rule is BiT's: 500 steps on fewer than 20,000 images, 10,000 on fewer than 500,000, else 20,000; the learning

@@ -1,10 +1,15 @@
 """What of a network is trained, when, and how fast, stage by stage."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from keras_preact.errors import argument_error, check_choice, check_integer, check_number
 from keras_preact.network.parts import CLASSIFIER, network_parts
 from keras_preact.network.shapes import Shapes
+
+if TYPE_CHECKING:
+    from keras_preact.network.model import ResidualNetwork
+    from keras_preact.training.recipe import Recipe
 
 STATISTICS = ("inference", "reestimate", "train")
 HEAD, TRUNK = "head", "trunk"
@@ -25,7 +30,7 @@ class Tuning:
     """Epochs, or steps if the run's length is given or chosen in steps, after which one stage more is trained, from the
     last one back; 0 for all from the start. BN's statistics do not wait."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = (self.freeze,) if isinstance(self.freeze, str) else self.freeze
         if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
             raise argument_error("freeze", "names of stages", self.freeze)
@@ -34,7 +39,7 @@ class Tuning:
         object.__setattr__(self, "layer_decay", check_number("layer_decay", self.layer_decay, 0.0, 1.0))
         check_integer("unfreeze_every", self.unfreeze_every, minimum=0)
 
-    def check(self, stages, recipe):
+    def check(self, stages: int, recipe: "Recipe") -> None:
         """Raises a `ValueError` if a network of so many `stages` cannot be trained so by a `Recipe`."""
         for name in self.freeze:
             check_choice("freeze", name, [*trunk_names(stages), TRUNK])
@@ -52,31 +57,31 @@ class Tuning:
             raise argument_error("weight_decay_kind", "another with layer_decay or unfreeze_every", "decoupled", hint)
 
     @property
-    def is_stagewise(self):
+    def is_stagewise(self) -> bool:
         """Whether stages differ in their learning rates, at some time."""
         return self.layer_decay != 1.0 or self.unfreeze_every > 0
 
-    def trained(self, stages):
+    def trained(self, stages: int) -> list[str]:
         """Returns the names of what is trained at some time, from the input to the head."""
         frozen = trunk_names(stages) if TRUNK in self.freeze else self.freeze
         return [name for name in [*trunk_names(stages), HEAD] if name not in frozen]
 
-    def rates(self, stages):
+    def rates(self, stages: int) -> dict[str, float]:
         """Returns each part's learning rate as a factor of the recipe's, by name."""
         names = [*trunk_names(stages), HEAD]
         return {name: self.layer_decay**back for back, name in enumerate(reversed(names))}
 
-    def starts(self, stages):
+    def starts(self, stages: int) -> dict[str, int]:
         """Returns the epoch, or step if the recipe has `steps`, from which each trained part is trained, by name."""
         return {name: number * self.unfreeze_every for number, name in enumerate(reversed(self.trained(stages)))}
 
 
-def trunk_names(stages):
+def trunk_names(stages: int) -> list[str]:
     """Returns the names of a trunk's parts, from the input on."""
     return ["stem", *(f"stage{number}" for number in range(1, stages + 1))]
 
 
-def parts_of_layers(network):
+def parts_of_layers(network: "ResidualNetwork") -> dict[str, str]:
     """Returns {layer: name of its part} of every layer with weights; the last activation is its last stage's."""
     from keras_preact.network.layers.residual_units import ResidualUnits
 
@@ -91,7 +96,7 @@ def parts_of_layers(network):
     return {layer.name: parts[layer.name] for layer in network.layers if layer.weights}
 
 
-def freeze(network, tuning):
+def freeze(network: "ResidualNetwork", tuning: Tuning) -> None:
     """Makes of a network's layers those trainable that `tuning` trains at some time."""
     trained = set(tuning.trained(len(network.spec.units)))
     parts = parts_of_layers(network)
@@ -100,13 +105,13 @@ def freeze(network, tuning):
             layer.trainable = parts[layer.name] in trained
 
 
-def thaw(network):
+def thaw(network: "ResidualNetwork") -> None:
     """Makes all of a network's layers trainable."""
     for layer in network.layers:
         layer.trainable = True
 
 
-def parts_of_variables(network):
+def parts_of_variables(network: "ResidualNetwork") -> list[str]:
     """Returns the name of the part of each of `network.trainable_variables`."""
     parts = parts_of_layers(network)
     names = {id(variable): parts[layer.name] for layer in network.layers for variable in layer.weights}

@@ -1,5 +1,7 @@
 """What is known of trained weights, as frozen data: other authors' from `cards.toml`, ours from `trained/`."""
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import json
@@ -7,7 +9,9 @@ import math
 import os
 import pathlib
 import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from keras_preact.errors import argument_error, check_choice, check_number, nearest
 from keras_preact.files import file_digest
@@ -15,6 +19,7 @@ from keras_preact.names import check_lines, check_name
 from keras_preact.network.claims import check_parameters
 from keras_preact.network.families import IMPLEMENTATIONS, network_spec
 from keras_preact.network.spec import NetworkSpec
+from keras_preact.types import PathLike
 from keras_preact.weights.preprocessing import Preprocessing, fields_of_before
 from keras_preact.weights.store import Remote, check_digest
 
@@ -62,7 +67,7 @@ class Card:
     classes: tuple[str, ...]
     megabytes: float
     graph: str | None = None
-    spec: dict | None = None
+    spec: dict[str, Any] | None = None
     converter: str | None = None
     path: str | None = None
     url: str | None = None
@@ -70,7 +75,7 @@ class Card:
     file: str | None = None
     digest: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("name", "network", "dataset"):
             check_name(name, getattr(self, name))
         for name, high in (("error_percent", 100.0), ("megabytes", math.inf)):
@@ -80,20 +85,20 @@ class Card:
         if self.digest is not None:
             check_digest(self.digest)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the fields as JSON holds them, without the path, which is another on another machine."""
         fields = {name: value for name, value in dataclasses.asdict(self).items() if name != "path"}
         return json.loads(json.dumps(fields))
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Mapping[str, Any]) -> Card:
         """Returns the card of `get_config`; that of weights which came with this package knows their path again."""
         preprocessing = Preprocessing(**fields_of_before(config["preprocessing"]))
         card = cls(**{**config, "preprocessing": preprocessing, "classes": tuple(config["classes"]), "path": None})
         ours = _cards().get(card.name)
         return dataclasses.replace(card, path=ours.path) if ours and ours.digest == card.digest else card
 
-    def remote(self, digest=None):
+    def remote(self, digest: str | None = None) -> Remote:
         """Returns the `Remote` of the file; a `ValueError` tells how to go on if neither card nor caller has a hash."""
         digest = digest or self.digest
         if digest is None:
@@ -102,10 +107,12 @@ class Card:
                 f'keras_preact.fetch_weights("{self.name}", digest="sha256:...") keeps the weights for good.'
             )
             raise argument_error("digest", f'the hash of {self.name}, "sha256:..."', None, hint)
+        if self.url is None:
+            raise argument_error("weights", f"those of a file that exists, as {self.name} has no address", self.path)
         return Remote(self.url, digest, int(1.2e6 * self.megabytes + 1e6), self.member, self.file)
 
 
-def read_card(path):
+def read_card(path: PathLike) -> Card:
     """Returns the `Card` in a folder that `keep_weights` wrote; a `ValueError` says if it holds none."""
     from keras_preact.weights import schema
 
@@ -121,12 +128,12 @@ def read_card(path):
         raise argument_error("folder", f"one with a {CARD} of trained weights in it", str(path), str(error)) from error
 
 
-def kept_card(path):
+def kept_card(path: PathLike) -> Card | None:
     """Returns the `Card` in a folder that `keep_weights` wrote, None if `path` is anything else."""
     return read_card(path) if (pathlib.Path(path) / WEIGHTS).is_file() else None
 
 
-def check_file(card):
+def check_file(card: Card) -> None:
     """Raises a `ValueError` if the file that came with a card has another hash than the card says."""
     if card.path is not None and (found := file_digest(card.path)) != card.digest:
         raise argument_error("file", f"one whose hash is {card.digest}, as {CARD} says", found, f"Of {card.path}.")
@@ -161,22 +168,22 @@ def _cards():
 
 
 def register_weights(
-    name,
+    name: str,
     *,
-    spec,
-    preprocessing,
-    classes,
-    error_percent,
-    path=None,
-    url=None,
-    digest=None,
-    converter=None,
-    author="",
-    licence="",
-    recipe="",
-    published="",
-    megabytes=None,
-):
+    spec: NetworkSpec,
+    preprocessing: Preprocessing,
+    classes: Iterable[str],
+    error_percent: float,
+    path: PathLike | None = None,
+    url: str | None = None,
+    digest: str | None = None,
+    converter: str | None = None,
+    author: str = "",
+    licence: str = "",
+    recipe: str = "",
+    published: str = "",
+    megabytes: float | None = None,
+) -> Card:
     """Adds trained weights to `list_weights()`, so that `weights=`, `evaluate` and the others take their name.
 
     Args:
@@ -217,7 +224,7 @@ def register_weights(
     return card
 
 
-def list_weights(model=None, data=None):
+def list_weights(model: str | None = None, data: str | None = None) -> list[str]:
     """Returns the names of all trained weights, or of those of one network or data set.
 
     Args:
@@ -235,12 +242,12 @@ def list_weights(model=None, data=None):
     return [card.name for card in cards if data in (None, card.dataset)]
 
 
-def get_card(name):
+def get_card(name: str) -> Card:
     """Returns the `Card` called `name`, one of `list_weights()`; a `ValueError` names the nearest if there is none."""
     return _cards()[check_choice("weights", name, _cards())]
 
 
-def find_weights(weights, network):
+def find_weights(weights: PathLike | Card | None, network: str) -> Card | pathlib.Path | None:
     """Returns what `weights=` of a builder stands for: None, a `Card`, or the `Path` of a file.
 
     Args:
@@ -285,11 +292,11 @@ def _at_path(path, network):
     return file
 
 
-def card_spec(card):
+def card_spec(card: Card) -> NetworkSpec:
     """Returns the `NetworkSpec` of a card's network."""
     if card.spec is not None:
         return NetworkSpec.from_dict(card.spec)
-    return network_spec(card.network, **IMPLEMENTATIONS[card.graph])
+    return network_spec(card.network, **IMPLEMENTATIONS[check_choice("graph", card.graph, IMPLEMENTATIONS)])
 
 
 def _listed(names):

@@ -4,11 +4,21 @@ Sizes and places are computed alike in NumPy and in a TensorFlow graph that lear
 `xp` is `NUMPY` or `keras.ops`.
 """
 
+from __future__ import annotations
+
 import types
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_preact.errors import argument_error, check_choice
+from keras_preact.types import Tensor
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from keras_preact.weights.preprocessing import Preprocessing
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 # ours: of this package's data sets of files. The shorter side becomes the nearest to size / crop, by Pillow.
@@ -20,14 +30,14 @@ _SHARED = ("arange", "clip", "floor", "max", "min", "round", "shape", "take")
 NUMPY = types.SimpleNamespace(cast=np.asarray, **{name: getattr(np, name) for name in _SHARED})
 
 
-def check_transform(transform, interpolation):
+def check_transform(transform: str, interpolation: str) -> None:
     """Raises a `ValueError` if there is no such transform, or it does not interpolate so."""
     check_choice("interpolation", interpolation, INTERPOLATIONS)
     if check_choice("transform", transform, TRANSFORMS) in ("osmr", "slim") and interpolation != "bilinear":
         raise argument_error("interpolation", f'"bilinear" with transform="{transform}"', interpolation)
 
 
-def plan(how, sides, xp=NUMPY):
+def plan(how: Preprocessing, sides: Tensor, xp: Any = NUMPY) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns start and size of the part of an image that is resized, its new size, and where the crop begins in that.
 
     Args:
@@ -51,12 +61,12 @@ def plan(how, sides, xp=NUMPY):
     return zero, sides, resized, xp.round((resized - size) / 2)
 
 
-def normalize(images, mean, std, xp=NUMPY):
+def normalize(images: Tensor, mean: npt.ArrayLike, std: npt.ArrayLike, xp: Any = NUMPY) -> Tensor:
     """Returns (images - mean) / std per channel, float32, for images of 0 to 255; `xp` is `NUMPY` or `keras.ops`."""
-    return (xp.cast(images, "float32") - np.float32(mean)) / np.float32(std)
+    return (xp.cast(images, "float32") - np.asarray(mean, "float32")) / np.asarray(std, "float32")
 
 
-def cut(image, how):
+def cut(image: np.ndarray, how: Preprocessing) -> np.ndarray:
     """Returns an image (height, width, channels) of 0 to 255 as the network reads it: of its size, of the same kind.
 
     Args:
@@ -81,7 +91,7 @@ def _by_pillow(image, size, interpolation):
     return np.stack([np.asarray(plane.resize((size[1], size[0]), filter_)) for plane in planes], axis=-1)
 
 
-def bilinear(images, size, transform, is_whole, xp=NUMPY):
+def bilinear(images: Tensor, size: Sequence[int], transform: str, is_whole: bool, xp: Any = NUMPY) -> Tensor:
     """Returns images (..., height, width, channels) resized without antialiasing, as OpenCV or TensorFlow 1 does it.
 
     Args:

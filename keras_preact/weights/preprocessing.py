@@ -1,12 +1,22 @@
 """What is done to images before a trained network sees them, and names for what it answers."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_preact import bounds
 from keras_preact.errors import argument_error, check_integer, check_integers, check_number
 from keras_preact.weights.cuts import check_transform, cut, normalize
+
+if TYPE_CHECKING:
+    import keras
+    import numpy.typing as npt
+
+    from keras_preact.weights.cards import Card
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class Preprocessing:
     interpolation: str = "bicubic"
     transform: str = "ours"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         size = check_integers("size", self.size)
         if len(size) != 2:
             raise argument_error("size", "(height, width)", self.size)
@@ -51,23 +61,23 @@ class Preprocessing:
         check_transform(self.transform, self.interpolation)
 
     @property
-    def channels(self):
+    def channels(self) -> int:
         """How many channels the network reads."""
         return len(self.mean)
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         return (*self.size, self.channels)
 
 
-def fields_of_before(fields):
+def fields_of_before(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of a `Preprocessing` as a card has them, with the names and the default of older cards."""
     fields = {("std" if name == "deviation" else name): value for name, value in fields.items()}
     return {"interpolation": "bilinear", **fields}
 
 
-def preprocess_input(images, card):
+def preprocess_input(images: np.ndarray | Iterable[npt.ArrayLike], card: Card | keras.Model) -> np.ndarray:
     """Returns images as the network of a card was evaluated on: resized, cropped, normalised.
 
     The shorter side is resized to `size / crop`, and the centre is cut out, to the pixel as the card's author does it:
@@ -90,7 +100,7 @@ def preprocess_input(images, card):
         raise argument_error("images", "(batch, height, width, channels) or a list of images", images)
     prepared = [_prepared(_checked(np.asarray(image), how), how) for image in images]
     if not prepared:
-        raise argument_error("images", "one image at least", np.shape(images))
+        raise argument_error("images", "one image at least", "none")
     return normalize(np.stack(prepared), how.mean, how.std)
 
 
@@ -123,7 +133,9 @@ def _prepared(image, how):
     return image.astype("float32")
 
 
-def decode_predictions(probabilities, card, top=5):
+def decode_predictions(
+    probabilities: npt.ArrayLike, card: Card | keras.Model, top: int = 5
+) -> list[list[tuple[str, float]]]:
     """Returns the names of the most probable classes.
 
     Args:

@@ -1,5 +1,7 @@
 """Trained weights into a network: found or fetched, converted once, and fitted to another head or other channels."""
 
+from __future__ import annotations
+
 import contextlib
 import pathlib
 import shutil
@@ -7,6 +9,7 @@ import tempfile
 import textwrap
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import keras
@@ -22,6 +25,7 @@ from keras_preact.network.named_weights import assign, named_weights
 from keras_preact.network.parts import CLASSIFIER
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.network.weights_files import check_whole, read_fingerprint
+from keras_preact.types import PathLike
 from keras_preact.weights import store
 from keras_preact.weights.cards import Card, card_spec, check_file
 from keras_preact.weights.converters import convert
@@ -35,7 +39,7 @@ ABANDONED = 3600.0  # seconds: a download that goes on changes its files far mor
 keras.saving.register_keras_serializable(package="keras_preact")(Card)  # so that a .keras file holds one
 
 
-def read_model(path, argument="model"):
+def read_model(path: PathLike, argument: str = "model") -> ResidualNetwork:
     """Returns the `ResidualNetwork` in a `.keras` file, which `argument` named.
 
     Raises:
@@ -72,7 +76,7 @@ class Stated:
     num_classes: int | None
 
 
-def stated(weights):
+def stated(weights: Card | pathlib.Path | None) -> Stated | None:
     """Returns the `Stated` of what `find_weights` returned; None if that is None, or a file that says nothing.
 
     Raises:
@@ -92,10 +96,12 @@ def stated(weights):
         spec, classes = NetworkSpec.from_dict(config["spec"]), config["num_classes"] if has_top else None
         return Stated(str(weights), spec, tuple(config["input_shape"]), classes)
     theirs = read_fingerprint(weights)
-    return theirs and Stated(str(weights), None, (None, None, theirs["channels"]), theirs["num_classes"])
+    if theirs is None:
+        return None
+    return Stated(str(weights), None, (None, None, theirs["channels"]), theirs["num_classes"])
 
 
-def check_spec(name, theirs, ours):
+def check_spec(name: str, theirs: NetworkSpec, ours: NetworkSpec) -> None:
     """Raises a `ValueError` that names both sides if a network's spec contradicts that of the weights `name`."""
     for field, value in theirs.to_dict().items():
         asked = getattr(ours, field) if field in ("stem", "shortcut") else ours.to_dict()[field]
@@ -104,7 +110,9 @@ def check_spec(name, theirs, ours):
             raise argument_error(field, expected, asked, "Leave it out, or choose other weights.")
 
 
-def load_pretrained(model, source, place=None, digest=None):
+def load_pretrained(
+    model: ResidualNetwork, source: Card | pathlib.Path, place: PathLike | None = None, digest: str | None = None
+) -> None:
     """Loads trained weights into a network, fits head and first kernel where they differ, and notes both on it.
 
     Sets `model.card` (of a `.keras` file its own, None for a `.weights.h5` file) and `model.loaded`, a `Loaded`. The
@@ -120,19 +128,16 @@ def load_pretrained(model, source, place=None, digest=None):
         ValueError: If the weights are not those of this network, or not whole; the model then stays as it is.
         ConnectionError: If a download fails.
     """
-    is_card = isinstance(source, Card)
-    if not is_card and source.suffix == MODEL_ENDING:
+    if isinstance(source, Card):
+        with weights_file(source, model.spec, place, digest) as path:
+            _check_cached(source, path)
+            model.loaded = _load(model, path, source.name, len(source.classes), source.preprocessing.channels)
+        model.card = source
+    elif source.suffix == MODEL_ENDING:
         donor = read_model(source, "weights")
         model.loaded, model.card = _transfer(donor, model, str(source)), donor.card
-        return
-    with weights_file(source, model.spec, place, digest) if is_card else contextlib.nullcontext(source) as path:
-        if is_card:
-            classes, channels = len(source.classes), source.preprocessing.channels
-            _check_cached(source, path)
-        else:
-            classes, channels = _head_and_channels(path, model)
-        model.loaded = _load(model, path, source.name if is_card else str(source), classes, channels)
-    model.card = source if is_card else None
+    else:
+        model.loaded, model.card = _load(model, source, str(source), *_head_and_channels(source, model)), None
 
 
 def _check_cached(card, path):
@@ -201,7 +206,7 @@ def _at(arrays, variable, index):
     return arrays[id(variable)] if index is None else arrays[id(variable)][index]
 
 
-def adapt_channels(kernel, channels):
+def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
     """Returns a first kernel (height, width, channels, filters) for images of another number of channels.
 
     As timm's `adapt_input_conv`: for one channel the kernel is summed over its channels; for another number it is
@@ -214,14 +219,21 @@ def adapt_channels(kernel, channels):
     return repeated * np.float32(before / channels)
 
 
-def adaptation(kernel, channels):
+def adaptation(kernel: np.ndarray, channels: int) -> str:
     """Returns in words what `adapt_channels` does."""
     before = kernel.shape[2]
     return "summed over them." if channels == 1 else f"repeated, and multiplied by {before}/{channels}."
 
 
 @contextlib.contextmanager
-def weights_file(card, spec, place=None, digest=None, output=None, is_kept=False):
+def weights_file(
+    card: Card,
+    spec: NetworkSpec,
+    place: PathLike | None = None,
+    digest: str | None = None,
+    output: PathLike | None = None,
+    is_kept: bool = False,
+) -> Iterator[pathlib.Path]:
     """Yields the path of a card's `.weights.h5` file, which is downloaded and converted if it is not there yet.
 
     It is looked for in the package, in the folder `place` (or `KERAS_PREACT_WEIGHTS`), and in the cache. What is

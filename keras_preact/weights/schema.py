@@ -6,7 +6,9 @@ and `import keras_preact` does not import this file: cards are read by functions
 
 import functools
 import json
+import pathlib
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import pydantic
 
@@ -16,6 +18,8 @@ from keras_preact.names import check_lines, check_name
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.weights.preprocessing import Preprocessing, fields_of_before
 from keras_preact.weights.store import check_digest
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class RunRecipe:
     seed: int
     image_size: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_name("name", self.name)
 
 
@@ -51,7 +55,7 @@ class Training:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("seconds", "cpu_seconds"):
             check_number(name, getattr(self, name), low=0.0)
 
@@ -77,7 +81,7 @@ class RunCard:
     images_per_second: float | None = None
     data_wait_percent: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_name("model", self.model)
         check_number("error_percent", self.error_percent, 0.0, 100.0)
         check_lines("classes", self.classes)
@@ -92,7 +96,7 @@ class RunCard:
             check_digest(self.digest)
 
 
-def read_fields(path):
+def read_fields(path: pathlib.Path) -> dict[str, Any]:
     """Returns the fields of a `card.json`; a `ValueError` or an `OSError` says why there are none."""
     size = path.stat().st_size
     if size > bounds.CARD_BYTES:
@@ -108,7 +112,7 @@ def read_fields(path):
     return fields
 
 
-def checked(card_class, fields, within=""):
+def checked(card_class: type[Kind], fields: object, within: str = "") -> Kind:
     """Returns fields of JSON as an object of `card_class`; a `ValueError` names the first that is missing or wrong.
 
     Args:
@@ -118,7 +122,8 @@ def checked(card_class, fields, within=""):
     """
     try:
         text = json.dumps(fields, ensure_ascii=False).encode(errors="replace")  # paths may have bytes that are no text
-        return _adapter(card_class).validate_json(text, strict=True)
+        adapter: pydantic.TypeAdapter[Kind] = _adapter(cast("Any", card_class))
+        return adapter.validate_json(text, strict=True)
     except RecursionError as error:
         raise ValueError("It has lists within lists without end.") from error
     except pydantic.ValidationError as error:

@@ -16,11 +16,13 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from keras_preact import bounds
 from keras_preact.errors import argument_error, printable
 from keras_preact.files import DOWNLOAD, written_aside
+from keras_preact.types import PathLike
 
 PLACE = "KERAS_PREACT_WEIGHTS"
 CHUNK = 1 << 18
@@ -50,17 +52,17 @@ class Remote:
     file: str | None = None
     is_mirrored: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_digest(self.digest)
 
     @property
-    def names(self):
+    def names(self) -> tuple[str, ...]:
         """The names under which a folder or a mirror may hold it: as downloaded, and taken out of its archive."""
         name = self.file or urllib.parse.urlsplit(self.url).path.rsplit("/", 1)[-1]
         return (name,) if self.member is None else (name, self.member)
 
 
-def check_digest(digest):
+def check_digest(digest: str) -> str:
     """Returns `digest`, as `sha256:...`, `sha1:...` or `md5:...`; raises a `ValueError` if it is none."""
     algorithm, _, digits = str(digest).partition(":")
     if HASHES.get(algorithm) != len(digits) or set(digits) - set("0123456789abcdef"):
@@ -69,23 +71,32 @@ def check_digest(digest):
     return digest
 
 
-def cache_folder():
+def cache_folder() -> pathlib.Path:
     """Returns the folder of downloads, in `KERAS_HOME` if that is set, else in `~/.keras`; it need not exist."""
     home = os.environ.get("KERAS_HOME")
     return (pathlib.Path(home) if home else pathlib.Path.home() / ".keras") / "keras_preact"
 
 
-def chosen_place(place=None):
+def chosen_place(place: PathLike | None = None) -> PathLike | None:
     """Returns where to look first, a folder or the URL of a mirror's: `place`, else `KERAS_PREACT_WEIGHTS`, or None."""
     return place or os.environ.get(PLACE) or None
 
 
-def is_mirror(place):
+def is_mirror(place: PathLike) -> bool:
     """Returns whether `place` is a URL; if not, it is a folder."""
     return str(place).startswith(("http://", "https://"))
 
 
-def fetch(remote, path, place=None, timeout=30.0, tries=3, pause=1.0, slowest=bounds.SLOWEST, progress=None):
+def fetch(
+    remote: Remote,
+    path: PathLike,
+    place: PathLike | None = None,
+    timeout: float = 30.0,
+    tries: int = 3,
+    pause: float = 1.0,
+    slowest: int = bounds.SLOWEST,
+    progress: Callable[[int, int | None], object] | None = None,
+) -> pathlib.Path:
     """Writes the file that `remote` names to `path`, once its hash is right; several processes may do so at once.
 
     A connection that is cut, stalls or is too slow is taken up again where it ended, if the server can, else from the
@@ -168,13 +179,14 @@ class _Transfer:
 
     def __init__(self, url, file, limit, is_whole, progress):
         self.url, self.file, self.limit, self.is_whole, self.progress = url, file, limit, is_whole, progress
-        self.tag = self.ended = None
+        self.tag: str | None = None
+        self.ended: int | None = None
 
     def attempt(self, timeout, slowest):
         """Reads to the end, from where the try before ended if the server can; returns why it failed, "" if not."""
         request = urllib.request.Request(self.url, headers={"User-Agent": "keras_preact"})
         resumes = bool(self.file.tell() and self.tag)
-        if resumes:
+        if resumes and self.tag:
             request.add_header("Range", f"bytes={self.file.tell()}-")
             request.add_header("If-Range", self.tag)
         else:
@@ -244,7 +256,7 @@ def _download(url, path, limit, is_whole, timeout, tries, pause, slowest, progre
     return printable(" ".join(problem.split()))
 
 
-def is_reachable(url):
+def is_reachable(url: str) -> bool:
     """Returns whether a connection to the server, or to the proxy for it, opens within `CONNECT_SECONDS`."""
     address = urllib.parse.urlsplit(urllib.request.getproxies().get("https") or url)
     reached = threading.Event()
@@ -261,7 +273,7 @@ def is_reachable(url):
 
 
 @contextlib.contextmanager
-def watched(done, grace, slowest):
+def watched(done: Callable[[], int], grace: float, slowest: int) -> Iterator[urllib.request.OpenerDirector]:
     """Yields a urllib opener whose connections are shut down once they are too slow on the whole.
 
     A timeout starts again with every byte, also with those of headers: a server that sends one now and then would hold
@@ -275,7 +287,8 @@ def watched(done, grace, slowest):
     Raises:
         OSError: If that was the reason why what was done with the opener failed, or ended early.
     """
-    connections, is_over, is_slow = [], threading.Event(), threading.Event()
+    connections: list[socket.socket] = []
+    is_over, is_slow = threading.Event(), threading.Event()
     begun, before = time.monotonic(), done()
 
     def watch():
@@ -390,7 +403,7 @@ def _looks_like(path):
     return "It is a web page." if start.startswith((b"<!doctype", b"<html")) else ""
 
 
-def show_progress(done, total):
+def show_progress(done: int, total: int | None) -> None:
     """Draws how much has come, on one line of a terminal; nothing where standard error is none."""
     if sys.stderr.isatty():
         share = f" of {total / 1e6:.1f}" if total else ""

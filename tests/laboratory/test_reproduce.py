@@ -192,6 +192,13 @@ def test_a_smoke_row_runs(table, row, name, paper, tmp_path, capsys, monkeypatch
         reproduce_figure("figure1", output=tmp_path, run=False)
 
 
+@pytest.mark.parametrize("run", [True, False])
+def test_a_scale_without_the_networks_of_a_figure_is_refused(run, tmp_path):
+    with pytest.raises(ValueError, match="`scale` must be one that has the networks of figure1"):
+        reproduce_figure("figure1", "small", output=tmp_path, run=run)
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_has_a_line_for_each_run(name, tmp_path, monkeypatch):
     drawn, plot = [], Axes.plot

@@ -1,5 +1,8 @@
 """What a network is: the tables of Fig. 2 and Fig. 4, and the errors of a spec that cannot be."""
 
+import ast
+import dataclasses
+import inspect
 import json
 import math
 
@@ -124,3 +127,13 @@ def test_stochastic_depth_rises_linearly_to_the_last_unit():
 def test_the_stems_of_the_specs_differ_only_where_they_say():
     spec = imagenet_spec(50, **IMPLEMENTATIONS["keras_applications"])
     assert spec.stem == StemSpec(width=64, kernel=7, strides=2, activates=False, pool="zero")
+
+
+def test_type_checkers_are_told_of_every_field_and_its_default():
+    nodes = ast.walk(ast.parse(inspect.getsource(NetworkSpec)))
+    (told,) = [node.args for node in nodes if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+    names = [argument.arg for argument in told.args[1:]]
+    assert names == [field.name for field in dataclasses.fields(NetworkSpec)]
+    known = {"StemSpec": StemSpec, "ShortcutSpec": ShortcutSpec}
+    defaults = [eval(ast.unparse(default), known) for default in told.defaults]
+    assert NetworkSpec((1,), (4,), *defaults) == NetworkSpec((1,), (4,))

@@ -23,7 +23,7 @@ ORDER = {
         "laboratory",
         *("transfer", "training", "exporting", "data"),  # what makes it practical
         *("backbone", "resnets", "zoo", "weights", "network"),  # what people install
-        *("keras_hooks", "files", "locks", "names", "errors", "bounds", "version"),
+        *("keras_hooks", "files", "locks", "names", "errors", "bounds", "types", "version"),
     ],
     "laboratory": ["reproduce", "sweep", "analysis", "table1", "__init__"],
     "network": [
@@ -57,7 +57,7 @@ ORDER = {
 }
 # What imports no Keras, nor anything that does: what the command line shows without computing.
 WITHOUT_KERAS = (
-    *("keras_hooks", "files", "locks", "names", "errors", "bounds", "cli", "commands"),
+    *("keras_hooks", "files", "locks", "names", "errors", "bounds", "types", "cli", "commands"),
     *(f"network.{name}" for name in ("units", "families", "spec", "unit_spec", "shortcuts", "environment", "parts")),
     *(f"network.{name}" for name in ("registry", "shapes", "checks", "claims", "costs")),
     *("weights.cards", "weights.cuts", "weights.preprocessing", "weights.schema", "weights.store"),
@@ -83,11 +83,13 @@ def is_below(path, names):
 
 
 def imports(tree):
-    """Returns (module, whether it is imported when the file is) of every import."""
-    top = set()
+    """Returns (module, when it is imported: "at import", "in a function", or "never", for types alone) of each."""
+    when = {}
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            top |= {id(inner) for inner in ast.walk(node) if inner is not node}
+            when |= {id(inner): "in a function" for inner in ast.walk(node) if inner is not node}
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            when |= {id(inner): "never" for part in node.body for inner in ast.walk(part)}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -95,16 +97,17 @@ def imports(tree):
             names = [alias.name for alias in node.names]
         else:
             continue
-        yield from ((name, id(node) not in top) for name in names)
+        yield from ((name, when.get(id(node), "at import")) for name in names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_downwards_and_tensorflow_is_imported_where_it_is_needed(path):
-    for name, at_import in imports(ast.parse(path.read_text())):
+    for name, when in imports(ast.parse(path.read_text())):
         names = name.split(".")
         if names[0] == "keras_preact":
-            assert is_below(path, names[1:]), f"{path.name} imports {name}"
-        if at_import:
+            in_room = when == "never" and names[1] == place(path)[0]  # a type may be of any file of the room
+            assert in_room or is_below(path, names[1:]), f"{path.name} imports {name}"
+        if when == "at import":
             assert names[0] not in ("tensorflow", "jax", "torch"), f"{path.name} imports {name} at its top"
 
 
@@ -158,6 +161,25 @@ def test_one_file_uses_private_parts_of_keras_and_tensorflow(path):
 def test_nothing_is_unpickled_and_there_is_no_lambda_layer(path):
     text = path.read_text()
     assert not any(word in text for word in ("pickle", "layers.Lambda", "allow_pickle=True", "safe_mode=False"))
+
+
+def public_functions(tree):
+    """Yields the public functions of a file, and the methods of its public classes that are public or special."""
+    for node in ast.iter_child_nodes(tree):
+        is_special = node.name.startswith("__") if isinstance(node, ast.FunctionDef) else False
+        if isinstance(node, ast.FunctionDef) and (is_special or not node.name.startswith("_")):
+            yield node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_is_public_says_its_types(path):
+    for function in public_functions(ast.parse(path.read_text())):
+        arguments = [node for node in ast.walk(function.args) if isinstance(node, ast.arg)]
+        untyped = [node.arg for node in arguments if node.annotation is None and node.arg not in ("self", "cls")]
+        assert not untyped, f"{function.name} of {path.name}: {untyped}"
+        assert function.returns is not None, f"{function.name} of {path.name}"
 
 
 def test_importing_keras_preact_imports_nothing_but_keras():

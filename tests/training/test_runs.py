@@ -6,7 +6,7 @@ import pytest
 
 import keras_preact
 from keras_preact.data import from_arrays, load
-from keras_preact.network.spec import ShortcutSpec
+from keras_preact.network.spec import ShortcutSpec, StemSpec
 from keras_preact.training.callbacks import PLOTTING_SECONDS, RunFiles
 from keras_preact.training.recipes import RECIPES
 
@@ -28,6 +28,8 @@ def test_recipe_fields_are_keywords_and_options_may_be_specs_but_nothing_that_js
     assert (card["options"]["shortcut"]["scale"], card["network"]["spec"]["shortcut"]["scale"]) == (0.3, 0.3)
     with pytest.raises(ValueError, match=r"`model_options` must be values that JSON can hold.*not JSON serializable"):
         keras_preact.train("ResNet8", recipe=QUICK, model_options={"name": object()}, output=tmp_path / "other")
+    with pytest.raises(ValueError, match=r"`model_options` must be values that JSON can hold"):
+        keras_preact.train("ResNet8", recipe=QUICK, model_options={"stem": StemSpec}, output=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
 

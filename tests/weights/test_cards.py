@@ -34,6 +34,12 @@ def source(tmp_path_factory):
     return with_card(tmp_path_factory.mktemp("source"))
 
 
+def test_a_card_whose_file_is_gone_says_so():
+    card = dataclasses.replace(keras_preact.get_card("resnet164.digits.digits"), path="gone/model.weights.h5")
+    with pytest.raises(ValueError, match=r"`weights` must be those of a file that exists.*gone/model\.weights\.h5"):
+        card.remote()
+
+
 @pytest.mark.parametrize("name", keras_preact.list_weights())
 def test_a_card_is_whole(name):
     card = keras_preact.get_card(name)

@@ -1,15 +1,18 @@
 """The two things that each backend does in its own way: compile a function, and pull a gradient back through one."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
 from keras_preact.errors import argument_error
+from keras_preact.types import Tensor
 
 BACKENDS = ("tensorflow", "jax")
 
 
-def check_backend():
+def check_backend() -> None:
     """Raises a `ValueError` on a backend that has no gradients here."""
     backend = keras.backend.backend()
     if backend not in BACKENDS:
@@ -17,7 +20,7 @@ def check_backend():
         raise argument_error("backend", f"one of {', '.join(BACKENDS)}", backend, hint)
 
 
-def compiled(function):
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns `function` of arrays and dicts of arrays, compiled once for each of their shapes."""
     if keras.backend.backend() == "jax":
         import jax
@@ -30,20 +33,28 @@ def compiled(function):
     return tf.function(functools.partial(function), jit_compile=False, autograph=False)
 
 
-def linearized(function, x):
+def linearized(
+    function: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor
+) -> tuple[tuple[Tensor, ...], Callable[..., Tensor]]:
     """Returns the tuple of arrays y = function(x), and the way back through it: from v to v^T dy/dx.
 
     The way back is linear. It takes one array for each of y, or None where nothing comes back.
     """
-    if keras.backend.backend() == "jax":
-        import jax
+    return (_linearized_on_jax if keras.backend.backend() == "jax" else _linearized_on_tensorflow)(function, x)
 
-        def pull_back(*v):
-            used = [index for index, part in enumerate(v) if part is not None]
-            _, back = jax.vjp(lambda x: [function(x)[index] for index in used], x)  # XLA computes y once
-            return back([v[index] for index in used])[0]
 
-        return function(x), pull_back
+def _linearized_on_jax(function, x):
+    import jax
+
+    def pull_back(*v):
+        used = [index for index, part in enumerate(v) if part is not None]
+        _, back = jax.vjp(lambda x: [function(x)[index] for index in used], x)  # XLA computes y once
+        return back([v[index] for index in used])[0]
+
+    return function(x), pull_back
+
+
+def _linearized_on_tensorflow(function, x):
     import tensorflow as tf
 
     with tf.GradientTape(persistent=True) as tape:

@@ -1,7 +1,10 @@
 """Signals and gradients of every unit of a network, measured on a batch of images."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -9,17 +12,29 @@ from keras import ops
 
 from keras_preact.errors import argument_error, check_integer
 from keras_preact.laboratory.analysis.gradients import check_backend, linearized
-from keras_preact.laboratory.analysis.probe import GRADIENTS, SIGNALS, Settings, measured_unit
+from keras_preact.laboratory.analysis.probe import GRADIENTS, SIGNALS, MeasuredUnit, Settings, measured_unit
 from keras_preact.laboratory.analysis.result import Propagation
 from keras_preact.network.build import classifier_logits
 from keras_preact.network.layers.residual_units import ResidualUnits
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import copy_trainable, copy_weights
 from keras_preact.network.parts import CLASSIFIER
+from keras_preact.network.unit_spec import UnitSpec
 from keras_preact.training.source import find_source
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
-def analyze(model, images, labels=None, *, training=True, deletions=0, seed=0):
+
+def analyze(
+    model: ResidualNetwork,
+    images: npt.ArrayLike,
+    labels: npt.ArrayLike | None = None,
+    *,
+    training: bool = True,
+    deletions: int = 0,
+    seed: int = 0,
+) -> Propagation:
     """Measures how signals and gradients pass each unit of a network; the network stays as it is.
 
     E is the mean cross-entropy over the images. The gradient dE/dx_l has two terms at a unit's input (eq. 5): the
@@ -150,9 +165,9 @@ def _stacked(model):
 class _Unit:
     """One unit of the network: its spec, its compiled functions and its weights."""
 
-    spec: object
-    functions: object
-    weights: dict
+    spec: UnitSpec
+    functions: MeasuredUnit
+    weights: dict[str, Any]
 
     @property
     def stage(self):
@@ -162,7 +177,8 @@ class _Unit:
 def _units(network, training, seed):
     """Returns the network's units, and its first and last layer of units."""
     layers = [layer for layer in network.layers if isinstance(layer, ResidualUnits)]
-    units, draw = [], np.array([seed, 0], "uint32")
+    units: list[_Unit] = []
+    draw = np.array([seed, 0], "uint32")
     for layer in layers:
         settings = Settings(layer.bn_epsilon, layer.compute_dtype)
         functions = measured_unit(layer.unit, settings, bool(training) and layer.trainable)
@@ -266,8 +282,8 @@ def _deleted(units, signals, loss_of, count):
     """Returns the loss without each of `count` units, one at a time; not a number for the others."""
     losses = np.full(len(units), np.nan)
     kept = [index for index, unit in enumerate(units) if not unit.spec.changes_shape]
-    chosen = np.unique(np.linspace(0, len(kept) - 1, min(count, len(kept))).round().astype(int)) if kept else []
-    for index in (kept[position] for position in chosen):
+    chosen = np.linspace(0, max(len(kept) - 1, 0), min(count, len(kept))).round().astype(int)
+    for index in (kept[position] for position in np.unique(chosen)):
         x = signals[index]
         for unit in units[index + 1 :]:
             x = unit.functions.advance(x, unit.weights)

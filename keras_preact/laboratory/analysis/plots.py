@@ -1,8 +1,21 @@
 """Pictures of measurements, as wide as a phone, each a `matplotlib.figure.Figure`."""
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
+
+from keras_preact.errors import argument_error
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from keras_preact.laboratory.analysis.result import Propagation
+    from keras_preact.laboratory.analysis.studies import DepthRun
+    from keras_preact.laboratory.table1 import ShortcutRow
 
 WIDTH = 4.4  # inches; text of 9 points stays readable on a phone
 DARK, BLUE, ORANGE, GREY = "#222222", "#0072b2", "#d55e00", "#8a8a8a"
@@ -10,7 +23,7 @@ COLORS = {"plain": GREY, "original": ORANGE, "preactivation": BLUE}
 NAMES = {"plain": "plain (no shortcut)", "original": "original unit", "preactivation": "pre-activation"}
 FLOOR, CEILING = 1e-20, 1e6  # of the products of Table 1's shortcuts
 LOSS_CEILING = 5.0
-STYLE = {
+STYLE: dict[Any, object] = {  # Any: matplotlib has a type of its own for the keys
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -21,8 +34,11 @@ STYLE = {
     "legend.fontsize": 8,
 }
 
+Values = TypeVar("Values")
+Plot = TypeVar("Plot", bound=Callable[..., Any])
 
-def _styled(plot):
+
+def _styled(plot: Plot) -> Plot:
     """Returns `plot` so that it draws in this file's style, whatever the user's is, and leaves the user's alone."""
 
     @functools.wraps(plot)
@@ -34,11 +50,11 @@ def _styled(plot):
             matplotlib.rcParams.update(STYLE)
             return plot(*arguments)
 
-    return styled
+    return cast("Plot", styled)
 
 
 @_styled
-def plot_signals(result):
+def plot_signals(result: Propagation) -> Figure:
     """Draws the size of h(x_l) and F(x_l) at every unit of a `Propagation` (eq. 1)."""
     figure, (axes,) = _figure(1)
     if np.any(result.shortcut_rms):
@@ -49,7 +65,7 @@ def plot_signals(result):
 
 
 @_styled
-def plot_gradients(result):
+def plot_gradients(result: Propagation) -> Figure:
     """Draws |dE/dx_l| with its direct and its branch term at every unit (eq. 5)."""
     figure, (axes,) = _figure(1)
     _line(axes, result, result.gradient_norm, DARK, "whole gradient", linewidth=2)
@@ -60,7 +76,7 @@ def plot_gradients(result):
 
 
 @_styled
-def plot_factors(result):
+def plot_factors(result: Propagation) -> Figure:
     """Draws what h and f multiply the direct term by, and the product of h's factors to the end (eqs. 7 and 8)."""
     figure, (above, below) = _figure(2)
     _line(above, result, result.shortcut_factor, BLUE, "shortcut h")
@@ -74,7 +90,7 @@ def plot_factors(result):
 
 
 @_styled
-def plot_openness(result):
+def plot_openness(result: Propagation) -> Figure:
     """Draws the share of the signal that the ReLU after the addition cuts, and how open the gates are."""
     figure, (axes,) = _figure(1)
     _line(axes, result, result.cut_share, ORANGE, "cut by the ReLU after the addition")
@@ -86,12 +102,13 @@ def plot_openness(result):
 
 
 @_styled
-def plot_deletions(result):
+def plot_deletions(result: Propagation) -> Figure:
     """Draws the loss of the network without one unit, over that with all of them."""
     figure, (axes,) = _figure(1)
-    measured = np.isfinite(result.loss_without)
+    losses = _measured(result.loss_without)
+    measured = np.isfinite(losses)
     place = np.flatnonzero(measured) + 1
-    change = result.loss_without[measured] - result.loss
+    change = losses[measured] - _measured(result.loss)
     axes.vlines(place, 0, change, color=BLUE, linewidth=1.2)
     axes.plot(place, change, "o", color=BLUE, markersize=3.5)
     axes.axhline(0, color=DARK, linewidth=0.8)
@@ -100,7 +117,7 @@ def plot_deletions(result):
 
 
 @_styled
-def plot_depths(runs):
+def plot_depths(runs: Sequence[DepthRun]) -> Figure:
     """Draws |dE/dx_l| against depth for each kind and depth of a study, before and after training (eq. 5)."""
     from matplotlib import colormaps
 
@@ -137,15 +154,17 @@ def _relative_gradient(result):
 
 
 @_styled
-def plot_shortcuts(found):
+def plot_shortcuts(found: Sequence[tuple[ShortcutRow, Propagation]]) -> Figure:
     """Draws a panel a row of Table 1: the gradient and the product of the shortcut factors against the unit."""
     count = -(-len(found) // 2)
     figure, rows = _figure(count, 2, height=1.15, sharex=True, sharey=True)
     panels = [axes for row in rows for axes in row]
     for axes, (row, result) in zip(panels, found):
         place = np.arange(1, len(result.units) + 1)
-        axes.plot(place, np.maximum(result.network_product, FLOOR / 10), color=BLUE, label="product of factors")
-        relative = result.gradient_norm / result.gradient_at_end
+        axes.plot(
+            place, np.maximum(_measured(result.network_product), FLOOR / 10), color=BLUE, label="product of factors"
+        )
+        relative = _measured(result.gradient_norm) / _measured(result.gradient_at_end)
         axes.plot(place, np.maximum(relative, FLOOR / 10), color=DARK, linewidth=1, label="gradient / that at end")
         error = "fail" if row.paper_error_percent is None else f"{row.paper_error_percent:.2f} %"
         axes.set_title(f"{row.label}: {error}", fontsize=8)
@@ -159,7 +178,7 @@ def plot_shortcuts(found):
 
 
 @_styled
-def plot_degradation(runs, classes):
+def plot_degradation(runs: Sequence[DepthRun], classes: int) -> Figure:
     """Draws the training loss after a study's steps against depth, and over the steps at the greatest depth."""
     figure, (above, below) = _figure(2, height=2.3)
     deepest = max(run.depth for run in runs)
@@ -182,6 +201,13 @@ def plot_degradation(runs, classes):
     above.legend()
     below.set(xlabel=f"training step, {deepest} layers")
     return figure
+
+
+def _measured(values: Values | None) -> Values:
+    """Returns what `analyze` measures with labels alone; a `ValueError` if it had none."""
+    if values is None:
+        raise argument_error("result", "measured with labels, so that it says of the loss", None)
+    return values
 
 
 def _figure(rows, columns=1, height=2.6, **sharing):

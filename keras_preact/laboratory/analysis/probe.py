@@ -1,6 +1,7 @@
 """One unit, measured: its signals on the way forward, its gradients on the way back."""
 
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,9 @@ from keras import ops
 
 from keras_preact.laboratory.analysis.gradients import compiled, linearized
 from keras_preact.network.layers.residual_units import Slices
+from keras_preact.network.unit_spec import UnitSpec
 from keras_preact.network.units import after_addition, paths
+from keras_preact.types import Tensor
 
 SIGNALS = ("signal_rms", "shortcut_rms", "branch_rms", "cut_share", "gate_openness")
 GRADIENTS = ("gradient_norm", "direct_norm", "direct_at_sum", "direct_behind", "branch_norm")
@@ -33,16 +36,16 @@ class Probe(Slices):
         gate_openness: Mean of 1 - g(x_l), the factor on the shortcut; not a number without a gate.
     """
 
-    def __init__(self, settings, weights, training):
+    def __init__(self, settings: Settings, weights: Mapping[str, Tensor], training: bool) -> None:
         super().__init__(settings, weights, training, weights.get("draw"))
         self.cut_share, self.gate_openness = 0.0, NOTHING
 
-    def relu(self, x, name):
+    def relu(self, x: Tensor, name: str) -> Tensor:
         if name == "relu_after_addition":
             self.cut_share = ops.mean(ops.cast(x < 0, x.dtype))
         return super().relu(x, name)
 
-    def sigmoid(self, x, name):
+    def sigmoid(self, x: Tensor, name: str) -> Tensor:
         gate = super().sigmoid(x, name)
         self.gate_openness = ops.mean(1.0 - gate)
         return gate
@@ -59,13 +62,13 @@ class MeasuredUnit:
             `GRADIENTS`. Both gradients may come multiplied by a power of two each; the scales bring them together.
     """
 
-    forward: Any
-    advance: Any
-    backward: Any
+    forward: Callable[..., Any]
+    advance: Callable[..., Any]
+    backward: Callable[..., Any]
 
 
 @functools.lru_cache(maxsize=128)
-def measured_unit(unit, settings, training):
+def measured_unit(unit: UnitSpec, settings: Settings, training: bool) -> MeasuredUnit:
     """Returns the `MeasuredUnit` of a `UnitSpec`, in training (batch statistics, dropout) or not."""
 
     def forward(x, weights):
@@ -95,16 +98,16 @@ def measured_unit(unit, settings, training):
         norms = [norm(v) for v in (new_gradient, new_direct, direct_at_sum, direct, branch)]
         return new_gradient, new_direct, _stacked(norms, x.dtype)
 
-    return MeasuredUnit(*map(compiled, (forward, advance, backward)))
+    return MeasuredUnit(compiled(forward), compiled(advance), compiled(backward))
 
 
-def rms(x):
+def rms(x: Tensor) -> Tensor:
     """Returns the root of the mean square, without overflow."""
     largest = ops.maximum(ops.max(ops.abs(x)), 1e-30)
     return largest * ops.sqrt(ops.mean(ops.square(x / largest)))
 
 
-def norm(x):
+def norm(x: Tensor) -> Tensor:
     """Returns the Euclidean norm over all axes."""
     return ops.sqrt(ops.sum(ops.square(x)))
 

@@ -6,11 +6,13 @@ import html
 import io
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from keras_preact.data import load
+from keras_preact.data.dataset import DataLike
 from keras_preact.errors import argument_error, check_integer, check_integers
 from keras_preact.files import write_text
 from keras_preact.laboratory.analysis import plots
@@ -22,6 +24,8 @@ from keras_preact.laboratory.analysis.studies import progress, study_depths, stu
 from keras_preact.names import command_line
 from keras_preact.network.families import cifar_spec
 from keras_preact.network.shortcuts import SHORTCUTS
+from keras_preact.training.source import Trained
+from keras_preact.types import PathLike
 from keras_preact.version import __version__
 
 
@@ -46,18 +50,18 @@ EFFORTS = {False: Effort((11, 29, 56, 164, 1001), 60, 110, 24), True: Effort((11
 
 
 def explain(
-    model,
-    output="report.html",
+    model: Trained,
+    output: PathLike = "report.html",
     *,
-    data=None,
-    data_dir=None,
-    quick=False,
-    depths=None,
-    steps=None,
-    images=16,
-    seed=0,
-    verbose=1,
-):
+    data: DataLike | None = None,
+    data_dir: PathLike | None = None,
+    quick: bool = False,
+    depths: Sequence[int] | None = None,
+    steps: int | None = None,
+    images: int = 16,
+    seed: int = 0,
+    verbose: int = 1,
+) -> pathlib.Path:
     """Measures why a network trains, or does not, and writes a report: one HTML file, with no other file needed.
 
     It shows the network itself, then, on the digits, networks of growing depth without shortcuts, with the original

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_preact.errors import check_integer
 from keras_preact.files import write_text
+from keras_preact.types import PathLike
 
 
 @dataclass(frozen=True)
@@ -73,24 +74,24 @@ class Propagation:
     shortcut_product: np.ndarray | None = None
     loss_without: np.ndarray | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for array in self.columns.values():
             array.setflags(write=False)
 
     @property
-    def columns(self):
+    def columns(self) -> dict[str, np.ndarray]:
         """The measured arrays by name."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
 
     @property
-    def network_product(self):
+    def network_product(self) -> np.ndarray | None:
         """The product of the shortcut factors from each unit to the network's end, over units that keep the shape."""
         if self.shortcut_factor is None:
             return None
         return np.cumprod(np.where(self.keeps_shape, self.shortcut_factor, 1.0)[::-1])[::-1]
 
-    def table(self, rows=20):
+    def table(self, rows: int = 20) -> str:
         """Returns text with one line per unit, at most `rows` of them, evenly spaced from the first to the last."""
         rows = check_integer("rows", rows)
         chosen = np.unique(np.linspace(0, len(self.units) - 1, min(rows, len(self.units))).round().astype(int))
@@ -100,7 +101,7 @@ class Propagation:
         widths = [max(map(len, column)) for column in zip(*lines)]
         return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
 
-    def csv(self):
+    def csv(self) -> str:
         """Returns a CSV with all units and columns; what is not a number stays empty."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -109,11 +110,11 @@ class Propagation:
             writer.writerow((name, *(_plain(array[index], "") for array in self.columns.values())))
         return text.getvalue()
 
-    def to_csv(self, path):
+    def to_csv(self, path: PathLike) -> None:
         """Writes `csv()` to a file, whole or not at all."""
         write_text(path, self.csv())
 
-    def to_json(self, path):
+    def to_json(self, path: PathLike) -> None:
         """Writes all attributes to a JSON file, whole or not at all; what is not a number becomes null."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         arrays = {name: [_plain(entry, None) for entry in array] for name, array in self.columns.items()}

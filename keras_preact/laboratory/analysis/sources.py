@@ -3,14 +3,19 @@
 import numpy as np
 from keras import ops
 
+from keras_preact.data.dataset import DataLike, DataSet
 from keras_preact.errors import argument_error
 from keras_preact.network.families import is_model_name, model_key
+from keras_preact.network.model import ResidualNetwork
 from keras_preact.training.evaluation import loaded
-from keras_preact.training.source import find_source
+from keras_preact.training.source import Trained, find_source
+from keras_preact.types import PathLike
 from keras_preact.zoo import get_model
 
 
-def find_network(model, data=None, data_dir=None):
+def find_network(
+    model: Trained, data: DataLike | None = None, data_dir: PathLike | None = None
+) -> tuple[ResidualNetwork, DataSet]:
     """Returns the `ResidualNetwork` that `model` means, and the `DataSet` to measure it on.
 
     Args:
@@ -27,7 +32,7 @@ def find_network(model, data=None, data_dir=None):
         shape = (None, None, data.image_shape[-1])  # the images decide the size
         return get_model(key, input_shape=shape, num_classes=len(data.class_names), layout="stacked"), data
     source = find_source(model, "model")
-    if data is None and source.is_run:
+    if data is None and source.is_run and source.data is not None:
         where = data_dir or source.data_dir
         return source.load(), loaded(source.data, where, source.image_size, source.skip_corrupt)
     return source.load(), _data(data, data_dir, source.image_size)
@@ -37,7 +42,7 @@ def _data(data, data_dir, image_size=0):
     return loaded("digits" if data is None else data, data_dir, image_size)
 
 
-def batch_for(network, data, count):
+def batch_for(network: ResidualNetwork, data: DataSet, count: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns the first `count` normalised test images that the network has a class for, in its size, and their labels.
 
     A network without a classifier gets None for labels.

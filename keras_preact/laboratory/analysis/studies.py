@@ -1,5 +1,6 @@
 """Networks built, and some trained for a little, so that the paper's argument can be looked at."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -7,10 +8,11 @@ import numpy as np
 
 from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import TrainingBatches
+from keras_preact.data.dataset import DataSet
 from keras_preact.errors import check_integer, check_integers
 from keras_preact.laboratory.analysis.measure import analyze
 from keras_preact.laboratory.analysis.result import Propagation
-from keras_preact.laboratory.table1 import TABLE_1
+from keras_preact.laboratory.table1 import TABLE_1, ShortcutRow
 from keras_preact.network.families import cifar_spec
 from keras_preact.resnets import ResNet
 from keras_preact.training.optimizers import make_optimizer
@@ -42,18 +44,27 @@ class DepthRun:
     losses: np.ndarray
 
     @property
-    def training_loss(self):
+    def training_loss(self) -> float:
         """The mean of E over the last tenth of the steps, in nats."""
         return float(np.mean(self.losses[-max(1, len(self.losses) // 10) :]))
 
 
-def progress(verbose, line):
+def progress(verbose: int, line: str) -> None:
     """Prints a line of progress, unless `verbose` is 0."""
     if verbose:
         print(line, flush=True)
 
 
-def study_depths(data, depths, steps, kinds=tuple(KINDS), images=16, global_batch_size=32, seed=0, verbose=1):
+def study_depths(
+    data: DataSet,
+    depths: Sequence[int],
+    steps: int,
+    kinds: Iterable[str] = tuple(KINDS),
+    images: int = 16,
+    global_batch_size: int = 32,
+    seed: int = 0,
+    verbose: int = 1,
+) -> list[DepthRun]:
     """Measures networks of bottleneck units of growing depth, before and after a little training.
 
     Args:
@@ -89,7 +100,9 @@ def study_depths(data, depths, steps, kinds=tuple(KINDS), images=16, global_batc
     return runs
 
 
-def study_shortcuts(data, depth=110, images=16, seed=0, verbose=1):
+def study_shortcuts(
+    data: DataSet, depth: int = 110, images: int = 16, seed: int = 0, verbose: int = 1
+) -> list[tuple[ShortcutRow, Propagation]]:
     """Measures an untrained network of original basic units with each shortcut of Table 1.
 
     Args:
@@ -106,8 +119,10 @@ def study_shortcuts(data, depth=110, images=16, seed=0, verbose=1):
     found = []
     for row in TABLE_1:
         network = _network(data, seed, depth, unit="basic", ordering="original", shortcut=row.shortcut)
-        found.append((row, analyze(network, *batch, seed=seed)))
-        progress(verbose, f"{row.label:24} product of the shortcut factors {found[-1][1].network_product[0]:.2g}")
+        result = analyze(network, *batch, seed=seed)
+        found.append((row, result))
+        if result.network_product is not None:  # as there are labels
+            progress(verbose, f"{row.label:24} product of the shortcut factors {result.network_product[0]:.2g}")
     return found
 
 

@@ -1,5 +1,7 @@
 """The paper's experiments on CIFAR as frozen data, and the scales that they are run at."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 
 from keras_preact.laboratory.sweep.trials import Trial
@@ -31,7 +33,7 @@ class Experiment:
     data: str = "cifar10"
     recipe: str = "paper_cifar"
 
-    def trial(self, scale, seed=0):
+    def trial(self, scale: Scale, seed: int = 0) -> Trial | None:
         """Returns the `Trial` of this experiment at a `Scale` with a seed, or None if the scale leaves it out."""
         if scale.data is not None and (self.data, self.recipe) != ("cifar10", "paper_cifar"):
             return None  # one small data set cannot stand for two, nor one short recipe for two

@@ -1,12 +1,16 @@
 """Figures 1 and 6 of the paper: training loss and test error against iterations."""
 
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.files import written_aside
-from keras_preact.laboratory.reproduce.experiments import SCALES, Experiment
+from keras_preact.laboratory.reproduce.experiments import SCALES, Experiment, Scale
 from keras_preact.laboratory.reproduce.report import run_trials
 from keras_preact.laboratory.sweep.trials import read_result
+from keras_preact.training.strategy_table import Strategy
+from keras_preact.types import PathLike
 
 # {panel: {line: experiment}}, all on CIFAR-10.
 FIGURES = {
@@ -21,7 +25,15 @@ FIGURES = {
 COLOURS = ("tab:red", "tab:blue")
 
 
-def reproduce_figure(name, scale="smoke", seeds=1, output=None, data_dir=None, strategy="auto", run=True):
+def reproduce_figure(
+    name: str,
+    scale: str = "smoke",
+    seeds: int = 1,
+    output: PathLike | None = None,
+    data_dir: PathLike | None = None,
+    strategy: Strategy = "auto",
+    run: bool = True,
+) -> pathlib.Path:
     """Draws a figure of the paper from runs as they are stored, after running what has no result.
 
     Args:
@@ -44,10 +56,12 @@ def reproduce_figure(name, scale="smoke", seeds=1, output=None, data_dir=None, s
     kind = SCALES[check_choice("scale", scale, SCALES)]
     folder = pathlib.Path(output or pathlib.Path("runs") / "reproduce" / scale)
     trials = {
-        (panel, line): [experiment.trial(kind, seed) for seed in range(seeds)]
+        (panel, line): [trial for seed in range(seeds) if (trial := experiment.trial(kind, seed))]
         for panel, lines in panels.items()
         for line, experiment in lines.items()
     }
+    if not any(trials.values()):
+        raise argument_error("scale", f"one that has the networks of {name}", scale, "Take the scale short or full.")
     if run:
         run_trials([trial for found in trials.values() for trial in found], folder, data_dir, strategy)
     results = {place: [read_result(trial, folder) for trial in found] for place, found in trials.items()}
@@ -57,7 +71,13 @@ def reproduce_figure(name, scale="smoke", seeds=1, output=None, data_dir=None, s
     return draw(name, panels, results, kind, folder / f"{name}.png")
 
 
-def draw(name, panels, results, kind, path):
+def draw(
+    name: str,
+    panels: Mapping[str, Mapping[str, Experiment]],
+    results: Mapping[tuple[str, str], Sequence[dict[str, Any]]],
+    kind: Scale,
+    path: pathlib.Path,
+) -> pathlib.Path:
     """Draws test errors, solid, and training losses, dashed, of {(panel, line): results}; returns the path."""
     from matplotlib.figure import Figure
 

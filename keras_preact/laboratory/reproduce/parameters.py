@@ -4,11 +4,14 @@ The integers follow from the paper's architecture tables; implementations that p
 paper's own 10.2M for ResNet-1001 leaves batch normalisation out: 10,178,490 + 149,216.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from keras_preact.network.costs import model_costs, table
+from keras_preact.network.model import ResidualNetwork
 from keras_preact.resnets import ResNet
 
 RELEASED = {"first_unit_activates": True, "widening_reads": "raw", "shortcut_norm": True}
@@ -21,13 +24,13 @@ class Row:
 
     label: str
     depth: int
-    family: str
+    family: Literal["cifar", "imagenet"]
     num_classes: int
     parameters: int
     multiply_adds: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
-    def build(self, **arguments):
+    def build(self, **arguments: Any) -> ResidualNetwork:
         """Returns the `keras.Model`."""
         options = {"num_classes": self.num_classes, "layout": "stacked", **self.options, **arguments}
         return ResNet(self.depth, family=self.family, **options)
@@ -73,14 +76,14 @@ ROWS = (
 )
 
 
-def measure(row):
+def measure(row: Row) -> tuple[int, int]:
     """Returns (trainable parameters of the built model, multiply-adds) of a `Row`."""
     model = row.build()
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     return parameters, sum(cost.multiply_adds for cost in model_costs(model))
 
 
-def parameter_table(verbose=1):
+def parameter_table(verbose: int = 1) -> bool:
     """Builds every network of `ROWS` and prints its counts beside the exact integers; returns whether all are equal."""
     lines, right = [("network", "parameters", "exact", "multiply-adds", "exact", "")], True
     for row in ROWS:

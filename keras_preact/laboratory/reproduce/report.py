@@ -2,18 +2,30 @@
 
 import math
 import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from keras_preact.data import load
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.laboratory.reproduce.experiments import SCALES
 from keras_preact.laboratory.reproduce.tables import FAIL, TABLES
-from keras_preact.laboratory.sweep.trials import check_trials, median_error, read_result, run_all, shown
+from keras_preact.laboratory.sweep.trials import Trial, check_trials, median_error, read_result, run_all, shown
 from keras_preact.network.costs import table
+from keras_preact.training.strategy_table import Strategy
+from keras_preact.types import PathLike
 
 
 def reproduce_table(
-    name, row=None, scale="smoke", seeds=1, output=None, data_dir=None, strategy="auto", run=True, verbose=1
-):
+    name: str,
+    row: str | None = None,
+    scale: str = "smoke",
+    seeds: int = 1,
+    output: PathLike | None = None,
+    data_dir: PathLike | None = None,
+    strategy: Strategy = "auto",
+    run: bool = True,
+    verbose: int = 1,
+) -> dict[str, list[dict[str, Any]]]:
     """Runs a table of the paper and prints it: the paper's error, ours (median of the seeds), the difference.
 
     What has a result is not run again, and what was killed resumes. Several processes may share the work.
@@ -55,7 +67,9 @@ def reproduce_table(
     return results
 
 
-def run_trials(trials, folder, data_dir=None, strategy="auto"):
+def run_trials(
+    trials: Iterable[Trial], folder: PathLike, data_dir: PathLike | None = None, strategy: Strategy = "auto"
+) -> dict[str, dict[str, Any]]:
     """Runs trials that have no result in `folder` yet; data sets are loaded once, and only for those."""
     left = [trial for trial in trials if read_result(trial, folder) is None]
     data = {name: load(name, data_dir) for name in dict.fromkeys(trial.data for trial in left)}
@@ -96,7 +110,7 @@ def _lines(name, kind, rows, results):
     yield from _provenance([result for found in results.values() for result in found])
 
 
-def rank_correlation(pairs):
+def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     """Returns Spearman's correlation of (paper, ours), infinite for a fail; None for under three, or no order."""
     from scipy.stats import rankdata, spearmanr
 
@@ -111,7 +125,7 @@ def _number(error):
 
 def _provenance(results):
     """Yields a line for each device and set of versions that the results are of."""
-    seen = {}
+    seen: dict[str, object] = {}
     for result in results:
         versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
         seen.setdefault(f"{result['device']}; {versions}; commit {result['commit']}, {result['date']}", result)

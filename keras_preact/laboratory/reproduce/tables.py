@@ -6,6 +6,7 @@ shallow network stands for it. Its networks can be built, and `reproduce.paramet
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from keras_preact.laboratory.reproduce.experiments import Experiment
 from keras_preact.laboratory.table1 import TABLE_1
@@ -45,7 +46,7 @@ _QUOTED_10 = {"NIN": 8.81, "DSN": 8.22, "FitNet": 8.39, "Highway": 7.72, "All-CN
 _QUOTED_10["FitResNet_LSUV"] = 5.84
 _QUOTED_100 = {"NIN": 35.68, "DSN": 34.57, "FitNet": 35.04, "Highway": 32.39, "All-CNN": 33.71, "ELU": 24.28}
 _QUOTED_100["FitNet_LSUV"] = 27.66
-_CIFAR100 = {"data": "cifar100"}
+_CIFAR100: dict[str, Any] = {"data": "cifar100"}
 
 TABLES = {
     "table1": tuple(

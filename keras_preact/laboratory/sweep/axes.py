@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.network.families import key_of, model_family, model_key, network_spec
@@ -30,23 +32,23 @@ RECIPE_AXES = tuple(
 )
 
 
-def parameters():
+def parameters() -> tuple[str, ...]:
     """Returns the names of the shortcuts' parameters; one called as a field of a recipe is no axis."""
     names = (name for takes in SHORTCUT_PARAMETERS.values() for name in takes if name not in RECIPE_AXES)
     return tuple(dict.fromkeys(names))
 
 
-def network_axes():
+def network_axes() -> tuple[str, ...]:
     """Returns the axes of the network."""
     return ("depth", "width", "ordering", "shortcut", *parameters(), "unit", "widening", "stride_on")
 
 
-def takers(parameter):
+def takers(parameter: str) -> tuple[str, ...]:
     """Returns the shortcuts that take a parameter."""
     return tuple(name for name, takes in SHORTCUT_PARAMETERS.items() if parameter in takes)
 
 
-def parse_axes(over):
+def parse_axes(over: str | Iterable[str] | Mapping[str, Sequence[Any]]) -> dict[str, tuple[Any, ...]]:
     """Returns {axis: values} of what a person writes.
 
     Args:
@@ -103,7 +105,7 @@ def _example(name):
     return examples.get(name, f"{default}" if isinstance(default, bool) else f"{default or 1}")
 
 
-def grid(axes, shortcut="identity"):
+def grid(axes: Mapping[str, Sequence[Any]], shortcut: str = "identity") -> list[dict[str, Any]]:
     """Returns every point of the grid once, as dicts; a parameter stands only beside a shortcut that takes it.
 
     Args:
@@ -126,12 +128,14 @@ def grid(axes, shortcut="identity"):
     return points
 
 
-def describe(point):
+def describe(point: Mapping[str, Any]) -> str:
     """Returns a point as a name: `shortcut=dropout,rate=0.5`."""
     return ",".join(f"{name}={value}" for name, value in point.items())
 
 
-def network_of(point, model="resnet20", options=None):
+def network_of(
+    point: Mapping[str, Any], model: str = "resnet20", options: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, Any]]:
     """Returns (model, options) of a point, as `train` takes them, once the network is known to exist.
 
     Args:
@@ -166,6 +170,6 @@ def network_of(point, model="resnet20", options=None):
     return key, options
 
 
-def recipe_of(point, recipe):
+def recipe_of(point: Mapping[str, Any], recipe: Recipe) -> Recipe:
     """Returns the `Recipe` with a point's fields."""
     return recipe.replace(**{name: value for name, value in point.items() if name in RECIPE_AXES})

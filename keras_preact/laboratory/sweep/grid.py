@@ -7,7 +7,10 @@ import json
 import math
 import pathlib
 import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from keras_preact.data.dataset import DataLike
 from keras_preact.errors import argument_error, check_arguments, check_integer
 from keras_preact.files import is_aside, remove_asides, write_text, written_aside
 from keras_preact.laboratory.sweep import axes as axes_and_points
@@ -21,26 +24,28 @@ from keras_preact.training.evaluation import loaded
 from keras_preact.training.experiment import RECIPE_FIELDS
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
+from keras_preact.training.strategy_table import Strategy
+from keras_preact.types import PathLike
 
 SWEEP, BEST = "sweep.json", "best.json"
 CSV, MARKDOWN, PLOT = "sweep.csv", "sweep.md", "sweep.png"
 
 
 def sweep(
-    over,
+    over: str | Iterable[str] | Mapping[str, Sequence[Any]],
     *,
-    model="resnet20",
-    data="digits",
-    data_dir=None,
-    recipe="digits",
-    seeds=3,
-    validation_images=None,
-    output=None,
-    strategy="auto",
-    model_options=None,
-    verbose=0,
-    **fields,
-):
+    model: str = "resnet20",
+    data: DataLike = "digits",
+    data_dir: PathLike | None = None,
+    recipe: str | Recipe = "digits",
+    seeds: int = 3,
+    validation_images: int | None = None,
+    output: PathLike | None = None,
+    strategy: Strategy = "auto",
+    model_options: Mapping[str, Any] | None = None,
+    verbose: int = 0,
+    **fields: Any,
+) -> list[dict[str, Any]]:
     """Trains every point of a grid with several seeds; the same call resumes a sweep that was killed.
 
     Each trial is a run of `train` in `runs/` of the folder, and its result a file; what has a result is not run again,
@@ -179,7 +184,7 @@ class _Report:
 
     def _groups(self, rows):
         """Returns {point's name: its rows}, in order."""
-        groups = {}
+        groups: dict[str, list[dict[str, Any]]] = {}
         for row in rows:
             point = {name: row[name] for name in self.axes if row[name] != ""}
             groups.setdefault(axes_and_points.describe(point), []).append(row)
@@ -214,7 +219,7 @@ class _Report:
         write_text(self.folder / BEST, json.dumps(best, indent=1) + "\n")
 
 
-def draw(groups, path):
+def draw(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: PathLike) -> None:
     """Draws each point's test errors, a dot a seed, the spread and the median; what failed stands at the right edge."""
     from matplotlib.figure import Figure
 

@@ -1,13 +1,17 @@
 """A keras-tuner hypermodel over networks and recipes, for its searches as they are."""
 
+from __future__ import annotations
+
 import functools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
 from keras_preact.data.batches import EvaluationBatches, TrainingBatches
-from keras_preact.data.dataset import held_out
+from keras_preact.data.dataset import DataLike, held_out
 from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error, check_choice, check_number
 from keras_preact.laboratory.sweep import axes
@@ -20,6 +24,7 @@ from keras_preact.training.prefetch import Feed
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 from keras_preact.training.training_model import Crossentropy, TrainingModel, loss_dtype
+from keras_preact.types import PathLike
 from keras_preact.zoo import get_model
 
 try:
@@ -46,7 +51,7 @@ class Range:
     step: float | None = None
     sampling: str = "linear"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice("sampling", self.sampling, ("linear", "log"))
         check_number("low", self.low, low=5e-324 if self.sampling == "log" else -math.inf)
         check_number("high", self.high, low=self.low)
@@ -103,15 +108,15 @@ class PreActHyperModel(keras_tuner.HyperModel):
 
     def __init__(
         self,
-        data="digits",
-        space=None,
-        recipe="digits",
+        data: DataLike = "digits",
+        space: Mapping[str, Sequence[Any] | Range] | None = None,
+        recipe: str | Recipe = "digits",
         *,
-        model="resnet20",
-        model_options=None,
-        validation_images=None,
-        data_dir=None,
-    ):
+        model: str = "resnet20",
+        model_options: Mapping[str, Any] | None = None,
+        validation_images: int | None = None,
+        data_dir: PathLike | None = None,
+    ) -> None:
         check_backend()
         super().__init__(name="preact")
         self.recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
@@ -129,7 +134,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         count = validation_images or self.recipe.validation_images or len(data.train) // 10
         self.data, self.validation = held_out(data, count, self.recipe.seed)
 
-    def point(self, hp):
+    def point(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
         """Returns the point that `hp` stands at, {axis: value}, and makes its axes known to the tuner."""
         point = {name: _value(hp, name, values) for name, values in self.space.items() if name not in axes.parameters()}
         fixed = self.network({})[1]["shortcut"]["name"]
@@ -149,7 +154,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
                     point[name] = value
         return point
 
-    def build(self, hp):
+    def build(self, hp: keras_tuner.HyperParameters) -> TrainingModel:
         """Returns the compiled model of a trial: uint8 images in, its network in `.network`."""
         point = self.point(hp)
         recipe = self._recipe(hp, point)
@@ -167,7 +172,17 @@ class PreActHyperModel(keras_tuner.HyperModel):
         model.optimizer.build(model.trainable_variables)  # to load weights, as Hyperband does
         return model
 
-    def fit(self, hp, model, *, epochs=None, initial_epoch=0, callbacks=(), verbose=2, **keywords):
+    def fit(
+        self,
+        hp: keras_tuner.HyperParameters,
+        model: TrainingModel,
+        *,
+        epochs: int | None = None,
+        initial_epoch: int = 0,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+        verbose: int | str = 2,
+        **keywords: Any,
+    ) -> keras.callbacks.History:
         """Trains a trial's network as its recipe says, and returns its history.
 
         Raises:

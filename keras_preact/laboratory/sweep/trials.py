@@ -8,17 +8,22 @@ import logging
 import math
 import pathlib
 import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
 from keras_preact import locks
+from keras_preact.data.dataset import DataSet
 from keras_preact.errors import argument_error
 from keras_preact.files import write_text
 from keras_preact.training import experiment, run_folder, trainer
 from keras_preact.training.provenance import provenance
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.strategies import make_devices
+from keras_preact.training.strategy_table import Strategy
+from keras_preact.types import PathLike
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +49,15 @@ class Trial:
     recipe: Recipe
     options: dict
 
-    def plain(self):
+    def plain(self) -> dict[str, Any]:
         """Returns what decides the result, as JSON holds it."""
         fields = {"model": self.model, "data": self.data, "options": self.options}
         return json.loads(json.dumps({**fields, "recipe": dataclasses.asdict(self.recipe)}))
 
 
-def run_trial(trial, data, folder, strategy="auto", verbose=0):
+def run_trial(
+    trial: Trial, data: DataSet, folder: PathLike, strategy: Strategy = "auto", verbose: int = 0
+) -> dict[str, Any] | None:
     """Runs a trial, or resumes it where a killed process stopped; one that has a result is not run again.
 
     Args:
@@ -84,7 +91,7 @@ def run_trial(trial, data, folder, strategy="auto", verbose=0):
     return result
 
 
-def read_result(trial, folder):
+def read_result(trial: Trial, folder: PathLike) -> dict[str, Any] | None:
     """Returns the result of a trial that is in `folder`, or None; a `ValueError` if it is of another trial."""
     path = pathlib.Path(folder) / f"{trial.name}.json"
     if not path.is_file():
@@ -98,7 +105,7 @@ def read_result(trial, folder):
     return result
 
 
-def read_json(path, hint):
+def read_json(path: pathlib.Path, hint: str) -> Any:
     """Returns what a JSON file of an output folder holds; a `ValueError` names the file if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -106,7 +113,7 @@ def read_json(path, hint):
         raise argument_error("output", f"a folder whose {path.name} is whole", str(path), f"{error}. {hint}") from error
 
 
-def check_trials(trials, strategy):
+def check_trials(trials: Iterable[Trial], strategy: Strategy) -> None:
     """Raises a `ValueError` if no runs are made on the backend, the devices of `strategy` are not there, or a trial's
     batch is none for them.
     """
@@ -116,7 +123,13 @@ def check_trials(trials, strategy):
         experiment.check_batch(trial.recipe, devices)
 
 
-def run_all(trials, data, folder, after=None, **keywords):
+def run_all(
+    trials: Sequence[Trial],
+    data: Mapping[str, DataSet],
+    folder: PathLike,
+    after: Callable[[dict[str, dict[str, Any]]], object] | None = None,
+    **keywords: Any,
+) -> dict[str, dict[str, Any]]:
     """Runs all trials, one after the other; returns {name: result} of those that have one.
 
     Several processes may do this on one folder at once: each takes trials that no other is on. If one dies, another
@@ -147,7 +160,7 @@ def _results(trials, folder):
     return {name: result for name, result in found.items() if result is not None}
 
 
-def median_error(results):
+def median_error(results: Iterable[Mapping[str, Any]]) -> tuple[float, float, float]:
     """Returns (median, lowest, highest) of the test errors in %, infinite where a run diverged; NaN without results."""
     errors = [math.inf if result["error_percent"] is None else result["error_percent"] for result in results]
     if not errors:
@@ -155,7 +168,7 @@ def median_error(results):
     return statistics.median(errors), min(errors), max(errors)
 
 
-def shown(error_percent):
+def shown(error_percent: float | None) -> str:
     """Returns an error in % as the paper's tables write it: "fail" above 20 %, "" where there is none."""
     if error_percent is None or math.isnan(error_percent):
         return ""

@@ -1,12 +1,13 @@
 """keras-tuner's chief and workers on this machine, ended together when one of them dies."""
 
 import os
+from collections.abc import Sequence
 
 from keras_preact.errors import check_integer
 from keras_preact.training.launcher import free_ports, run_together
 
 
-def launch_search(command, workers=2):
+def launch_search(command: Sequence[str], workers: int = 2) -> int:
     """Runs a program with a keras-tuner search as a chief and several workers, until all have finished.
 
     keras-tuner's chief waits for ever for a worker that died. Here all are ended as soon as one ends otherwise than

@@ -1,10 +1,17 @@
 """Batch normalisation: one function, used by Keras' layer below and by the stacked units."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 from keras import ops
 
+from keras_preact.types import Tensor
 
-def batch_norm(x, weights, epsilon, training, synchronized=False):
+
+def batch_norm(
+    x: Tensor, weights: Mapping[str, Tensor | None], epsilon: float, training: bool, synchronized: bool = False
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Normalises x over all axes but the last, and returns it with the batch's mean and (biased) variance.
 
     Args:
@@ -29,7 +36,7 @@ def batch_norm(x, weights, epsilon, training, synchronized=False):
     return ops.cast(y, x.dtype), *((mean, variance) if training else (None, None))
 
 
-def folded(kernel, bias, bn, epsilon):
+def folded(kernel: Tensor, bias: Tensor | None, bn: Mapping[str, Tensor], epsilon: float) -> tuple[Tensor, Tensor]:
     """Returns kernel and bias of a convolution that does, in inference, what it and the BN that follows it do.
 
     Args:
@@ -55,7 +62,7 @@ def _fused(x, gamma, beta, epsilon):
     return y, mean, variance * ((count - 1.0) / count)
 
 
-def scaled(x, scale, offset):
+def scaled(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     """Returns x * scale + offset, of x (batch, height, width, channels) and vectors of its channels."""
     if keras.backend.backend() == "tensorflow" and x.dtype == "float32":
         import tensorflow as tf
@@ -65,7 +72,7 @@ def scaled(x, scale, offset):
     return ops.cast(ops.cast(x, scale.dtype) * scale + offset, x.dtype)
 
 
-def moved(old, new, momentum):
+def moved(old: Tensor, new: Tensor, momentum: float) -> Tensor:
     """Returns the moving average after one step: the share `momentum` of the old value and the rest of the new."""
     return old * momentum + ops.cast(new, old.dtype) * (1.0 - momentum)
 
@@ -78,10 +85,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
     are averaged at each step; Keras leaves each replica its own, so that a reloaded model differs from the trained one.
     """
 
-    def add_weight(self, *args, trainable=True, **kwargs):
+    def add_weight(self, *args: Any, trainable: bool = True, **kwargs: Any) -> keras.Variable:
         return super().add_weight(*args, trainable=trainable, aggregation="none" if trainable else "mean", **kwargs)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         if mask is not None or getattr(self, "renorm", False) or self.axis not in (-1, 3) or len(inputs.shape) != 4:
             return super().call(inputs, training=training, mask=mask)
         training = bool(training) and self.trainable

@@ -6,9 +6,10 @@ import keras
 from keras import ops
 
 from keras_preact.network.layers.loop import CONVOLUTION
+from keras_preact.types import Tensor
 
 
-def convolve(x, kernel, strides=1, bias=None):
+def convolve(x: Tensor, kernel: Tensor, strides: int = 1, bias: Tensor | None = None) -> Tensor:
     """Convolves x, (batch, height, width, C_in), with kernel, (k, k, C_in, C_out), padded by k // 2 on every side."""
     side, backend = kernel.shape[0], keras.backend.backend()
     fuses = bias is not None and backend == "tensorflow"  # convolution, bias and the ReLU after it become one kernel

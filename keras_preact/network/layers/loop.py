@@ -5,15 +5,26 @@ number of steps, which XLA needs for the gradient.
 """
 
 import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
+
+from keras_preact.types import Tensor
 
 # The name that `conv.convolve` gives its results on JAX.
 CONVOLUTION = "convolution"
 
 
-def scan(step, carry, stacked, outputs, unroll=1, remat=0):
+def scan(
+    step: Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, dict[str, Tensor]]],
+    carry: Tensor,
+    stacked: Mapping[str, Tensor],
+    outputs: Mapping[str, tuple[Sequence[int | None], str]],
+    unroll: int = 1,
+    remat: int = 0,
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Calls `step(carry, slices) -> (carry, outputs)` once per index of the leading axis and stacks the outputs.
 
     Args:
@@ -34,7 +45,7 @@ def scan(step, carry, stacked, outputs, unroll=1, remat=0):
     turns = length // turn if loop else 0
     looped = turn * turns if turns > 1 else 0
     parts = []
-    if looped:
+    if loop and looped:
         many = functools.partial(_steps, step, turn, remat)
         carry, outputs_of_loop = loop(many, carry, stacked, outputs, turn, turns, remat)
         parts.append(outputs_of_loop)
@@ -94,7 +105,7 @@ def _recomputed_tensorflow(function, carry, each):
     """Hands `tf.recompute_grad`, which takes only tensors, the structures as lists of them."""
     import tensorflow as tf
 
-    structure = []
+    structure: list[Any] = []
 
     @tf.recompute_grad
     def flat(carry, *arrays):
@@ -147,7 +158,7 @@ def _loop_jax(many, carry, stacked, outputs, turn, turns, remat):
     return carry, {name: s.reshape((-1, *s.shape[2:])) for name, s in stacks.items()}
 
 
-def is_jax_on_gpu():
+def is_jax_on_gpu() -> bool:
     """Returns whether JAX is Keras' backend and computes on a GPU."""
     if keras.backend.backend() != "jax":
         return False
@@ -156,7 +167,7 @@ def is_jax_on_gpu():
     return jax.default_backend() == "gpu"
 
 
-def uniform(shape, draw, index):
+def uniform(shape: Sequence[int], draw: Tensor, index: Tensor) -> Tensor:
     """Returns float32 numbers in [0, 1) that are a function of `draw`, a `SeedGenerator`'s next state, and `index`."""
     backend = keras.backend.backend()
     if backend == "tensorflow":

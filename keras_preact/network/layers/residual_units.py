@@ -1,12 +1,16 @@
 """A run of equal Residual Units as one layer: their weights stacked on a leading axis, applied in a loop."""
 
+from __future__ import annotations
+
 import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import keras
 from keras import ops
 
 from keras_preact.errors import from_fields
-from keras_preact.network.environment import UnitEnvironment
+from keras_preact.network.environment import ConvSpec, UnitEnvironment
 from keras_preact.network.layers.batch_norm import batch_norm, folded, moved, scaled
 from keras_preact.network.layers.conv import convolve
 from keras_preact.network.layers.loop import is_jax_on_gpu, scan, uniform
@@ -14,6 +18,7 @@ from keras_preact.network.layers.padding import zero_pad
 from keras_preact.network.shapes import Shapes, folded_bns, unit_operations, weights_of
 from keras_preact.network.spec import ShortcutSpec, UnitSpec
 from keras_preact.network.units import activate, residual_unit
+from keras_preact.types import Tensor
 
 # Runs up to this length stand in straight code: a loop would take longer to trace than it saves.
 SHORT_RUN = 5
@@ -53,15 +58,15 @@ class ResidualUnits(keras.layers.Layer):
 
     def __init__(
         self,
-        units,
-        bn_momentum,
-        bn_epsilon,
-        bn_synchronized=False,
-        unroll="auto",
-        remat=0,
-        kernel_regularizer=None,
-        **kwargs,
-    ):
+        units: Iterable[UnitSpec],
+        bn_momentum: float,
+        bn_epsilon: float,
+        bn_synchronized: bool = False,
+        unroll: int | str = "auto",
+        remat: int = 0,
+        kernel_regularizer: keras.regularizers.Regularizer | str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.units = tuple(units)
         self.unit = self.units[0]
@@ -70,13 +75,13 @@ class ResidualUnits(keras.layers.Layer):
         self.bn_momentum, self.bn_epsilon, self.bn_synchronized = bn_momentum, bn_epsilon, bn_synchronized
         self.unroll, self.remat = unroll, remat
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.constants = None
+        self.constants: dict[str, Tensor] | None = None
         self.seed_generator = None
         self.operations = unit_operations(self.unit)
         if any(operation.is_random for operation in self.operations):
             self.seed_generator = keras.random.SeedGenerator()
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.stacks = {
             name: self.add_weight(
                 name=name.replace("/", "_"),
@@ -94,7 +99,9 @@ class ResidualUnits(keras.layers.Layer):
         self.foldable = folded_bns(self.operations)
         self.built = True
 
-    def call(self, x, training=False, return_units=False, return_lead=False):
+    def call(
+        self, x: Tensor, training: bool = False, return_units: bool = False, return_lead: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         training = bool(training) and self.trainable
         weights = self._cast() if training else self.constants or self._lean(self.folded())
         lead = self._led(x, weights, training) if return_lead else None
@@ -154,7 +161,7 @@ class ResidualUnits(keras.layers.Layer):
             unroll = "all" if count <= UNROLLED_ON_GPU and is_jax_on_gpu() else 1
         return count if unroll == "all" or self.bn_synchronized or count <= SHORT_RUN else unroll
 
-    def folded(self):
+    def folded(self) -> dict[str, Tensor]:
         """Returns the stacked weights of inference by name: each BN that follows a convolution is part of it."""
         stacked = self._cast()
         for bn, conv in self.foldable.items():
@@ -164,12 +171,12 @@ class ResidualUnits(keras.layers.Layer):
             stacked[f"{conv}/bias"] = ops.cast(bias, self.compute_dtype)
         return stacked
 
-    def infer(self, x, weights, straight=False):
+    def infer(self, x: Tensor, weights: Mapping[str, Tensor], straight: bool = False) -> Tensor:
         """Applies the units in inference with `weights` as `folded` returns them, in a loop unless `straight`."""
         straight = straight or len(self.units) <= SHORT_RUN
         return self._infer(x, self._lean(weights), len(self.units) if straight else 1)[0]
 
-    def freeze(self):
+    def freeze(self) -> None:
         """Keeps the weights that inference uses as they are now, as constants; what is assigned later has no effect."""
         self.constants = {name: ops.convert_to_numpy(array) for name, array in self._lean(self.folded()).items()}
 
@@ -195,17 +202,19 @@ class ResidualUnits(keras.layers.Layer):
                 weights.setdefault(f"{conv}/bias", no_bias)
         return weights
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return (input_shape[0], *residual_unit(Shapes(), tuple(input_shape[1:]), self.unit))
 
-    def compute_output_spec(self, x, training=False, return_units=False, return_lead=False):
+    def compute_output_spec(
+        self, x: keras.KerasTensor, training: bool = False, return_units: bool = False, return_lead: bool = False
+    ) -> keras.KerasTensor | tuple[keras.KerasTensor, keras.KerasTensor]:
         shape = self.compute_output_shape(x.shape)
         spec = keras.KerasTensor(shape, self.compute_dtype)
         if return_lead:
             return spec, keras.KerasTensor(x.shape, self.compute_dtype)
         return (spec, keras.KerasTensor((len(self.units), *shape), self.compute_dtype)) if return_units else spec
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = ("bn_momentum", "bn_epsilon", "bn_synchronized", "unroll", "remat")
         units = [dataclasses.asdict(unit) for unit in self.units]
         own = {name: getattr(self, name) for name in own}
@@ -213,7 +222,7 @@ class ResidualUnits(keras.layers.Layer):
         return {**super().get_config(), "units": units, **own, "kernel_regularizer": regularizer}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Mapping[str, Any]) -> ResidualUnits:
         return cls(**{**config, "units": [_unit(unit) for unit in config["units"]]})
 
 
@@ -231,22 +240,38 @@ def _taken(weights, bn):
     return {part: weights.pop(f"{bn}/{part}") for part in ("gamma", "beta", "moving_mean", "moving_variance")}
 
 
-class Slices(UnitEnvironment):
+class Executed(Protocol):
+    """What `Slices` reads of the layer that it computes for: a `ResidualUnits`, or what stands in for one."""
+
+    @property
+    def bn_momentum(self) -> float: ...
+
+    @property
+    def bn_epsilon(self) -> float: ...
+
+    @property
+    def bn_synchronized(self) -> bool: ...
+
+    @property
+    def compute_dtype(self) -> str: ...
+
+
+class Slices(UnitEnvironment[Tensor]):
     """An environment that computes with one unit's slice of the stacked weights.
 
     Attributes:
         moving: The unit's moving statistics after this step, by name; filled in training.
     """
 
-    def __init__(self, layer, slices, training, draw):
+    def __init__(self, layer: Executed, slices: Mapping[str, Tensor], training: bool, draw: Tensor | None) -> None:
         self.layer, self.slices, self.training, self.draw = layer, slices, training, draw
-        self.moving = {}
+        self.moving: dict[str, Tensor] = {}
 
-    def conv(self, x, name, conv):
+    def conv(self, x: Tensor, name: str, conv: ConvSpec) -> Tensor:
         bias = self.slices.get(f"{name}/bias")  # its own, or of a folded BN
         return convolve(x, self.slices[f"{name}/kernel"], conv.strides, bias)
 
-    def batch_norm(self, x, name):
+    def batch_norm(self, x: Tensor, name: str) -> Tensor:
         layer, slices = self.layer, self.slices
         if f"{name}/gamma" not in slices:  # in inference: part of the convolution before it, or scale and offset
             is_folded = f"{name}/scale" not in slices
@@ -257,32 +282,32 @@ class Slices(UnitEnvironment):
             self.moving[f"{name}/{part}"] = moved(weights[part], new, layer.bn_momentum)
         return x
 
-    def relu(self, x, name):
+    def relu(self, x: Tensor, name: str) -> Tensor:
         return ops.relu(x)
 
-    def sigmoid(self, x, name):
+    def sigmoid(self, x: Tensor, name: str) -> Tensor:
         return ops.sigmoid(x)
 
-    def add(self, a, b, name):
+    def add(self, a: Tensor, b: Tensor, name: str) -> Tensor:
         if not self.training and keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
             return tf.add_n([a, b])  # becomes part of the convolution before it if that has a bias
         return a + b
 
-    def multiply(self, a, b, name):
+    def multiply(self, a: Tensor, b: Tensor, name: str) -> Tensor:
         return a * b
 
-    def affine(self, x, name, scale, offset):
+    def affine(self, x: Tensor, name: str, scale: float, offset: float) -> Tensor:
         return x * scale + offset
 
-    def dropout(self, x, name, rate):
+    def dropout(self, x: Tensor, name: str, rate: float) -> Tensor:
         return self._drop(x, ops.shape(x), rate, draw=0)
 
-    def stochastic_depth(self, x, name, rate):
+    def stochastic_depth(self, x: Tensor, name: str, rate: float) -> Tensor:
         return self._drop(x, (ops.shape(x)[0], 1, 1, 1), self.slices.get("drop_rate"), draw=1)
 
-    def zero_pad(self, x, name, filters, strides):
+    def zero_pad(self, x: Tensor, name: str, filters: int, strides: int) -> Tensor:
         return zero_pad(x, filters, strides)
 
     def _drop(self, x, shape, rate, draw):

@@ -6,15 +6,24 @@ use of), and how an array is laid out for us (`our_array`, where that differs).
 
 import contextlib
 import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.names import add_row
+from keras_preact.network.spec import NetworkSpec
+from keras_preact.types import PathLike
 from keras_preact.weights.converters import keras_applications, osmr, timm
 
-CONVERTERS = {"osmr": osmr, "keras_applications": keras_applications, "timm": timm}
+CONVERTERS: dict[str, Any] = {  # modules, and what stands for one: `_Registered`
+    "osmr": osmr,
+    "keras_applications": keras_applications,
+    "timm": timm,
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,12 @@ class _Registered:
         return self.functions[2](values, rank) if self.functions[2] else values
 
 
-def register_converter(name, read, our_name, our_array=None):
+def register_converter(
+    name: str,
+    read: Callable[[pathlib.Path], Any],
+    our_name: Callable[[str, NetworkSpec], str | None],
+    our_array: Callable[[np.ndarray, int], np.ndarray] | None = None,
+) -> None:
     """Adds a source of weights files, which `register_weights` then names.
 
     Args:
@@ -58,7 +72,9 @@ def register_converter(name, read, our_name, our_array=None):
     add_row("converter", name, _Registered(place, functions), CONVERTERS)
 
 
-def convert(source, path, spec, shapes):
+def convert(
+    source: str, path: PathLike, spec: NetworkSpec, shapes: Mapping[str, Sequence[int]]
+) -> dict[str, np.ndarray]:
     """Returns the arrays of a weights file by our names.
 
     Args:
@@ -82,7 +98,9 @@ def convert(source, path, spec, shapes):
         raise argument_error("weights", f"a whole file of {source}'s of this network", str(path), str(error)) from error
 
 
-def rename(module, stored, spec, shapes):
+def rename(
+    module: Any, stored: Mapping[str, Any], spec: NetworkSpec, shapes: Mapping[str, Sequence[int]]
+) -> dict[str, np.ndarray]:
     """Returns `stored` (their name: anything with `shape` that NumPy can read) as arrays by our names, as `convert`."""
     arrays = {}
     for theirs, array in stored.items():

@@ -3,6 +3,7 @@
 import re
 
 from keras_preact.network.parts import CLASSIFIER
+from keras_preact.network.spec import NetworkSpec
 from keras_preact.weights.converters.hdf5 import read
 
 __all__ = ["our_name", "read"]
@@ -20,7 +21,7 @@ PARTS = {
 OTHERS = {"conv1_conv": "stem_conv", "post_bn": "final_bn", "predictions": CLASSIFIER, "probs": CLASSIFIER}
 
 
-def our_name(theirs, spec):
+def our_name(theirs: str, spec: NetworkSpec) -> str:
     """Returns what we call the array `theirs` of a network of `spec`; names that fit nothing come back unchanged."""
     layer, _, variable = theirs.rpartition("/")
     layer = layer.rpartition("/")[2]

@@ -8,6 +8,7 @@ import itertools
 import re
 
 from keras_preact.network.parts import CLASSIFIER
+from keras_preact.network.spec import NetworkSpec
 from keras_preact.weights.converters.hdf5 import read
 
 __all__ = ["our_name", "read"]
@@ -21,7 +22,7 @@ OTHERS = {
 }
 
 
-def our_name(theirs, spec):
+def our_name(theirs: str, spec: NetworkSpec) -> str:
     """Returns what we call the array `theirs` of a network of `spec`; names that fit nothing come back unchanged."""
     name = "/".join(part for part, _ in itertools.groupby(theirs.split("/")))
     if found := UNIT.search(name):

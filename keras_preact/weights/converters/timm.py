@@ -2,8 +2,13 @@
 
 import contextlib
 import re
+from collections.abc import Iterator
+
+import numpy as np
 
 from keras_preact.network.parts import CLASSIFIER
+from keras_preact.network.spec import NetworkSpec
+from keras_preact.types import PathLike
 
 __all__ = ["our_array", "our_name", "read"]
 
@@ -24,7 +29,7 @@ class _Stored:
 
 
 @contextlib.contextmanager
-def read(path):
+def read(path: PathLike) -> Iterator[dict[str, _Stored]]:
     """Yields {name: array, not read yet} of a safetensors file."""
     import safetensors
 
@@ -32,7 +37,7 @@ def read(path):
         yield {name: _Stored(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
 
 
-def our_name(theirs, spec):
+def our_name(theirs: str, spec: NetworkSpec) -> str | None:
     """Returns what we call the array `theirs`; None for torch's counts of batches, unknown names unchanged."""
     if theirs.endswith(".num_batches_tracked"):
         return None
@@ -49,7 +54,7 @@ def our_name(theirs, spec):
     return f"{OTHERS[layer]}/{names.get(variable, variable)}" if layer in OTHERS else theirs
 
 
-def our_array(array, rank):
+def our_array(array: np.ndarray, rank: int) -> np.ndarray:
     """Returns torch's (out, in, height, width) as (height, width, in, out), for our Dense classifier as (in, out)."""
     if array.ndim != 4:
         return array

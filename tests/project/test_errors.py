@@ -1,0 +1,23 @@
+"""The checks of arguments: what is refused is a `ValueError`, whatever its size."""
+
+import pytest
+
+from keras_preact.errors import check_integer, check_number
+
+HUGE = 10**400  # a whole number that no float can hold
+
+
+@pytest.mark.parametrize("value", [HUGE, -HUGE])
+def test_a_number_beyond_floats_is_refused_as_any_other(value):
+    with pytest.raises(ValueError, match="`rate` must be a finite number in \\[0, 1\\]"):
+        check_number("rate", value, 0.0, 1.0)
+
+
+def test_a_whole_number_far_below_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"Nearest: 1\."):
+        check_integer("depth", -HUGE)
+
+
+def test_a_number_comes_back_as_a_float():
+    assert isinstance(check_number("rate", 1, 0.0, 1.0), float)
+    assert check_integer("depth", 3) == 3
