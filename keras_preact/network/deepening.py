@@ -14,8 +14,8 @@ import numpy as np
 from keras_preact.errors import argument_error, check_choice, check_integers
 from keras_preact.network.families import units_of_depth
 from keras_preact.network.loaded import Loaded
-from keras_preact.network.model import ResidualNetwork
-from keras_preact.network.named_weights import assign, copy_optimizer, copy_trainable, named_weights
+from keras_preact.network.model import ResidualNetwork, compile_alike
+from keras_preact.network.named_weights import assign, copy_trainable, named_weights
 from keras_preact.network.shapes import unit_operations, weights_of
 from keras_preact.network.spec import NetworkSpec
 
@@ -73,9 +73,7 @@ def deepen(
     operations = {_operation(ours): theirs and _operation(theirs) for ours, theirs in origins.items()}
     copy_trainable(model, other, origins=operations)
     other.card, other.loaded = model.card, _report(model, other, origins, place, branch)
-    if model.compiled and (config := model.get_compile_config()):
-        other.compile_from_config(config)
-        copy_optimizer(model, other, origins=origins)
+    compile_alike(model, other, origins=origins)
     return other
 
 

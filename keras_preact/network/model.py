@@ -379,11 +379,16 @@ def relayout(
             raise argument_error("layout", f'"{model.layout}" while {name} has its own {min(left)}', layout)
     other = converted(model, **changes)
     copy_trainable(model, other)
-    if model.compiled and (config := model.get_compile_config()):
-        config.pop("optimized_weights", None)  # places in the other layout
-        other.compile_from_config(config)
-        copy_optimizer(model, other, partial=True)
+    compile_alike(model, other, partial=True)
     return other
+
+
+def compile_alike(model: ResidualNetwork, other: ResidualNetwork, **how: Any) -> None:
+    """Compiles `other` as `model` is, if it is, with the optimizer's state; `how` are arguments of `copy_optimizer`."""
+    if model.compiled and (config := model.get_compile_config()):
+        config.pop("optimized_weights", None)  # they are places in `model`
+        other.compile_from_config(config)
+        copy_optimizer(model, other, **how)
 
 
 def converted(model: ResidualNetwork, **config: Any) -> ResidualNetwork:

@@ -135,6 +135,20 @@ def test_the_gradients_of_new_units_are_as_the_formulas_say(float64):
             assert not np.any(gradient), path
 
 
+def test_an_optimizer_built_before_layers_were_frozen_is_that_of_the_same_weights():
+    model = network(units=(2,))
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy", run_eagerly=True)
+    model.train_on_batch(images(), np.arange(4))
+    momentum = dict(zip(map(id, model.trainable_variables), model.optimizer.momentums))
+    wanted = momentum[id(model.get_layer("predictions").kernel)].numpy()
+    model.get_layer("stem_conv").trainable = False
+    deeper = deepen(model, units=(3,))
+    theirs = {variable.path: slot for variable, slot in zip(deeper.trainable_variables, deeper.optimizer.momentums)}
+    assert len(deeper.optimizer.momentums) == len(deeper.trainable_variables)
+    np.testing.assert_array_equal(theirs[deeper.get_layer("predictions").kernel.path], wanted)
+    assert np.isfinite(deeper.train_on_batch(images(), np.arange(4)))
+
+
 @pytest.mark.parametrize("layout", ["stacked", "layers"])
 def test_the_optimizer_goes_on_where_it_was(layout):
     model = keras_preact.ResNet(20, unit="bottleneck", input_shape=(8, 8, 3), layout=layout)
