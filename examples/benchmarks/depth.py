@@ -61,7 +61,12 @@ SECTIONS = {  # section: rows of (kind of measurement, backend, contestants)
 PLAIN_ON_JAX = 326  # the deepest: plain ResNet-1001 has not compiled there after 400 s, at 22 GB of memory
 
 ENVIRONMENTS = {
-    "tensorflow": {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+    "tensorflow": {
+        "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_ENABLE_ONEDNN_OPTS": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1"),  # as `keras-preact` has it
+    },
     "torch": {"CUDA_VISIBLE_DEVICES": "-1"},
     "jax": {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
     "jax gpu": {"KERAS_BACKEND": "jax"},

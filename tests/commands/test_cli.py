@@ -160,6 +160,7 @@ def test_the_help_lists_every_verb_in_the_width_of_the_terminal(monkeypatch):
     assert found == [verb for verb in VERBS if verb.startswith("weights ")]
 
 
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 HELD = """
 import os, sys
 from keras_preact.cli import stderr_held
@@ -194,6 +195,14 @@ def test_a_command_that_computes_shows_no_notes_of_tensorflow(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert "11 layers" in done.stdout
+
+
+@pytest.mark.parametrize(("program", "set_to"), [("keras-preact", "1"), ("own.py", None)])
+def test_a_command_computes_by_onednn_unless_it_is_told_otherwise(program, set_to):
+    code = f"import os, sys; sys.argv[0] = {program!r}; import keras_preact; print(os.environ.get('{ONEDNN}'))"
+    bare = {name: value for name, value in os.environ.items() if name != ONEDNN} | {"KERAS_BACKEND": "numpy"}
+    for given, seen in (({}, set_to), ({ONEDNN: "0"}, "0")):
+        assert subprocess.check_output([sys.executable, "-c", code], env=bare | given, text=True) == f"{seen}\n"
 
 
 def test_a_command_is_named_as_a_person_types_it():
