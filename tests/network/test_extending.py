@@ -45,7 +45,7 @@ def images():
 def test_both_layouts_and_files_know_them(tmp_path, float64):
     spec = own_spec(shortcut=keras_preact.ShortcutSpec("own_shortcut", share=0.3))
     assert spec.shortcut.share == 0.3
-    model, x = keras_preact.build_network(spec, input_shape=(8, 8, 3)), images()
+    model, x = keras_preact.build_network(spec, input_shape=(8, 8, 3), layout="stacked"), images()
     layered = keras_preact.relayout(model, "layers")
     np.testing.assert_allclose(layered(x, training=True), model(x, training=True), rtol=0, atol=1e-9)
     model.save(tmp_path / "own.keras")

@@ -39,7 +39,9 @@ def lowered_for_tpu():
     data = load("digits")
     augmentation = Augmentation(crop_padding=2, flip=True)
     network = keras_preact.build_network(
-        keras_preact.NetworkSpec((8, 8), (4, 4), "basic", stem={"width": 4}), input_shape=data.image_shape
+        keras_preact.NetworkSpec((8, 8), (4, 4), "basic", stem={"width": 4}),
+        input_shape=data.image_shape,
+        layout="stacked",
     )
     model = TrainingModel(network, Preparation(data, augmentation))
     model.compile(make_optimizer(recipe, 3), Crossentropy(10), weighted_metrics=evaluation_metrics())

@@ -121,7 +121,7 @@ def test_what_says_that_files_are_whole_is_copied_last_and_removed_first(store, 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("gs://bucket/run", r"output.*gs://bucket/run.*gcsfs.*keras_preact\[remote\]"),
+        ("gs://bucket/run", r"output.*gs://bucket/run.*pip install fsspec.*gcsfs"),
         ("nowhere://bucket/run", r"output.*nowhere://bucket/run.*nowhere"),
     ],
 )

@@ -68,7 +68,7 @@ def of_parts(values, *parts):
 @pytest.fixture(scope="module")
 def source():
     """A network with a head of four classes, whose weights and statistics are none that a new one has."""
-    network = keras_preact.build_network(SPEC, input_shape=(16, 16, 1), num_classes=4)
+    network = keras_preact.build_network(SPEC, input_shape=(16, 16, 1), num_classes=4, layout="stacked")
     for variable in network.variables:
         value = keras.ops.convert_to_numpy(variable.value)
         variable.assign(value * RNG.uniform(0.9, 1.1, value.shape) + RNG.uniform(0.0, 0.03, value.shape))

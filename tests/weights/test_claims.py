@@ -220,7 +220,7 @@ def test_a_keras_file_that_unpacks_to_far_more_is_not_unpacked(times, model, tmp
     rewritten(path, padded, compression=zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 1e6
     for read in (run_folder.read_model, find_source):
-        with pytest.raises(ValueError, match=r"is said to unpack to 104,\d+,\d+ bytes, being one of \d+,\d+"):
+        with pytest.raises(ValueError, match=r"is said to unpack to 10[45],\d+,\d+ bytes, being one of \d+,\d+"):
             read(path)
 
 
