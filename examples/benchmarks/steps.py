@@ -81,12 +81,13 @@ def summary(found):
 
 def table(measured, limits):
     """Returns the lines of the table, and under it what the machine can do."""
-    lines = ["cell                  ours s  torch s  share" + "".join(f"  {name:>17}" for name in CONTESTANTS)]
+    names = [name for name in CONTESTANTS if any(name in of for of in measured.values())]
+    lines = ["cell                  ours s  torch s  share" + "".join(f"  {name:>17}" for name in names)]
     lines[0] += "   (ours / NAME: wall, CPU-s, memory)"
     for cell, of in measured.items():
         ours, torch = (median(of.get(name, []), "step_wall_s") for name in ("ours", "torch"))
         line = f"{cell:20}  {number(ours)}   {number(torch)}  {share(cell, ours, limits)}"
-        for name in CONTESTANTS:
+        for name in names:
             line += f"  {ratios(of, name):>17}"
         lines.append(line)
     known = ", ".join(f"{name} {value:,.1f}" for name, value in limits.items() if name != "busy_with_others")
