@@ -224,7 +224,8 @@ def prepare_keras(task, images, labels):
     if task["contestant"] in OURS:
         import keras_preact  # noqa: F401
     imported = time.time()
-    network = keras_network(task, dtype=task.get("precision", "float32"))
+    keras.config.set_dtype_policy(task.get("precision", "float32"))
+    network = keras_network(task)
     network.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy", **compiled(task))
     built, traces, train_step = time.time(), [], network.train_step
 
@@ -329,31 +330,18 @@ def measure_gpu(task):
 
 
 def measure_limits(task):
-    """Returns what the machine can do in torch: a product of matrices in both precisions, and a copy."""
-    import torch
+    """Returns what the machine can do in torch."""
+    from torch_eager import limits
 
-    sides, megabytes = 1024, 256
-    numbers = {}
-    for name in ("float32", "bfloat16"):
-        matrix = torch.randn(sides, sides).to(getattr(torch, name))
-        seconds = min(steady(lambda: matrix @ matrix, task)[0])  # noqa: B023
-        numbers[f"{name}_gflop_s"] = 2 * sides**3 / seconds / 1e9
-    source = torch.zeros(megabytes << 18)
-    target = torch.empty_like(source)
-    numbers["copy_gb_s"] = 2 * megabytes / 1024 / min(steady(lambda: target.copy_(source), task)[0])
-    return numbers
+    return limits(lambda function: min(steady(function, task)[0]))
 
 
 def keras_network(task, **arguments):
     """Returns the contestant's `keras.Model`."""
     if task["contestant"] == "plain":
-        import keras
         from plain import plain_network
 
-        with_policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(arguments.get("dtype", with_policy))
         network = plain_network(task["depth"])
-        keras.config.set_dtype_policy(with_policy)
     else:
         import keras_preact
 

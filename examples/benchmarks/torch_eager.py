@@ -63,6 +63,22 @@ def training_step(network, images, labels, precision="float32"):
     return step
 
 
+def limits(seconds_of):
+    """Returns what the machine can do: GFLOP/s of a product of matrices in two precisions, and GB/s of a copy.
+
+    Args:
+        seconds_of: A function that calls a function some times, and returns the least seconds of a call.
+    """
+    side, megabytes, found = 1024, 256, {}
+    for name in ("float32", "bfloat16"):
+        matrix = torch.randn(side, side).to(getattr(torch, name))
+        found[f"{name}_gflop_s"] = 2 * side**3 / seconds_of(lambda matrix=matrix: matrix @ matrix) / 1e9
+    source = torch.zeros(megabytes << 18)
+    target = torch.empty_like(source)
+    found["copy_gb_s"] = 2 * megabytes / 1024 / seconds_of(lambda: target.copy_(source))
+    return found
+
+
 def activation(channels):
     """Returns BN, then ReLU."""
     return nn.Sequential(nn.BatchNorm2d(channels, eps=1e-5, momentum=0.1), nn.ReLU(inplace=True))
