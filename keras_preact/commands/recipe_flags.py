@@ -12,9 +12,9 @@ from keras_preact.data.augment import Augmentation
 from keras_preact.training.recipe import Recipe
 
 
-def _texts(kind):
+def _texts(dataclass):
     """Returns the text under each field of a dataclass, by the field's name."""
-    body = [part for node in ast.parse(inspect.getsource(kind)).body for part in getattr(node, "body", ())]
+    body = [part for node in ast.parse(inspect.getsource(dataclass)).body for part in getattr(node, "body", ())]
     pairs = [(field.target, text) for field, text in itertools.pairwise(body) if isinstance(field, ast.AnnAssign)]
     return {ast.unparse(name): ast.literal_eval(text.value) for name, text in pairs}
 

@@ -85,13 +85,7 @@ def train_command(recipe: str) -> Callable[..., None]:
         """
         from keras_preact.training import trainer
 
-        options: dict[str, Any] = {
-            "ordering": ordering,
-            "shortcut": shortcut,
-            "layout": layout,
-            "unroll": unroll,
-            "remat": remat,
-        }
+        options: dict[str, Any] = dict(ordering=ordering, shortcut=shortcut, layout=layout, unroll=unroll, remat=remat)
         if family is not None:
             options["family"] = family
         card = trainer.train(model, data=data, recipe=settings, start=start, model_options=options, **vars(running))

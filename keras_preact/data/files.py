@@ -51,7 +51,7 @@ class FileSplit:
     """Reads the images of a split from files of any size, resized and cropped to one.
 
     Args:
-        paths: The files' paths, or `prepared.Records`, which gives files in memory.
+        paths: The files' paths, or `tfds.Records`, which gives files in memory.
         labels: Whole numbers (images,), from 0.
         image_shape: (height, width, 1 or 3) of what `read` returns. Colour files are made grey for 1 channel, and grey
             ones RGB for 3; what is transparent lies on white.

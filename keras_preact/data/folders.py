@@ -26,7 +26,7 @@ IN_MEMORY = 2**28  # bytes of pixels up to which images of one size are read at 
 CHECKED = 50_000  # files up to which each is checked at the start
 
 IMAGENET_MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
-IMAGENET_DEVIATION = tuple(255 * value for value in (0.229, 0.224, 0.225))
+IMAGENET_STD = tuple(255 * value for value in (0.229, 0.224, 0.225))
 IMAGENET, IMAGENET_OF_TFDS = "imagenet", "imagenet2012"
 IMAGENET_CROP = 224 / 256
 IMAGENET_HELP = (
@@ -98,7 +98,7 @@ def load_imagenet(
     size = _size(image_size or 224)
     shorter_side = round(min(size) / IMAGENET_CROP)
     train, test = (FileSplit(paths, labels, (*size, 3), shorter_side, skip_corrupt) for paths, labels in parts)
-    return DataSet(IMAGENET, train, test, names, IMAGENET_MEAN, IMAGENET_DEVIATION, crop=IMAGENET_CROP)
+    return DataSet(IMAGENET, train, test, names, IMAGENET_MEAN, IMAGENET_STD, crop=IMAGENET_CROP)
 
 
 def image_files(folder: PathLike) -> tuple[list[str], list[str]]:

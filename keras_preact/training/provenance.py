@@ -1,4 +1,4 @@
-"""Where a figure comes from: command, device, versions, commit, date."""
+"""Where a published number comes from: command, device, versions, commit, date."""
 
 import datetime
 import importlib.metadata
@@ -16,7 +16,7 @@ from keras_preact.version import __version__
 
 
 def provenance() -> dict[str, Any]:
-    """Returns what a published figure carries, as JSON holds it."""
+    """Returns what a published number carries, as JSON holds it."""
     return {
         "command": command_line(sys.argv),
         "device": device_name(),

@@ -99,7 +99,7 @@ SCALES = {
         depths={110: 110, 164: 164},
     ),
     "smoke": Scale(
-        "scikit-learn's digits, shallower networks, four epochs: shows that every row runs, and no figure of the paper",
+        "scikit-learn's digits, shallower networks, four epochs: shows that every row runs, not the paper's numbers",
         {
             "paper_cifar": get_recipe("digits").replace(
                 source="ours: digits in four epochs, in which what is hard to train fails", epochs=4

@@ -53,7 +53,7 @@ def sweep(
     A trial that diverges or cannot be trained is a "fail" with its reason, as is a test error above 20 % (Table 1).
 
     Args:
-        over: What is varied, as `points.parse_axes` takes it: `"shortcut,ordering,depth=20:32"`, or a dict.
+        over: What is varied, as `axes.parse_axes` takes it: `"shortcut,ordering,depth=20:32"`, or a dict.
         model: The network, where the depth is not varied.
         data: As in `train`.
         data_dir: As in `train`.
