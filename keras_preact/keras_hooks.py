@@ -29,6 +29,24 @@ def index_of(optimizer: keras.optimizers.Optimizer, weight: keras.Variable) -> i
     return optimizer._get_variable_index(weight)
 
 
+def of_this_backend(config: Any) -> Any:
+    """Returns a serialised object whose optimizers are those of this backend: torch has classes of its own for them.
+
+    A file that torch wrote names these; read elsewhere, they need torch, and their steps fail.
+
+    Args:
+        config: What `keras.saving.serialize_keras_object` returns, of dicts and lists; it is left as it is.
+    """
+    if isinstance(config, list):
+        return [of_this_backend(value) for value in config]
+    if not isinstance(config, dict):
+        return config
+    config = {name: of_this_backend(value) for name, value in config.items()}
+    if str(config.get("module")).startswith("keras.src.backend.torch.optimizers."):
+        config["module"] = "keras.optimizers"
+    return config
+
+
 class ClippingHook:
     """Lets an optimizer do something of its own where Keras clips gradients; a base before Keras' own class."""
 

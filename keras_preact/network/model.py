@@ -14,7 +14,7 @@ import keras
 
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
-from keras_preact.keras_hooks import optimized_weights
+from keras_preact.keras_hooks import of_this_backend, optimized_weights
 from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, changes_of_before, head
 from keras_preact.network.checks import LAYOUTS, Layout, check_execution, check_replicated
 from keras_preact.network.loaded import Loaded
@@ -194,7 +194,7 @@ class ResidualNetwork(keras.Model):
         """Compiles as `config`, from `get_compile_config`, says; Keras asks for this where `compile` is overridden."""
         config = dict(config)
         places = config.pop("optimized_weights", None)
-        self._compile(**keras.saving.deserialize_keras_object(config))
+        self._compile(**keras.saving.deserialize_keras_object(of_this_backend(config)))
         if self.optimizer is not None and places != []:
             built = self.trainable_variables if places is None else [self.weights[index] for index in places]
             self.optimizer.build(built)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_preact
 from keras_preact import keras_hooks
 from keras_preact.training.strategies import make_devices, read
 
@@ -30,6 +31,26 @@ def test_an_optimizer_keeps_averages_and_weights_where_they_are_looked_for(optim
     averages = vars(optimizer)[keras_hooks.AVERAGES]
     assert [average.shape for average in averages] == [(2,), (1,)]
     assert all(average is not weight for average, weight in zip(averages, vars(optimizer)[keras_hooks.WEIGHTS]))
+
+
+def test_an_optimizer_that_torch_wrote_is_read_without_torch():
+    def as_torch_writes(optimizer):
+        config = keras.saving.serialize_keras_object(optimizer)
+        return {**config, "module": f"keras.src.backend.torch.optimizers.torch_{config['class_name'].lower()}"}
+
+    model = keras_preact.ResNet(11, input_shape=(8, 8, 1), num_classes=4)
+    model.compile(keras.optimizers.SGD(0.5, momentum=0.9), "sparse_categorical_crossentropy")
+    config = model.get_compile_config()
+    config["optimizer"] = as_torch_writes(model.optimizer)
+    model.compile_from_config(config)
+    assert type(model.optimizer) is keras.optimizers.SGD
+    assert (float(model.optimizer.learning_rate), model.optimizer.momentum) == (0.5, 0.9)
+    assert config["optimizer"]["module"].endswith("torch_sgd")
+    scaled = keras.saving.serialize_keras_object(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()))
+    scaled["config"]["inner_optimizer"] = as_torch_writes(keras.optimizers.Adam(0.25))
+    read_again = keras.saving.deserialize_keras_object(keras_hooks.of_this_backend(scaled))
+    assert type(read_again.inner_optimizer) is keras.optimizers.Adam
+    assert float(read_again.inner_optimizer.learning_rate) == 0.25
 
 
 def test_keras_clips_where_the_hook_is():

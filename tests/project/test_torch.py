@@ -31,6 +31,9 @@ def test_torch_fits_and_keeps_what_tensorflow_began(tmp_path):
     other = keras.models.load_model(tmp_path / "torch.keras")
     again = keras_preact.ResNet(29, weights=tmp_path / "torch.weights.h5", input_shape=(16, 16, 1))
     np.testing.assert_allclose(other.predict(images, verbose=0), again.predict(images, verbose=0), atol=1e-6)
+    assert type(other.optimizer) is keras.optimizers.SGD
+    other.fit(images, np.arange(len(images)), verbose=0)
+    assert int(other.optimizer.iterations) == 3
 
 
 @pytest.fixture
