@@ -85,13 +85,14 @@ SCALES = {
         },
     ),
     "small": Scale(
-        "CIFAR-10 at 16x16, 1,000 steps, minutes a row on two CPU cores: only the order of the rows compares",
+        "CIFAR-10 at 16x16, 2,000 steps, minutes a row on two CPU cores: only the order of the rows compares",
         {
             "paper_cifar": _PAPER.replace(
-                source="ours: paper_cifar in 1,000 steps, on images of half the side",
-                steps=1_000,
-                warmup_steps=50,
-                drops=(500, 750),
+                source="ours: paper_cifar in 2,000 steps of half a batch, on images of half the side",
+                steps=2_000,
+                global_batch_size=64,
+                warmup_steps=100,
+                drops=(1_000, 1_500),
                 crop_padding=2,
             )
         },
