@@ -2,6 +2,10 @@
 
 import contextlib
 import gc
+import os
+
+# What JAX and XLA compile here runs for a few steps: that LLVM makes it fast takes longer than it saves.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import keras
 import pytest

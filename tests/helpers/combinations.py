@@ -7,6 +7,7 @@ Workers are started from here, each with the same command.
 
 import itertools
 import json
+import multiprocessing
 import os
 import pathlib
 import sys
@@ -210,15 +211,22 @@ def check(row, folder):
     assert again.state["history"] == end.state["history"]
 
 
+def save_networks(folder, numbers):
+    """Writes the networks that rows fine-tune."""
+    for number in map(int, numbers):
+        if rows()[number]["verb"] != "train":
+            network(rows()[number]).save(pathlib.Path(folder) / f"row{number}.keras")
+
+
 def launch(folder, numbers):
     """Runs rows as two workers, whose networks to fine-tune are files; returns the exit status."""
     from keras_preact.training import launcher
 
-    for number in numbers:
-        row = rows()[int(number)]
-        if row["verb"] != "train":
-            network(row).save(pathlib.Path(folder) / f"row{number}.keras")
-    return launcher.launch([sys.executable, __file__, "workers", folder, *numbers], 2, 0)
+    # In a process of its own: the workers may be forks of this one, which must not have computed.
+    saving = multiprocessing.get_context("fork").Process(target=save_networks, args=(folder, numbers))
+    saving.start()
+    saving.join()
+    return saving.exitcode or launcher.launch([sys.executable, __file__, "workers", folder, *numbers], 2, 0)
 
 
 def main(environment, folder, *numbers):
@@ -226,7 +234,7 @@ def main(environment, folder, *numbers):
     if environment == "workers" and "TF_CONFIG" not in os.environ:
         raise SystemExit(launch(folder, numbers))
     if environment == "jax_data_parallel":
-        os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     if environment == "mirrored":
         import tensorflow as tf
 
