@@ -28,25 +28,34 @@ RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Holds what decides a run's result: what its checkpoints must agree on."""
+    """Holds what is to be run, in `train`, in fine-tuning, sweeps and tables; checkpoints must agree on `plain()`.
 
-    key: str
+    Attributes:
+        model: A name of `list_models()`, in lower case.
+        data: The name of the data set, or the path of a folder of images.
+        recipe: A `Recipe`.
+        options: Keywords for the network's function, as JSON holds them.
+        recipe_name: A name of `RECIPES`, or what `recipes.named` calls a changed one.
+        data_dir: Where the data set's files are, if not where its loader looks.
+        skip_corrupt: Whether image files that cannot be read are left out; the identity says which images are left.
+        start: The weights that the training begins with, if not with random ones.
+        identity: Of the images and the software, as `run_folder.identity` returns it; None if it is not known yet.
+    """
+
+    model: str
     data: str
-    data_dir: str | None
-    recipe_name: str
     recipe: Recipe
     options: dict[str, Any]
-    identity: dict[str, Any] | None = dataclasses.field(default=None, kw_only=True)
-    """Of the images and the software, as `run_folder.identity` returns it; None if it is not known yet."""
-    start: Source | None = dataclasses.field(default=None, kw_only=True)
-    """The weights that the training begins with, if not with random ones."""
+    recipe_name: str = dataclasses.field(default="custom", kw_only=True)
+    data_dir: str | None = dataclasses.field(default=None, kw_only=True)
     skip_corrupt: bool = dataclasses.field(default=False, kw_only=True)
-    """Whether image files that cannot be read are left out; the identity says which images are left."""
+    start: Source | None = dataclasses.field(default=None, kw_only=True)
+    identity: dict[str, Any] | None = dataclasses.field(default=None, kw_only=True)
 
     def plain(self) -> dict[str, Any]:
-        """Returns it as JSON holds it."""
+        """Returns what decides the result, as JSON holds it."""
         recipe = {"name": self.recipe_name, **dataclasses.asdict(self.recipe)}
-        plain = {"model": self.key, "data": self.data, "recipe": recipe, "options": dict(self.options)}
+        plain = {"model": self.model, "data": self.data, "recipe": recipe, "options": dict(self.options)}
         if self.start is not None:
             plain["start"] = {"weights": self.start.name, "digest": self.start.digest}
         return plain if self.identity is None else {**plain, "identity": self.identity}

@@ -117,8 +117,8 @@ def _weights_card(network, data, experiment, error_percent, size):
     """Returns the `Card` by which a run's `model.keras` says what it was trained on, and how."""
     recipe = experiment.recipe
     return Card(
-        name=dotted_name(experiment.key, data.name, experiment.recipe_name),
-        network=experiment.key,
+        name=dotted_name(experiment.model, data.name, experiment.recipe_name),
+        network=experiment.model,
         dataset=safe_name(data.name),
         author="",
         licence="",

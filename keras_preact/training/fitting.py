@@ -96,7 +96,7 @@ class Training:
             "layout": "stacked",
             **self.experiment.options,
         }
-        return get_model(self.experiment.key, **arguments)
+        return get_model(self.experiment.model, **arguments)
 
     def make_optimizer(self, network: ResidualNetwork) -> RecipeSGD:
         """Returns the optimizer of a network's trainable variables."""

@@ -110,7 +110,9 @@ def train(
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
     where, begin = str(data_dir) if data_dir else None, None if start is None else find_source(start)
     place = data.folder or data.name
-    experiment = Experiment(key, place, where, name, recipe, options, start=begin, skip_corrupt=skip_corrupt)
+    experiment = Experiment(
+        key, place, recipe, options, recipe_name=name, data_dir=where, skip_corrupt=skip_corrupt, start=begin
+    )
     run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
     return carry_out(experiment, data, Training, run_options)
 
@@ -135,7 +137,7 @@ def carry_out(
     validation = data
     if recipe.validation_images:
         data, validation = held_out(data, recipe.validation_images, recipe.seed)
-    usual = pathlib.Path("runs") / f"{experiment.key}.{safe_name(data.name)}.{experiment.recipe_name}"
+    usual = pathlib.Path("runs") / f"{experiment.model}.{safe_name(data.name)}.{experiment.recipe_name}"
     output = remote_folder.without_scheme(str(run_options.output or usual))
     with remote_folder.local_copy(output) as (folder, push):
         folder = run_folder.check_folder(folder, experiment.plain(), run_options.overwrite)

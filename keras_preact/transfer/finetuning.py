@@ -46,8 +46,8 @@ BN_MOMENTUM = 0.9  # the paper's; some weights have 0.997, under which new stati
 class FineTuned(Experiment):
     """Holds, beside what decides any run's result, the weights that it starts from and what is done to them."""
 
-    source: Source
-    tuning: Tuning
+    source: Source = dataclasses.field(kw_only=True)
+    tuning: Tuning = dataclasses.field(kw_only=True)
 
     def plain(self) -> dict[str, Any]:
         weights = {"weights": self.source.name, "digest": self.source.digest}
@@ -107,9 +107,17 @@ def finetune(
     tuning.check(len(source.spec.units), recipe)
     if source.preprocessing is not None and source.channels == data.image_shape[-1]:
         data = dataclasses.replace(data, mean=source.preprocessing.mean, std=source.preprocessing.std)
-    where = str(data_dir) if data_dir else None
-    place = data.folder or data.name
-    experiment = FineTuned(source.model, place, where, name, recipe, {}, source, tuning, skip_corrupt=skip_corrupt)
+    experiment = FineTuned(
+        source.model,
+        data.folder or data.name,
+        recipe,
+        {},
+        recipe_name=name,
+        data_dir=str(data_dir) if data_dir else None,
+        skip_corrupt=skip_corrupt,
+        source=source,
+        tuning=tuning,
+    )
     run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
     return carry_out(experiment, data, FineTuning, run_options)
 

@@ -14,8 +14,8 @@ IDENTITY = ShortcutSpec()
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """Describes a network of the paper, the data set and the recipe.
+class PaperExperiment:
+    """Describes a run of the paper: network, data set and recipe, which `trial` makes one of ours at some scale.
 
     Attributes:
         depth: Weight layers.
@@ -50,7 +50,7 @@ class Experiment:
         parts = [data, key, self.unit, self.ordering, "_".join([self.shortcut.name, *words])]
         parts += [self.recipe] if self.recipe != "paper_cifar" else []
         name = ".".join(filter(None, [*parts, f"seed{seed}"]))
-        return Trial(name, key, data, recipe, options)
+        return Trial(key, data, recipe, options, name=name)
 
 
 @dataclass(frozen=True)

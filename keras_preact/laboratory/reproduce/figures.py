@@ -6,7 +6,7 @@ from typing import Any
 
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.files import written_aside
-from keras_preact.laboratory.reproduce.experiments import SCALES, Experiment, Scale
+from keras_preact.laboratory.reproduce.experiments import SCALES, PaperExperiment, Scale
 from keras_preact.laboratory.reproduce.report import run_trials
 from keras_preact.laboratory.sweep.trials import read_result
 from keras_preact.training.strategy_table import Strategy
@@ -15,11 +15,14 @@ from keras_preact.types import PathLike
 # {panel: {line: experiment}}, all on CIFAR-10.
 FIGURES = {
     "figure1": {
-        "ResNet-1001": {"original": Experiment(1001), "pre-activation": Experiment(1001, "preactivation")},
+        "ResNet-1001": {"original": PaperExperiment(1001), "pre-activation": PaperExperiment(1001, "preactivation")},
     },
     "figure6": {
-        "ResNet-110": {"original": Experiment(110), "BN after addition": Experiment(110, "bn_after_addition")},
-        "ResNet-164": {"original": Experiment(164), "pre-activation": Experiment(164, "preactivation")},
+        "ResNet-110": {
+            "original": PaperExperiment(110),
+            "BN after addition": PaperExperiment(110, "bn_after_addition"),
+        },
+        "ResNet-164": {"original": PaperExperiment(164), "pre-activation": PaperExperiment(164, "preactivation")},
     },
 }
 COLOURS = ("tab:red", "tab:blue")
@@ -73,7 +76,7 @@ def reproduce_figure(
 
 def draw(
     name: str,
-    panels: Mapping[str, Mapping[str, Experiment]],
+    panels: Mapping[str, Mapping[str, PaperExperiment]],
     results: Mapping[tuple[str, str], Sequence[dict[str, Any]]],
     kind: Scale,
     path: pathlib.Path,

@@ -8,7 +8,7 @@ shallow network stands for it. Its networks can be built, and `reproduce.paramet
 from dataclasses import dataclass
 from typing import Any
 
-from keras_preact.laboratory.reproduce.experiments import Experiment
+from keras_preact.laboratory.reproduce.experiments import PaperExperiment
 from keras_preact.laboratory.table1 import TABLE_1
 from keras_preact.network.spec import ORDERINGS
 
@@ -22,24 +22,24 @@ class Row:
     Attributes:
         name: Its name in commands.
         paper: Test error in %, median of 5 runs, or `FAIL`.
-        experiment: The `Experiment`; None for a number that the paper quotes from others.
+        experiment: The `PaperExperiment`; None for a number that the paper quotes from others.
     """
 
     name: str
     paper: float | str
-    experiment: Experiment | None = None
+    experiment: PaperExperiment | None = None
 
 
 def _pair(label, original, preactivation, depth, **fields):
     """Returns the two numbers of a line of Table 3."""
     return (
-        Row(f"{label}.original", original, Experiment(depth, **fields)),
-        Row(f"{label}.preactivation", preactivation, Experiment(depth, "preactivation", **fields)),
+        Row(f"{label}.original", original, PaperExperiment(depth, **fields)),
+        Row(f"{label}.preactivation", preactivation, PaperExperiment(depth, "preactivation", **fields)),
     )
 
 
 def _orderings(depth, *errors):
-    return (Row(f"{depth}.{name}", paper, Experiment(depth, name)) for name, paper in zip(ORDERINGS, errors))
+    return (Row(f"{depth}.{name}", paper, PaperExperiment(depth, name)) for name, paper in zip(ORDERINGS, errors))
 
 
 _QUOTED_10 = {"NIN": 8.81, "DSN": 8.22, "FitNet": 8.39, "Highway": 7.72, "All-CNN": 7.25, "ELU": 6.55}
@@ -50,7 +50,7 @@ _CIFAR100: dict[str, Any] = {"data": "cifar100"}
 
 TABLES = {
     "table1": tuple(
-        Row(row.name, row.paper_error_percent or FAIL, Experiment(110, shortcut=row.shortcut)) for row in TABLE_1
+        Row(row.name, row.paper_error_percent or FAIL, PaperExperiment(110, shortcut=row.shortcut)) for row in TABLE_1
     ),
     "table2": (
         *_orderings(110, 6.61, 8.17, 7.84, 6.71, 6.37),
@@ -67,15 +67,15 @@ TABLES = {
     # The last line of CIFAR-10 was trained with the authors' Torch code, the others with Caffe.
     "table4": (
         *(Row(f"cifar10.{name}", paper) for name, paper in _QUOTED_10.items()),
-        Row("cifar10.110.original", 6.61, Experiment(110)),
-        Row("cifar10.1202.original", 7.93, Experiment(1202)),
-        Row("cifar10.164.preactivation", 5.46, Experiment(164, "preactivation")),
-        Row("cifar10.1001.preactivation", 4.92, Experiment(1001, "preactivation")),
-        Row("cifar10.1001.preactivation_64", 4.62, Experiment(1001, "preactivation", recipe="fair_cifar")),
+        Row("cifar10.110.original", 6.61, PaperExperiment(110)),
+        Row("cifar10.1202.original", 7.93, PaperExperiment(1202)),
+        Row("cifar10.164.preactivation", 5.46, PaperExperiment(164, "preactivation")),
+        Row("cifar10.1001.preactivation", 4.92, PaperExperiment(1001, "preactivation")),
+        Row("cifar10.1001.preactivation_64", 4.62, PaperExperiment(1001, "preactivation", recipe="fair_cifar")),
         *(Row(f"cifar100.{name}", paper) for name, paper in _QUOTED_100.items()),
-        Row("cifar100.164.original", 25.16, Experiment(164, **_CIFAR100)),
-        Row("cifar100.1001.original", 27.82, Experiment(1001, **_CIFAR100)),
-        Row("cifar100.164.preactivation", 24.33, Experiment(164, "preactivation", **_CIFAR100)),
-        Row("cifar100.1001.preactivation", 22.71, Experiment(1001, "preactivation", **_CIFAR100)),
+        Row("cifar100.164.original", 25.16, PaperExperiment(164, **_CIFAR100)),
+        Row("cifar100.1001.original", 27.82, PaperExperiment(1001, **_CIFAR100)),
+        Row("cifar100.164.preactivation", 24.33, PaperExperiment(164, "preactivation", **_CIFAR100)),
+        Row("cifar100.1001.preactivation", 22.71, PaperExperiment(1001, "preactivation", **_CIFAR100)),
     ),
 }

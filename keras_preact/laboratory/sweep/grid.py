@@ -95,7 +95,7 @@ def sweep(
     folder = pathlib.Path(output or pathlib.Path("runs") / f"sweep.{safe_name(data.name)}")
     name = data.folder or data.name
     trials = [
-        (point, Trial(_name(point, seed), key, name, point_recipe.replace(seed=seed), point_options))
+        (point, Trial(key, name, point_recipe.replace(seed=seed), point_options, name=_name(point, seed)))
         for point, (key, point_options), point_recipe in zip(points, networks, recipes)
         for seed in range(recipe.seed, recipe.seed + seeds)
     ]

@@ -18,9 +18,9 @@ from keras_preact import locks
 from keras_preact.data.dataset import DataSet
 from keras_preact.errors import argument_error
 from keras_preact.files import write_text
-from keras_preact.training import experiment, run_folder, trainer
+from keras_preact.training import run_folder, trainer
+from keras_preact.training.experiment import Experiment, check_backend, check_batch, named_recipe
 from keras_preact.training.provenance import provenance
-from keras_preact.training.recipe import Recipe
 from keras_preact.training.strategies import make_devices
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
@@ -32,27 +32,14 @@ RUNS = "runs"
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Describes one run of a sweep or a table.
+class Trial(Experiment):
+    """Holds one run of a sweep or a table, and the name of its files; the recipe has the trial's seed."""
 
-    Attributes:
-        name: The name of its files.
-        model: As `train` takes it.
-        data: The name of the data set.
-        recipe: A `Recipe`, with the trial's seed.
-        options: Keywords for the network's function, as JSON holds them.
-    """
-
-    name: str
-    model: str
-    data: str
-    recipe: Recipe
-    options: dict
+    name: str = dataclasses.field(kw_only=True)
 
     def plain(self) -> dict[str, Any]:
-        """Returns what decides the result, as JSON holds it."""
-        fields = {"model": self.model, "data": self.data, "options": self.options}
-        return json.loads(json.dumps({**fields, "recipe": dataclasses.asdict(self.recipe)}))
+        recipe = dataclasses.asdict(self.recipe)  # a changed recipe gets its name, and its source, where it is run
+        return json.loads(json.dumps({**super().plain(), "recipe": recipe}))
 
 
 def run_trial(
@@ -117,10 +104,10 @@ def check_trials(trials: Iterable[Trial], strategy: Strategy) -> None:
     """Raises a `ValueError` if no runs are made on the backend, the devices of `strategy` are not there, or a trial's
     batch is none for them.
     """
-    experiment.check_backend()
+    check_backend()
     devices = make_devices(strategy)
     for trial in trials:
-        experiment.check_batch(trial.recipe, devices)
+        check_batch(trial.recipe, devices)
 
 
 def run_all(
@@ -183,9 +170,9 @@ def _told(result):
 
 def _outcome(trial, data, folder, strategy, verbose):
     """Trains, and returns what came of it; only a file that cannot be written, or a signal, ends the whole."""
-    name, recipe = experiment.named_recipe(trial.recipe)
-    known = run_folder.identity(data)
-    there = experiment.Experiment(trial.model, trial.data, None, name, recipe, trial.options, identity=known)
+    name, recipe = named_recipe(trial.recipe)
+    identity = run_folder.identity(data)
+    there = Experiment(trial.model, trial.data, recipe, trial.options, recipe_name=name, identity=identity)
     run_folder.check_folder(folder, there.plain())  # a run of something else is no failure of this one
     keras.utils.clear_session()
     card, failed = {}, None
