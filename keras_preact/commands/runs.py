@@ -88,7 +88,11 @@ def train_command(recipe: str) -> Callable[..., None]:
         options: dict[str, Any] = dict(ordering=ordering, shortcut=shortcut, layout=layout, unroll=unroll, remat=remat)
         if family is not None:
             options["family"] = family
-        card = trainer.train(model, data=data, recipe=settings, start=start, model_options=options, **vars(running))
+        base = get_recipe(recipe)
+        changes = {name: value for name, value in vars(settings).items() if value != getattr(base, name)}
+        card = trainer.train(
+            model, data=data, recipe=recipe, start=start, model_options=options, **vars(running), **changes
+        )
         if "error_percent" in card:  # the first of several workers has it
             print_result(card)
             print(pasted("train", card["model"], "--ordering", "original", "--output", "runs/original"))

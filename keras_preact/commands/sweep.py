@@ -27,6 +27,7 @@ def sweep(
     seeds: int = 3,
     output: pathlib.Path | None = None,
     strategy: Strategy = "auto",
+    fail_percent: float | None = None,
     changes: Annotated[RecipeChanges, arg(name="")] = RecipeChanges(),
 ) -> None:
     """Trains every point of a grid with several seeds: one row each, medians, a picture, the best run.
@@ -45,6 +46,7 @@ def sweep(
         seeds: Runs of each point.
         output: The folder; runs/sweep.<data> if left out.
         strategy: Devices to compute on.
+        fail_percent: The test error in %, above which a trial is a "fail" as well; 20 in the paper's Table 1.
         changes: What differs from the recipe in all points; its own value where it is None.
     """
     from keras_preact.laboratory.sweep import grid
@@ -60,6 +62,7 @@ def sweep(
         validation_images=validation_images,
         output=folder,
         strategy=strategy,
+        fail_percent=fail_percent,
         **given(changes),
     )
     print(f"\n{(folder / grid.MARKDOWN).read_text()}\n{folder}/: {grid.CSV}, {grid.MARKDOWN}, {grid.PLOT}")

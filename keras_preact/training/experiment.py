@@ -83,10 +83,15 @@ def named_recipe(recipe: str | Recipe, **changes: Any) -> tuple[str, Recipe]:
         recipe = get_recipe(recipe)
     if not isinstance(recipe, Recipe):
         raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
-    if "epochs" in changes and changes.get("steps", recipe.steps):
-        expected = f"left out with {changes.get('steps', recipe.steps):,} steps, which are counted instead"
-        raise argument_error("epochs", expected, changes["epochs"], "Pass steps=.")
+    check_epochs(recipe, changes)
     return named(recipe.replace(**changes))
+
+
+def check_epochs(recipe: Recipe, changes: Mapping[str, Any]) -> None:
+    """Raises a `ValueError` if `changes` of a recipe that counts in steps say how many epochs it has."""
+    if "epochs" in changes and (steps := changes.get("steps", recipe.steps)):
+        expected = f"left out with {steps:,} steps, which are counted instead"
+        raise argument_error("epochs", expected, changes["epochs"], "Pass steps=, or steps=0 beside it.")
 
 
 def split_fields(

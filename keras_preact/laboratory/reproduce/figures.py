@@ -7,7 +7,7 @@ from typing import Any
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.files import written_aside
 from keras_preact.laboratory.reproduce.experiments import SCALES, PaperExperiment, Scale
-from keras_preact.laboratory.reproduce.report import run_trials
+from keras_preact.laboratory.reproduce.report import run_trials, scales_of
 from keras_preact.laboratory.sweep.trials import read_result
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
@@ -64,7 +64,8 @@ def reproduce_figure(
         for line, experiment in lines.items()
     }
     if not any(trials.values()):
-        raise argument_error("scale", f"one that has the networks of {name}", scale, "Take the scale short or full.")
+        hint = f"Take {scales_of(each for lines in panels.values() for each in lines.values())}."
+        raise argument_error("scale", f"one that has the networks of {name}", scale, hint)
     if run:
         run_trials([trial for found in trials.values() for trial in found], folder, data_dir, strategy)
     results = {place: [read_result(trial, folder) for trial in found] for place, found in trials.items()}

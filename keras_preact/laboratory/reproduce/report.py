@@ -7,9 +7,9 @@ from typing import Any
 
 from keras_preact.data import load
 from keras_preact.errors import argument_error, check_choice, check_integer
-from keras_preact.laboratory.reproduce.experiments import SCALES
+from keras_preact.laboratory.reproduce.experiments import SCALES, PaperExperiment
 from keras_preact.laboratory.reproduce.tables import FAIL, TABLES
-from keras_preact.laboratory.sweep.trials import Trial, check_trials, median_error, read_result, run_all, shown
+from keras_preact.laboratory.sweep.trials import Trial, check_trials, median_error, raised, read_result, run_all, shown
 from keras_preact.network.costs import table
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
@@ -71,7 +71,8 @@ def run_trials(
     trials: Iterable[Trial], folder: PathLike, data_dir: PathLike | None = None, strategy: Strategy = "auto"
 ) -> dict[str, dict[str, Any]]:
     """Runs trials that have no result in `folder` yet; data sets are loaded once, and only for those."""
-    left = [trial for trial in trials if read_result(trial, folder) is None]
+    found = [(trial, read_result(trial, folder)) for trial in trials]
+    left = [trial for trial, result in found if result is None or raised(result)]
     data = {name: load(name, data_dir) for name in dict.fromkeys(trial.data for trial in left)}
     check_trials(left, strategy)
     return run_all(left, data, folder, strategy=strategy)
@@ -79,9 +80,15 @@ def run_trials(
 
 def _check_runnable(row, experiment, kind, scale):
     if experiment is None:
-        raise argument_error("row", "one of our networks", row, "The paper quotes this figure of another network.")
+        raise argument_error("row", "one of our networks", row, "The paper quotes this number of another network.")
     if experiment.trial(kind) is None:
-        raise argument_error("row", f"one that the scale {scale} has", row, "Take the scale short or full.")
+        raise argument_error("row", f"one that the scale {scale} has", row, f"Take {scales_of([experiment])}.")
+
+
+def scales_of(experiments: Iterable[PaperExperiment]) -> str:
+    """Returns a text that names the scales at which one of `experiments` is run."""
+    names = [name for name, kind in SCALES.items() if any(each.trial(kind) for each in experiments)]
+    return f"the scale {' or '.join(names)}"
 
 
 def _results(trials, folder):
@@ -94,19 +101,22 @@ def _lines(name, kind, rows, results):
     yield f"{name}, test error in %: {kind.about}"
     lines, pairs = [("row", "paper", "ours", "difference", "lowest", "highest", "seeds")], []
     for row in rows:
-        median, low, high = median_error(results[row.name])
+        finished = [result for result in results[row.name] if not raised(result)]
+        median, low, high = median_error(finished)
         paper = row.paper if row.paper == FAIL else f"{row.paper:.2f}"
-        both = FAIL not in (row.paper, shown(median)) and not math.isnan(median)
-        difference = f"{median - row.paper:+.2f}" if both else ""
-        count = len(results[row.name])
-        spread = [_number(low), _number(high)] if count else ["", ""]
-        lines.append((row.name, paper, shown(median), difference, *spread, str(count or "")))
-        if count:
+        ours = shown(median, kind.fail_percent if row.experiment and row.experiment.data == "cifar10" else math.inf)
+        difference = f"{median - row.paper:+.2f}" if finished and FAIL not in (row.paper, ours) else ""
+        spread = [_number(low), _number(high)] if finished else ["", ""]
+        lines.append((row.name, paper, ours, difference, *spread, str(len(finished) or "")))
+        if finished:
             pairs.append((math.inf if row.paper == FAIL else row.paper, median))
     yield from table(lines)
     correlation = rank_correlation(pairs)
     if correlation is not None:
         yield f"rank correlation of {len(pairs)} rows with the paper's (Spearman): {correlation:+.2f}"
+    for row in rows:
+        for result in filter(raised, results[row.name]):
+            yield f"{row.name}, seed {result['recipe']['seed']}: not run to its end, {result['failed']}"
     yield from _provenance([result for found in results.values() for result in found])
 
 

@@ -11,17 +11,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_preact.data.dataset import DataLike
-from keras_preact.errors import argument_error, check_arguments, check_integer
+from keras_preact.errors import argument_error, check_arguments, check_integer, check_number
 from keras_preact.files import is_aside, remove_asides, write_text, written_aside
 from keras_preact.laboratory.sweep import axes as axes_and_points
-from keras_preact.laboratory.sweep.trials import RUNS, Trial, check_trials, median_error, read_json, run_all, shown
+from keras_preact.laboratory.sweep.trials import (
+    RUNS,
+    Trial,
+    check_trials,
+    failure,
+    median_error,
+    read_json,
+    run_all,
+    shown,
+)
 from keras_preact.locks import held
 from keras_preact.names import safe_name
 from keras_preact.network.families import model_key
 from keras_preact.network.spec import ShortcutSpec
 from keras_preact.training import run_folder
 from keras_preact.training.evaluation import loaded
-from keras_preact.training.experiment import RECIPE_FIELDS
+from keras_preact.training.experiment import RECIPE_FIELDS, check_epochs
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 from keras_preact.training.strategy_table import Strategy
@@ -43,6 +52,7 @@ def sweep(
     output: PathLike | None = None,
     strategy: Strategy = "auto",
     model_options: Mapping[str, Any] | None = None,
+    fail_percent: float | None = None,
     verbose: int = 0,
     **fields: Any,
 ) -> list[dict[str, Any]]:
@@ -50,7 +60,7 @@ def sweep(
 
     Each trial is a run of `train` in `runs/` of the folder, and its result a file; what has a result is not run again,
     and what was half done resumes from its checkpoint. Several processes may run the same sweep: they share the trials.
-    A trial that diverges or cannot be trained is a "fail" with its reason, as is a test error above 20 % (Table 1).
+    A trial that diverges or cannot be trained is a "fail" with its reason, as is a test error above `fail_percent`.
 
     Args:
         over: What is varied, as `axes.parse_axes` takes it: `"shortcut,ordering,depth=20:32"`, or a dict.
@@ -65,6 +75,8 @@ def sweep(
             `best.json`. `runs/sweep.<data>` if None.
         strategy: As in `train`.
         model_options: Keywords for the network's function, common to all points.
+        fail_percent: The test error in %, above which a trial is a "fail" as well: 20 in the paper's Table 1. None for
+            no limit.
         verbose: As in `train`.
         **fields: Fields of `Recipe` that differ from the recipe's in all points, e.g. `epochs=3`.
 
@@ -82,9 +94,13 @@ def sweep(
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if not isinstance(recipe, Recipe):
         raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
+    check_epochs(recipe, fields)
     recipe = recipe.replace(**fields)
+    limit = math.inf if fail_percent is None else check_number("fail_percent", fail_percent, 0.0, 100.0)
     options = run_folder.plain_options(model_options)
     points = axes_and_points.grid(axes, ShortcutSpec.of(options.get("shortcut", "identity")).name)
+    for point in points:
+        check_epochs(recipe, point)
     networks = [axes_and_points.network_of(point, model, options) for point in points]
     data = loaded(data, data_dir, recipe.image_size)
     if validation_images is None and "validation_images" not in axes:
@@ -102,10 +118,9 @@ def sweep(
     check_trials([trial for _, trial in trials], strategy)
     about = {"over": axes, "model": model_key(model), "data": name, "recipe": vars(recipe), "options": options}
     _check_folder(folder, {**about, "identity": run_folder.identity(data)})
-    report = _Report(folder, tuple(axes), trials)
-    results = run_all(
-        [trial for _, trial in trials], {name: data}, folder, report.write, strategy=strategy, verbose=verbose
-    )
+    report = _Report(folder, tuple(axes), trials, limit)
+    wanted, common = [trial for _, trial in trials], {"strategy": strategy, "verbose": verbose}
+    results = run_all(wanted, {name: data}, folder, report.write, limit, **common)
     rows = report.write(results)
     report.draw(rows)
     return rows
@@ -147,10 +162,11 @@ class _Report:
         folder: The sweep's.
         axes: Their names.
         trials: (point, `Trial`) of every row.
+        fail_percent: The test error in %, above which a trial is a "fail".
     """
 
-    def __init__(self, folder, axes, trials):
-        self.folder, self.axes, self.trials = folder, axes, trials
+    def __init__(self, folder, axes, trials, fail_percent):
+        self.folder, self.axes, self.trials, self.fail_percent = folder, axes, trials, fail_percent
 
     def write(self, results):
         """Writes the tables of {name: result}, and names the best; returns the rows."""
@@ -171,14 +187,15 @@ class _Report:
             draw(self._groups(rows), self.folder / PLOT)
 
     def _row(self, point, trial, result):
+        reason = failure(result, self.fail_percent)
         return {
             **{name: point.get(name, "") for name in self.axes},
             "seed": trial.recipe.seed,
-            "result": "fail" if result["failed"] else f"{result['error_percent']:.2f}",
+            "result": "fail" if reason else f"{result['error_percent']:.2f}",
             "error_percent": result["error_percent"],
             "validation_percent": result["validation_percent"],
             "seconds": result["seconds"],
-            "reason": result["failed"] or "",
+            "reason": reason or "",
             "run": f"{RUNS}/{trial.name}",
         }
 
@@ -198,12 +215,13 @@ class _Report:
             cells = [rows[0][name] for name in self.axes]
             spread = ["" if math.isinf(error) else f"{error:.2f}" for error in (low, high)]
             failed = sum(bool(row["reason"]) for row in rows)
-            lines.append([*cells, shown(median), *spread, len(rows), failed or ""])
+            lines.append([*cells, shown(median, self.fail_percent), *spread, len(rows), failed or ""])
         return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)
 
     def _write_best(self, groups):
         """Names the run with the lowest median error of its point: on held-out images, if there are."""
-        held_out = any(row["validation_percent"] is not None for rows in groups.values() for row in rows)
+        every = [row for rows in groups.values() for row in rows if not row["reason"]]
+        held_out = all(row["validation_percent"] is not None for row in every)
         judge = "validation_percent" if held_out else "error_percent"
         ranked = []
         for name, rows in groups.items():

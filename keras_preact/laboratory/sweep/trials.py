@@ -21,13 +21,13 @@ from keras_preact.files import write_text
 from keras_preact.training import run_folder, trainer
 from keras_preact.training.experiment import Experiment, check_backend, check_batch, named_recipe
 from keras_preact.training.provenance import provenance
+from keras_preact.training.recipe import Recipe
 from keras_preact.training.strategies import make_devices
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
 
 log = logging.getLogger(__name__)
 
-FAIL_PERCENT = 20.0  # Table 1 writes "fail" for a test error above it
 RUNS = "runs"
 
 
@@ -47,6 +47,8 @@ def run_trial(
 ) -> dict[str, Any] | None:
     """Runs a trial, or resumes it where a killed process stopped; one that has a result is not run again.
 
+    A trial that raised an error is one without a result: it is run again.
+
     Args:
         trial: A `Trial`.
         data: Its `DataSet`.
@@ -55,22 +57,23 @@ def run_trial(
         verbose: As in `train`.
 
     Returns:
-        The result as a dict with the trial, `error_percent` (None if there is none), `failed` (why it is a "fail", or
-        None), `curve` (a dict per epoch), command, device, versions, date. None if another process is on this trial.
+        The result as a dict with the trial, `error_percent` (None if there is none), `failed` (why there is none, or
+        None), `diverged`, `curve` (a dict per epoch), command, device, versions, date. None if another process is on
+        this trial.
 
     Raises:
         ValueError: If `folder` holds a result or a run of another trial of this name; the differences are named.
         OSError: If a file cannot be written (disk full, no permission).
     """
     folder = pathlib.Path(folder)
-    if (found := read_result(trial, folder)) is not None:
+    if (found := read_result(trial, folder)) is not None and not raised(found):
         return found
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locks.held(folder / trial.name))
         except locks.HeldError:
             return None
-        if (found := read_result(trial, folder)) is not None:
+        if (found := read_result(trial, folder)) is not None and not raised(found):
             return found
         outcome = _outcome(trial, data, folder / RUNS / trial.name, strategy, verbose)
         result = {**trial.plain(), **outcome, **provenance()}
@@ -85,11 +88,25 @@ def read_result(trial: Trial, folder: PathLike) -> dict[str, Any] | None:
         return None
     result = read_json(path, "Remove that file, and its trial goes on.")
     now = trial.plain()
+    usual = Trial("", "", Recipe(), {}, name="").plain()["recipe"]  # what a result of before has no field for
+    result = {**result, "recipe": {**usual, **result.get("recipe", {})}}
     differ = list(run_folder.differences({name: result.get(name) for name in now}, now))
     if differ:
         hint = f"{path.name} is of another trial: {'; '.join(differ)}. Take another folder, or remove that file."
         raise argument_error("output", "a new folder, or one with results of the same trials", str(folder), hint)
     return result
+
+
+def raised(result: Mapping[str, Any]) -> bool:
+    """Returns whether a result is an error that ended the run, such as a lack of memory: no property of the trial."""
+    return result["error_percent"] is None and not result.get("diverged", True)  # results of before do not say
+
+
+def failure(result: Mapping[str, Any], fail_percent: float = math.inf) -> str | None:
+    """Returns why a result is a "fail": there is no error, or it is above `fail_percent`; else None."""
+    if result["failed"] or result["error_percent"] <= fail_percent:
+        return result["failed"]
+    return f"test error {result['error_percent']:.2f} %, above {fail_percent:g} %"
 
 
 def read_json(path: pathlib.Path, hint: str) -> Any:
@@ -115,6 +132,7 @@ def run_all(
     data: Mapping[str, DataSet],
     folder: PathLike,
     after: Callable[[dict[str, dict[str, Any]]], object] | None = None,
+    fail_percent: float = math.inf,
     **keywords: Any,
 ) -> dict[str, dict[str, Any]]:
     """Runs all trials, one after the other; returns {name: result} of those that have one.
@@ -127,6 +145,7 @@ def run_all(
         data: {name: `DataSet`} of their data sets.
         folder: As in `run_trial`.
         after: A function of the results so far, called after each trial.
+        fail_percent: The test error in %, above which a trial is said to fail.
         **keywords: Those of `run_trial`.
     """
     for number, trial in enumerate(trials, start=1):
@@ -135,7 +154,7 @@ def run_all(
         if result is None:
             log.info(f"{place}: {locks.holder(pathlib.Path(folder) / trial.name)} is on it")
             continue
-        log.info(f"{place}: {_told(result)}")
+        log.info(f"{place}: {_told(result, fail_percent)}")
         if after is not None:
             after(_results(trials, folder))
     return _results(trials, folder)
@@ -148,23 +167,31 @@ def _results(trials, folder):
 
 
 def median_error(results: Iterable[Mapping[str, Any]]) -> tuple[float, float, float]:
-    """Returns (median, lowest, highest) of the test errors in %, infinite where a run diverged; NaN without results."""
-    errors = [math.inf if result["error_percent"] is None else result["error_percent"] for result in results]
+    """Returns (median, lowest, highest) of the test errors in %, infinite where a run diverged; NaN without results.
+
+    Runs that raised an error are left out.
+    """
+    found = [result["error_percent"] for result in results if not raised(result)]
+    errors = [math.inf if error is None else error for error in found]
     if not errors:
         return math.nan, math.nan, math.nan
     return statistics.median(errors), min(errors), max(errors)
 
 
-def shown(error_percent: float | None) -> str:
-    """Returns an error in % as the paper's tables write it: "fail" above 20 %, "" where there is none."""
+def shown(error_percent: float | None, fail_percent: float = math.inf) -> str:
+    """Returns an error in % as the paper's tables write it: "fail" above `fail_percent` or where a run diverged.
+
+    The text is empty where there is no error.
+    """
     if error_percent is None or math.isnan(error_percent):
         return ""
-    return "fail" if error_percent > FAIL_PERCENT else f"{error_percent:.2f}"
+    is_fail = math.isinf(error_percent) or error_percent > fail_percent
+    return "fail" if is_fail else f"{error_percent:.2f}"
 
 
-def _told(result):
-    if result["failed"]:
-        return f"fail ({result['failed']})"
+def _told(result, fail_percent):
+    if reason := failure(result, fail_percent):
+        return f"fail ({reason})"
     return f"{result['error_percent']:.2f} % test error, {result['seconds']:.0f} s"
 
 
@@ -175,7 +202,7 @@ def _outcome(trial, data, folder, strategy, verbose):
     there = Experiment(trial.model, trial.data, recipe, trial.options, recipe_name=name, identity=identity)
     run_folder.check_folder(folder, there.plain())  # a run of something else is no failure of this one
     keras.utils.clear_session()
-    card, failed = {}, None
+    card, failed, diverged = {}, None, False
     try:
         card = trainer.train(
             trial.model,
@@ -186,18 +213,17 @@ def _outcome(trial, data, folder, strategy, verbose):
             model_options=trial.options,
             verbose=verbose,
         )
-        if card["error_percent"] > FAIL_PERCENT:
-            failed = f"test error {card['error_percent']:.2f} %, above {FAIL_PERCENT:g} %"
     except (OSError, locks.HeldError):
         raise
     except FloatingPointError as error:
-        failed = f"diverged: {_first_line(error)}"
+        failed, diverged = f"diverged: {_first_line(error)}", True
     except Exception as error:
         failed = f"{type(error).__name__}: {_first_line(error)}"
     curve, held_out = _curve(folder / run_folder.HISTORY, trial.recipe, data), trial.recipe.validation_images
     return {
         "error_percent": card.get("error_percent"),
         "failed": failed,
+        "diverged": diverged,
         "seconds": card.get("seconds"),
         "curve": curve,
         "validation_percent": curve[-1]["val_error_percent"] if held_out and curve and card else None,
