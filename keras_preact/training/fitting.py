@@ -23,7 +23,6 @@ from keras_preact.training.callbacks import Checkpointing, RunFiles, StopOnNonFi
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, reestimate_statistics
 from keras_preact.training.experiment import Experiment, RunOptions
 from keras_preact.training.levels import begin_with, check_levels, level_at, levels_of, of_depth, segments
-from keras_preact.training.muon import Muon
 from keras_preact.training.optimizers import RecipeSGD, make_optimizer, make_schedule
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.processes import Processes
@@ -100,8 +99,7 @@ class Training:
 
     def make_optimizer(self, network: ResidualNetwork) -> RecipeSGD:
         """Returns the optimizer of a network's trainable variables."""
-        optimizer = {"sgd": RecipeSGD, "muon": Muon}[self.recipe.optimizer]
-        return make_optimizer(self.recipe, self.steps_per_epoch, optimizer)
+        return make_optimizer(self.recipe, self.steps_per_epoch)
 
     def _begun(self, network):
         """Returns the model of the first level, with the weights that the training begins with."""

@@ -75,9 +75,19 @@ class RecipeSGD(ClippingHook, keras.optimizers.SGD):
 
 
 def make_optimizer(
-    recipe: Recipe, steps_per_epoch: int, optimizer: type[RecipeSGD] = RecipeSGD, **options: Any
+    recipe: Recipe, steps_per_epoch: int, optimizer: type[RecipeSGD] | None = None, **options: Any
 ) -> RecipeSGD:
-    """Returns the optimizer of a `Recipe`: `RecipeSGD`, or a class made of it, which may take further `options`."""
+    """Returns the optimizer of a `Recipe`.
+
+    Args:
+        recipe: A `Recipe`.
+        steps_per_epoch: Whole batches.
+        optimizer: A class made of `RecipeSGD`; that which the recipe names if None.
+        **options: What the class takes beside that.
+    """
+    from keras_preact.training.muon import Muon  # which is made of RecipeSGD
+
+    optimizer = optimizer or {"sgd": RecipeSGD, "muon": Muon}[recipe.optimizer]
     options |= dict(
         learning_rate=make_schedule(recipe, steps_per_epoch),
         momentum=recipe.momentum,

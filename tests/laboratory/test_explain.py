@@ -3,6 +3,7 @@
 import base64
 import collections
 import csv
+import dataclasses
 import html.parser
 import io
 import json
@@ -19,8 +20,9 @@ from weights_files import run_card
 import keras_preact
 from keras_preact.cli import main
 from keras_preact.data import load
-from keras_preact.laboratory.analysis import plots, report, studies
+from keras_preact.laboratory.analysis import plots, report, sources, studies
 from keras_preact.laboratory.analysis.sources import batch_for, find_network
+from keras_preact.weights.cards import get_card
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -219,6 +221,24 @@ def test_a_run_is_measured_on_its_own_data(tmp_path):
     with pytest.raises(ValueError, match="letters"):
         find_network(tmp_path)
     assert find_network(tmp_path, "digits")[1].name == "digits"
+
+
+def test_kept_weights_are_measured_on_what_they_were_trained_on(monkeypatch):
+    """In the normalisation of their own images, and by name of the data set that is not at hand."""
+    asked = []
+    monkeypatch.setattr(sources, "data_of", lambda source, data_dir: asked.append(source.data) or load("digits"))
+    find_network("resnet164.cifar10.modern_cifar")
+    assert asked == ["cifar10"]
+    _, data = find_network("resnet164.digits.digits")
+    card = get_card("resnet164.digits.digits").preprocessing
+    assert (asked[1], data.mean, data.std) == ("digits", card.mean, card.std)
+    other = dataclasses.replace(load("digits"), mean=(1.0,), std=(2.0,))
+    assert find_network("resnet164.digits.digits", other)[1].mean == card.mean
+
+
+def test_one_sigmoid_output_is_measured_on_two_classes():
+    model = keras_preact.ResNet(11, input_shape=(16, 16, 1), num_classes=1, classifier_activation="sigmoid")
+    assert set(batch_for(model, load("digits"), 12)[1]) == {0, 1}
 
 
 def test_images_of_other_channels_are_refused():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -109,6 +110,44 @@ def test_a_table_prints_paper_ours_and_difference_and_leaves_blank_what_was_not_
     assert [len(found) for found in results.values()].count(0) == 7
 
 
+def test_no_error_is_a_fail_where_few_steps_are_trained_or_of_cifar100(tmp_path, capsys):
+    store(tmp_path, "table1", {"original": 69.0, "conv1x1": 85.5}, scale="small")
+    reproduce_table("table1", scale="small", output=tmp_path, run=False)
+    store(tmp_path, "table3", {"cifar100.164.original": 25.16, "cifar10.164.original": 25.16}, scale="full")
+    reproduce_table("table3", scale="full", output=tmp_path, run=False)
+    cells = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert cells["original"][:3] == ["6.61", "69.00", "+62.39"]
+    assert cells["constant_scaling_0.5_1"] == ["fail"]
+    assert cells["cifar100.164.original"][:3] == ["25.16", "25.16", "+0.00"]
+    assert cells["cifar10.164.original"][:2] == ["5.93", "fail"]
+
+
+def test_a_row_that_raised_is_named_and_counts_for_nothing(tmp_path, capsys, monkeypatch):
+    store(tmp_path, "table1", {"original": 7.0, "conv1x1": 12.5, "dropout_0.5": None, "exclusive_gating_-7": 9.0})
+    trial = next(row for row in TABLES["table1"] if row.name == "conv1x1").experiment.trial(experiments.SCALES["smoke"])
+    path = tmp_path / f"{trial.name}.json"
+    raised = {"error_percent": None, "failed": "ResourceExhaustedError: OOM", "diverged": False}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **raised}))
+    reproduce_table("table1", output=tmp_path, run=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert "conv1x1, seed 0: not run to its end, ResourceExhaustedError: OOM" in lines
+    assert next(line.split() for line in lines if line.startswith("conv1x1 ")) == ["conv1x1", "12.22"]
+    assert any("rank correlation of 3 rows" in line for line in lines)
+    again = []
+    monkeypatch.setattr(report, "load", lambda name, _: None)
+    monkeypatch.setattr(report, "check_trials", lambda *_: None)
+    monkeypatch.setattr(report, "run_all", lambda trials, *_, **__: again.extend(trials))
+    reproduce_table("table1", row="conv1x1", output=tmp_path, verbose=0)
+    assert [each.name for each in again] == [trial.name]
+
+
+def test_the_stored_results_are_read_whatever_fields_recipes_had_then(capsys):
+    stored = pathlib.Path(__file__).parents[2] / "examples" / "results" / "smoke"
+    results = reproduce_table("table1", output=stored, run=False)
+    assert all(len(found) == 1 for found in results.values())
+    assert "rank correlation of 11 rows" in capsys.readouterr().out
+
+
 def test_ranks_are_compared_with_fails_last():
     worst, paper = math.inf, [6.61, 8.17, 12.0, math.inf]
     assert rank_correlation(list(zip(paper, [1.0, 2.0, 3.0, worst]))) == pytest.approx(1.0)
@@ -143,7 +182,7 @@ def test_a_result_of_another_experiment_is_refused(tmp_path):
         (("table7",), '"table1", "table2", "table3", "table4"'),
         (("table1", "dropout"), 'Nearest: "dropout_0.5"'),
         (("table4", "cifar10.NIN"), "quotes"),
-        (("table4", "cifar100.164.original"), "short or full"),
+        (("table4", "cifar100.164.original"), "Take the scale full or short"),
     ],
 )
 def test_an_unknown_table_or_row_is_refused_with_those_that_exist(arguments, message, tmp_path):

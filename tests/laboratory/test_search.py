@@ -12,6 +12,8 @@ import pytest
 from tiny_data import TINY, tiny
 
 from keras_preact.laboratory.sweep import PreActHyperModel, Range, launch_search
+from keras_preact.training.muon import Muon
+from keras_preact.training.optimizers import RecipeSGD
 
 pytestmark = pytest.mark.usefixtures("eager")
 
@@ -37,6 +39,19 @@ def test_the_parameters_of_a_shortcut_depend_on_it(data):
     model = hypermodel.build(hp)
     assert model.network.spec.shortcut.gate_bias == -6.0
     assert len(hypermodel.validation.test) == 6
+
+
+def test_a_search_trains_as_the_recipe_says(data):
+    recipe = TINY.replace(optimizer="muon", weight_decay_kind="decoupled", image_size=4)
+    hypermodel = PreActHyperModel(data, {"optimizer": ("muon", "sgd"), "depth": (8,)}, recipe)
+    hp = keras_tuner.HyperParameters()
+    model = hypermodel.build(hp)
+    assert type(model.optimizer) is Muon
+    assert model.preparation.size == 4
+    hp.values["optimizer"] = "sgd"
+    assert type(hypermodel.build(hp).optimizer) is RecipeSGD
+    with pytest.raises(ValueError, match=r"recipe.*levels"):
+        PreActHyperModel(data, {"depth": (8,)}, recipe.replace(image_size=0, levels=((8, 8, recipe.epochs),)))
 
 
 SPACE = {"shortcut": ("dropout", "identity"), "rate": Range(0.1, 0.5), "depth": (8,), "learning_rate": (0.05, 0.1)}

@@ -74,6 +74,8 @@ def test_a_point_is_a_network_and_a_recipe():
     )
     assert options["shortcut"] == {"name": "constant_scaling", "scale": 0.9, "branch_scale": 0.5}
     assert axes.recipe_of(point, TINY) == TINY.replace(learning_rate=0.5)
+    _, options = axes.network_of({"width": 8}, options={"stem": {"kernel": 5}})
+    assert options["stem"] == {"kernel": 5, "width": 8}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,7 @@ def test_a_failing_trial_is_a_row_and_never_best(tmp_path, data, trained):
     errors["ordering=bn_after_addition,seed=0"] = RuntimeError("out of memory")
     errors["ordering=relu_before_addition,seed=0"] = 20.01
     errors["ordering=preactivation,seed=0"] = 4.0
-    sweep("ordering", data=data, seeds=1, output=tmp_path / "sweep")
+    sweep("ordering", data=data, seeds=1, fail_percent=20, output=tmp_path / "sweep")
     rows = {row["ordering"]: row for row in rows_of(tmp_path / "sweep")}
     assert [row["result"] for row in rows.values()] == ["fail", "fail", "fail", "5.00", "4.00"]
     assert rows["original"]["reason"] == "diverged: The loss is nan at step 3."
@@ -166,6 +168,41 @@ def test_a_failing_trial_is_a_row_and_never_best(tmp_path, data, trained):
     table = (tmp_path / "sweep" / "sweep.md").read_text()
     assert "| original | fail |" in table
     assert "| preactivation | 4.00 | 4.00 | 4.00 | 1 |" in table
+
+
+def test_without_a_limit_a_high_error_is_no_fail(tmp_path, data, trained):
+    trained[1]["ordering=original,seed=0"] = 69.0
+    (row,) = sweep("ordering=original", data=data, seeds=1, output=tmp_path / "sweep")
+    assert (row["result"], row["reason"]) == ("69.00", "")
+    assert json.loads((tmp_path / "sweep" / "best.json").read_text())["median"] == 69.0
+
+
+def test_what_raised_is_run_again_and_what_diverged_is_not(tmp_path, data, trained):
+    calls, errors = trained
+    errors["ordering=original,seed=0"] = RuntimeError("out of memory")
+    errors["ordering=preactivation,seed=0"] = FloatingPointError("The loss is nan at step 3.")
+    arguments = dict(data=data, seeds=1, output=tmp_path / "sweep")
+    sweep("ordering=original:preactivation", **arguments)
+    errors.clear()
+    rows = sweep("ordering=original:preactivation", **arguments)
+    assert [row["result"] for row in rows] == ["5.00", "fail"]
+    assert calls == [f"ordering={name},seed=0" for name in ("original", "preactivation", "original")]
+
+
+def test_where_some_held_nothing_out_the_test_images_choose(tmp_path, data, trained, monkeypatch):
+    curve = [{"iteration": 1, "val_error_percent": 1.0}]
+    monkeypatch.setattr(trials, "_curve", lambda path, recipe, data: curve)
+    sweep("validation_images=0:7", data=data, seeds=2, output=tmp_path / "sweep")
+    assert json.loads((tmp_path / "sweep" / "best.json").read_text())["chosen_by"] == "median error_percent"
+
+
+@pytest.mark.parametrize("arguments", [{"epochs": 3}, {"over": "epochs=3:4"}])
+def test_epochs_are_refused_beside_steps(arguments, tmp_path, data):
+    with pytest.raises(ValueError, match="`epochs` must be left out with 3 steps, which are counted instead"):
+        sweep(
+            data=data, output=tmp_path / "sweep", **{"over": "ordering", "recipe": TINY.replace(steps=3), **arguments}
+        )
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_full_disk_ends_a_sweep_and_is_no_row(tmp_path, data, trained):

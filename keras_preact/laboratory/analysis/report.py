@@ -71,7 +71,8 @@ def explain(
         model: A name of `keras_preact.list_models()` or `resnet<depth>`, which is built untrained; the folder of a
             finished run; a `.keras` file; or a `ResidualNetwork`.
         output: The report; the name must end in `.html`. A file that exists is replaced.
-        data: The name of a data set to measure the network on, or a `DataSet`; a run's own, else the digits, if None.
+        data: The name of a data set to measure the network on, or a `DataSet`; if None, what it was trained on, or the
+            digits if that is not known.
             Its images are resized to the network's.
         data_dir: The folder in which to look for the data set; a run's own if None.
         quick: Whether to compare shallow networks for a few steps only: seconds, not minutes.
@@ -105,7 +106,7 @@ def explain(
     figures["shortcuts"] = plots.plot_shortcuts(shortcuts)
     facts = {"steps": effort.steps, "depth": effort.shortcut_depth}
     note = QUICK_NOTE if quick else ""
-    write_text(path, _page(result, figures, facts, note, seed))
+    write_text(path, _page(result, data.name, figures, facts, note, seed))
     return path
 
 
@@ -189,8 +190,8 @@ tables are quoted by their numbers.</p>
 """
 
 
-def _page(result, figures, facts, note, seed):
-    sections = [_facts(result), note]
+def _page(result, data, figures, facts, note, seed):
+    sections = [_facts(result, data), note]
     sections += [_section(name, section, figures[name], facts) for name, section in SECTIONS.items() if name in figures]
     sections.append(_numbers(result))
     return PAGE.format(
@@ -205,11 +206,11 @@ def _page(result, figures, facts, note, seed):
     )
 
 
-def _facts(result):
+def _facts(result, data):
     rows = {
         "network": f"{result.network}: {result.depth} layers, {len(result.units)} units",
         "unit": f"ordering {result.ordering}, shortcut {result.shortcut}",
-        "measured": f"on {result.images} images, with the batch's statistics, as in a training step",
+        "measured": f"on {result.images} images of {data}, with the batch's statistics, as in a training step",
     }
     if result.loss is not None:
         relative = result.gradient_norm[0] / result.gradient_at_end

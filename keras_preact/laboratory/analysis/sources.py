@@ -1,5 +1,7 @@
 """Where `explain` gets its network and its images from."""
 
+import dataclasses
+
 import numpy as np
 from keras import ops
 
@@ -7,7 +9,7 @@ from keras_preact.data.dataset import DataLike, DataSet
 from keras_preact.errors import argument_error
 from keras_preact.network.families import is_model_name, model_key
 from keras_preact.network.model import ResidualNetwork
-from keras_preact.training.evaluation import loaded
+from keras_preact.training.evaluation import data_of, loaded
 from keras_preact.training.source import Trained, find_source
 from keras_preact.types import PathLike
 from keras_preact.zoo import get_model
@@ -21,21 +23,24 @@ def find_network(
     Args:
         model: A network's name, which is built untrained for the data; or a trained network: see
             `training.source.find_source`.
-        data: The name of a data set, or a `DataSet`. If None, for the folder of a run the run's own, else the digits.
+        data: The name of a data set, or a `DataSet`. If None, what the network was trained on; the digits if that is
+            not known. The images of a trained network are normalised as those that it was trained on.
         data_dir: The folder in which to look for it; likewise.
 
     Raises:
-        ValueError: If `model` is none of these, or holds no network of this package.
+        ValueError: If `model` is none of these, or holds no network of this package, or its data set is not there.
     """
     if is_model_name(model):
         key, data = model_key(model), _data(data, data_dir)
         shape = (None, None, data.image_shape[-1])  # the images decide the size
         return get_model(key, input_shape=shape, num_classes=len(data.class_names), layout="stacked"), data
     source = find_source(model, "model")
-    if data is None and source.is_run and source.data is not None:
-        where = data_dir or source.data_dir
-        return source.load(), loaded(source.data, where, source.image_size, source.skip_corrupt)
-    return source.load(), _data(data, data_dir, source.image_size)
+    own = data is None and source.data is not None
+    data = data_of(source, data_dir) if own else _data(data, data_dir, source.image_size)
+    how = source.preprocessing
+    if how is not None and len(how.mean) == data.image_shape[-1]:
+        data = dataclasses.replace(data, mean=how.mean, std=how.std)
+    return source.load(), data
 
 
 def _data(data, data_dir, image_size=0):
@@ -52,7 +57,7 @@ def batch_for(network: ResidualNetwork, data: DataSet, count: int) -> tuple[np.n
     """
     chosen = np.arange(len(data.test))
     if network.has_top:
-        chosen = chosen[data.test.labels < network.output_shape[-1]]
+        chosen = chosen[data.test.labels < max(2, network.output_shape[-1])]  # one sigmoid output tells two
     chosen = chosen[:count]
     images = data.normalized(data.test.read(chosen))
     *sides, channels = network.input_shape[1:]

@@ -9,7 +9,7 @@ from typing import Any
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.network.families import key_of, model_family, model_key, network_spec
 from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS, UNIT_KINDS, ShortcutSpec
-from keras_preact.training.recipe import MOMENTUM_RULES, PRECISIONS, SCHEDULES, WEIGHT_DECAYS, Recipe
+from keras_preact.training.recipe import MOMENTUM_RULES, OPTIMIZERS, PRECISIONS, SCHEDULES, WEIGHT_DECAYS, Recipe
 from keras_preact.zoo import ARGUMENTS, SPEC_FIELDS
 
 # Axes with values that are known; the others need theirs. Three are tables that `keras_preact.register_...` adds to.
@@ -22,6 +22,7 @@ CHOICES = {
     "schedule": SCHEDULES,
     "weight_decay_kind": WEIGHT_DECAYS,
     "momentum_rule": MOMENTUM_RULES,
+    "optimizer": OPTIMIZERS,
     "precision": PRECISIONS,
 }
 # `seed` is what repeats a point; all points share images of one size; the text and tuples of a recipe are no axes.
@@ -164,7 +165,8 @@ def network_of(
     if "width" in point:
         stages = len(network_spec(key, options.get("family")).widths)
         options["widths"] = [point["width"] * 2**stage for stage in range(stages)]
-        options["stem"] = {"width": point["width"]}
+        stem = options.get("stem") or {}
+        options["stem"] = {**(stem if isinstance(stem, Mapping) else dataclasses.asdict(stem)), "width": point["width"]}
     fields = {name: value for name, value in options.items() if name in SPEC_FIELDS}
     network_spec(key, options.get("family"), **fields)
     return key, options

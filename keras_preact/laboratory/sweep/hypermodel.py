@@ -70,7 +70,8 @@ SPACE = {
     "weight_decay": Range(1e-5, 1e-3, sampling="log"),
 }
 
-UNSEARCHED = ("steps", "patience", "early_stopping", "ema")  # fields of a recipe that a search does not carry out
+# Fields of a recipe that a search does not carry out.
+UNSEARCHED = ("steps", "patience", "early_stopping", "ema", "levels")
 
 
 class PreActHyperModel(keras_tuner.HyperModel):
@@ -163,7 +164,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
         classes = len(self.data.class_names)
         arguments = {"input_shape": self.data.image_shape, "num_classes": classes, "dtype": recipe.precision}
         network = get_model(key, **{"layout": "stacked", **arguments, **options})
-        model = TrainingModel(network, Preparation(self.data, recipe.augmentation()))
+        model = TrainingModel(network, Preparation(self.data, recipe.augmentation(), image_size=recipe.image_size))
         model.compile(
             make_optimizer(recipe, self._batches(recipe).steps_per_epoch),
             Crossentropy(classes, recipe.label_smoothing, dtype=loss_dtype(recipe.precision)),
