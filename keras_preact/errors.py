@@ -98,6 +98,13 @@ def check_number(
     raise argument_error(argument, f"a finite number{bounds}", value)
 
 
+def check_flag(argument: str, value: object) -> bool:
+    """Returns `value` if it is True or False; else raises a `ValueError`."""
+    if isinstance(value, bool):
+        return value
+    raise argument_error(argument, "True or False", value)
+
+
 def _finite(value: object) -> float | None:
     """Returns a number as a `float`; None if it is none, or none that a `float` can hold."""
     if isinstance(value, numbers.Real) and not isinstance(value, bool):

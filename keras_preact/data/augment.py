@@ -5,16 +5,24 @@ The host draws for each image; `preparation.py` applies on the device what can b
 device or strategy, and no random state has to be saved.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from keras_preact.errors import argument_error, check_choice, check_integer, check_number
+from keras_preact.errors import argument_error, check_choice, check_flag, check_integer, check_number
 
 PAD_VALUES = ("mean", "black", "reflect")
 ASPECTS = (3 / 4, 4 / 3)
 ATTEMPTS = 10
 
+_CHECKS: dict[str, Callable[[str, object], object]] = {
+    **dict.fromkeys(("crop_padding", "cutout"), partial(check_integer, minimum=0)),
+    **dict.fromkeys(("lighting", "mixup", "cutmix"), partial(check_number, low=0.0)),
+    "colour": partial(check_number, low=0.0, high=1.0),
+    "flip": check_flag,
+}
 HOST_DRAWS = ("shorter_side", "attempts", "place")
 
 
@@ -44,14 +52,9 @@ class Augmentation:
     """Both parameters of the beta distribution of the area share that a box keeps of its image."""
 
     def __post_init__(self) -> None:
-        check_integer("crop_padding", self.crop_padding, minimum=0)
-        check_integer("cutout", self.cutout, minimum=0)
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
         check_choice("pad_value", self.pad_value, PAD_VALUES)
-        if not isinstance(self.flip, bool):
-            raise argument_error("flip", "True or False", self.flip)
-        check_number("colour", self.colour, 0.0, 1.0)
-        for name in ("lighting", "mixup", "cutmix"):
-            check_number(name, getattr(self, name), low=0.0)
         _check_range(self, "scale", lambda value: check_integer("scale", value))
         _check_range(self, "area", lambda value: check_number("area", value, 0.0, 1.0))
         if self.scale and self.area:

@@ -47,7 +47,7 @@ def evaluate(
     source = find_source(model, "model")
     if data is None:
         return evaluate_source(source, data_of(source, data_dir, skip_corrupt))
-    return evaluate_source(source, _fitting(source, data, data_dir, skip_corrupt))
+    return evaluate_source(source, fitting_data(source, data, data_dir, skip_corrupt))
 
 
 def data_of(source: Source, data_dir: PathLike | None = None, skip_corrupt: bool = False) -> DataSet:
@@ -64,14 +64,16 @@ def data_of(source: Source, data_dir: PathLike | None = None, skip_corrupt: bool
     if source.data is None:
         raise argument_error("data", "given with a network that does not say what it was trained on", None)
     if data_dir is not None and source.data not in (*DATA_SETS, *ALIASES):
-        return _fitting(source, data_dir, None, skip_corrupt)
-    return _fitting(source, source.data, data_dir or source.data_dir, skip_corrupt)
+        return fitting_data(source, data_dir, None, skip_corrupt)
+    return fitting_data(source, source.data, data_dir or source.data_dir, skip_corrupt)
 
 
-def _fitting(source, data, data_dir, skip_corrupt):
+def fitting_data(
+    source: Source, data: DataLike, data_dir: PathLike | None = None, skip_corrupt: bool = False
+) -> DataSet:
     """Returns a data set, its image files resized to what a `Source` was trained on, where that is known."""
-    size = source.preprocessing.size if source.preprocessing else 0
-    return loaded(data, data_dir, source.image_size or size, skip_corrupt or source.skip_corrupt)
+    size = source.preprocessing.size if source.preprocessing else None
+    return loaded(data, data_dir, size, skip_corrupt or source.skip_corrupt)
 
 
 def evaluate_source(source: Source, data: DataSet) -> dict[str, float]:

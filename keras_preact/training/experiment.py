@@ -1,13 +1,14 @@
 """What is to be run, and how: checked before anything is built or written."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_preact.data.dataset import DataSet
-from keras_preact.errors import argument_error, check_integer
+from keras_preact.errors import argument_error, check_arguments, check_integer
 from keras_preact.training import finish
 from keras_preact.training.processes import Clock
 from keras_preact.training.recipe import Recipe
@@ -51,6 +52,10 @@ class Experiment:
     skip_corrupt: bool = dataclasses.field(default=False, kw_only=True)
     start: Source | None = dataclasses.field(default=None, kw_only=True)
     identity: dict[str, Any] | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.data_dir is not None:  # for a reader in another folder
+            object.__setattr__(self, "data_dir", str(pathlib.Path(self.data_dir).expanduser().resolve()))
 
     def plain(self) -> dict[str, Any]:
         """Returns what decides the result, as JSON holds it."""
@@ -100,9 +105,10 @@ def split_fields(
     """Returns the fields of `Recipe`, and all options of the network, of the keywords that `train` was called with.
 
     Raises:
-        ValueError: If an option is in `model_options`, too.
+        ValueError: If an option is in `model_options`, too, or that holds what is no option of the network.
     """
     options = {name: value for name, value in fields.items() if name in NETWORK_OPTIONS}
+    check_arguments("train", model_options or {}, NETWORK_OPTIONS)
     if twice := sorted(options.keys() & (model_options or {}).keys()):
         raise argument_error(twice[0], "left out, as model_options has it", options[twice[0]])
     return {name: value for name, value in fields.items() if name not in options}, {**(model_options or {}), **options}

@@ -130,8 +130,7 @@ def _preprocessing_of(source, network, mean, std):
     """Returns the `Preprocessing` of a network: its card's, for its own input size, or that of `mean` and `std`."""
     size = network.input_shape[1:3]
     if source.preprocessing is not None:
-        size = tuple(ours or theirs for ours, theirs in zip(size, source.preprocessing.size))
-        return dataclasses.replace(source.preprocessing, size=size)
+        return source.preprocessing.of_size(size)
     if not (mean and std):
         expected = "a Preprocessing, or mean and std, for a model that does not say how its images were normalised"
         raise argument_error("preprocessing", expected, None, "On the command line: --mean and --std.")

@@ -1,17 +1,29 @@
 """How a network is trained, as frozen data."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 from keras_preact.data.augment import Augmentation
-from keras_preact.errors import argument_error, check_choice, check_fields, check_integer, check_number
+from keras_preact.errors import argument_error, check_choice, check_fields, check_flag, check_integer, check_number
 
 SCHEDULES = ("cosine", "linear", "steps", "constant", "plateau")
 WEIGHT_DECAYS = ("l2", "l2_kernels", "decoupled")
 MOMENTUM_RULES = ("caffe", "torch")
 OPTIMIZERS = ("sgd", "muon")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
+
+_COUNTS = ("steps", "warmup_steps", "patience", "early_stopping", "validation_images", "image_size", "seed")
+_SHARES = ("momentum", "label_smoothing", "ema")
+_CHECKS: dict[str, Callable[[str, object], object]] = {
+    **dict.fromkeys(("epochs", "global_batch_size"), check_integer),
+    **dict.fromkeys(_COUNTS, partial(check_integer, minimum=0)),
+    **dict.fromkeys(("learning_rate", "weight_decay", "clip_norm"), partial(check_number, low=0.0)),
+    **dict.fromkeys(_SHARES, partial(check_number, low=0.0, high=1.0, below_high=True)),
+    **dict.fromkeys(("nesterov", "bn_synchronized"), check_flag),
+}
 
 
 @dataclass(frozen=True)
@@ -75,14 +87,8 @@ class Recipe(Augmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("epochs", "global_batch_size"):
-            check_integer(name, getattr(self, name))
-        for name in _COUNTS:
-            check_integer(name, getattr(self, name), minimum=0)
-        for name in ("learning_rate", "weight_decay", "clip_norm"):
-            check_number(name, getattr(self, name), low=0.0)
-        for name in ("momentum", "label_smoothing", "ema"):
-            check_number(name, getattr(self, name), 0.0, 1.0, below_high=True)
+        for name, check in _CHECKS.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("weight_decay_kind", self.weight_decay_kind, WEIGHT_DECAYS)
         check_choice("momentum_rule", self.momentum_rule, MOMENTUM_RULES)
@@ -136,14 +142,3 @@ class Recipe(Augmentation):
     def total_steps(self, steps_per_epoch: int) -> int:
         """Returns the steps of the whole training."""
         return self.steps or self.epochs * steps_per_epoch
-
-
-_COUNTS = (
-    "steps",
-    "warmup_steps",
-    "patience",
-    "early_stopping",
-    "validation_images",
-    "image_size",
-    "seed",
-)

@@ -27,6 +27,9 @@ MODEL = "model.keras"
 SAVED_MODEL = "saved_model"
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.csv"
+LEFT = ("saved_model", "export", "samples", "tensorboard", MODEL, HISTORY, "card.md", "curves.png")  # of another run
+# What an option of the network is if it is left out, as the command line writes it.
+USUAL = {"ordering": "preactivation", "shortcut": "identity", "layout": "stacked", "unroll": "auto", "remat": False}
 
 
 def check_folder(path: PathLike, experiment: Mapping[str, Any], overwrite: bool = False) -> pathlib.Path:
@@ -70,9 +73,18 @@ def make_folder(path: pathlib.Path, experiment: Mapping[str, Any], overwrite: bo
     if overwrite and ((path / CARD).is_file() or before != now):
         (path / CARD).unlink(missing_ok=True)  # the card is written last: a folder with one holds a finished run
         shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+        for name in LEFT:
+            _remove(path / name)
     write_text(path / EXPERIMENT, json.dumps(experiment, indent=2) + "\n")
     (path / CHECKPOINTS).mkdir(exist_ok=True)
     checkpoints.clean(path / CHECKPOINTS)
+
+
+def _remove(path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _experiment(path):
@@ -97,11 +109,17 @@ def identity(data: DataSet) -> dict[str, Any]:
 
 
 def _of_today(name, value):
-    return ALIASES.get(value, value) if name == "data" and isinstance(value, str) else value
+    """Returns what a field of an experiment is called now: a data set's name, options without those that are usual."""
+    if name == "data" and isinstance(value, str):
+        return ALIASES.get(value, value)
+    if name == "options" and isinstance(value, Mapping):
+        usual = [*USUAL.items(), ("shortcut", {"name": "identity"})]
+        return {option: chosen for option, chosen in value.items() if (option, chosen) not in usual}
+    return value
 
 
 def comparable(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns two experiments, without `identity` unless both have one, a data set by its name of today."""
+    """Returns two experiments, without `identity` unless both have one, and without usual options."""
     before, now = ({name: _of_today(name, value) for name, value in each.items()} for each in (before, now))
     if "identity" in before and "identity" in now:
         return before, now

@@ -46,7 +46,6 @@ class Source:
         classes: A name for every output; None if not known.
         data: The name of what the weights were trained on, or its folder; None if not known.
         data_dir: Where its files were; None if that is not known, or they were in their usual place.
-        image_size: Of a folder of images, the side to which they were resized; 0 for a data set of its own size.
         skip_corrupt: Whether image files that cannot be read were left out of the data set.
         is_run: Whether it is the folder of a run, whose data set is at hand.
         error_percent: The test error that its card states, in %; None if there is none.
@@ -66,7 +65,6 @@ class Source:
     classes: tuple[str, ...] | None = None
     data: str | None = None
     data_dir: str | None = None
-    image_size: int = 0
     skip_corrupt: bool = False
     is_run: bool = False
     error_percent: float | None = None
@@ -128,7 +126,7 @@ def _known(card, config):
     """Returns what the card of a network's weights says of the network, which may have another head or channels."""
     if card is None or card.preprocessing.channels != config["input_shape"][-1]:
         return {}
-    known = {"preprocessing": card.preprocessing}
+    known = {"preprocessing": card.preprocessing.of_size(config["input_shape"][:2])}
     if config["include_top"] and not config.get("features") and config["num_classes"] == len(card.classes):
         known |= {"classes": card.classes, "data": card.dataset, "error_percent": card.error_percent}
         known |= {"card": card.get_config()}
@@ -171,8 +169,8 @@ def _of_run(folder, argument):
     known = {"preprocessing": Preprocessing(**card["preprocessing"]), "classes": tuple(map(str, card["classes"]))}
     known |= {"data": card["data"], "data_dir": card.get("data_dir"), "is_run": True}
     known |= {"skip_corrupt": card.get("skip_corrupt", False), "error_percent": card["error_percent"], "card": card}
-    known |= {"image_size": card["recipe"].get("image_size") or 0, "chain": _chain(name, digest, card)}
-    return _source(name, card["network"]["name"], digest, card["network"], _loader(path), **known)
+    chain = _chain(name, digest, card)
+    return _source(name, card["network"]["name"], digest, card["network"], _loader(path), chain=chain, **known)
 
 
 def _of_model_file(path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,11 @@ class Preprocessing:
     def input_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         return (*self.size, self.channels)
+
+    def of_size(self, size: Sequence[int | None]) -> Preprocessing:
+        """Returns it for a network that reads images of another (height, width); None for a side of any length."""
+        height, width = (ours or theirs for ours, theirs in zip(size, self.size))
+        return dataclasses.replace(self, size=(height, width))
 
 
 def fields_of_before(fields: Mapping[str, Any]) -> dict[str, Any]:

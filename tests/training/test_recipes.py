@@ -1,5 +1,8 @@
 """Recipes: what they refuse, and the optimizers, schedules and losses that they ask for."""
 
+import dataclasses
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -27,12 +30,20 @@ from keras_preact.training.training_model import Crossentropy, ErrorPercent
         ({"schedule": "plateau"}, r"patience.*plateau"),
         ({"early_stopping": 2}, r"validation_images.*test images"),
         ({"ema": 1.0}, r"ema.*\[0, 1\)"),
+        ({"nesterov": "no"}, r"nesterov.*True or False"),
+        ({"bn_synchronized": 1}, r"bn_synchronized.*True or False"),
         ({"batch_size": 3}, r'Recipe field.*"global_batch_size".*Nearest: "global_batch_size"'),
     ],
 )
 def test_a_wrong_recipe_is_refused_by_name(fields, message):
     with pytest.raises(ValueError, match=message):
         Recipe().replace(**fields)
+
+
+def test_numbers_of_numpy_are_kept_as_pythons_which_json_can_hold():
+    recipe = Recipe(global_batch_size=np.int64(32), learning_rate=np.float32(0.5), crop_padding=np.int8(2), mixup=1)
+    assert json.loads(json.dumps(dataclasses.asdict(recipe)))["learning_rate"] == 0.5
+    assert [type(value) for value in (recipe.global_batch_size, recipe.crop_padding, recipe.mixup)] == [int, int, float]
 
 
 @pytest.mark.parametrize("rule", ["caffe", "torch"])

@@ -27,10 +27,45 @@ def test_recipe_fields_are_keywords_and_options_may_be_specs_but_nothing_that_js
     assert card["recipe"]["source"].startswith("digits with its own steps, global_batch_size, learning_rate; ")
     assert (card["options"]["shortcut"]["scale"], card["network"]["spec"]["shortcut"]["scale"]) == (0.3, 0.3)
     with pytest.raises(ValueError, match=r"`model_options` must be values that JSON can hold.*not JSON serializable"):
-        keras_preact.train("ResNet8", recipe=QUICK, model_options={"name": object()}, output=tmp_path / "other")
+        keras_preact.train("ResNet8", recipe=QUICK, model_options={"units": object()}, output=tmp_path / "other")
     with pytest.raises(ValueError, match=r"`model_options` must be values that JSON can hold"):
         keras_preact.train("ResNet8", recipe=QUICK, model_options={"stem": StemSpec}, output=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_options_that_are_usual_are_those_left_out(tmp_path, caplog):
+    """The command line always passes them: the run is the same one."""
+    caplog.set_level("INFO", "keras_preact")
+    command = {
+        "ordering": "preactivation",
+        "shortcut": "identity",
+        "layout": "stacked",
+        "unroll": "auto",
+        "remat": False,
+    }
+    card = keras_preact.train("ResNet8", data=DATA, recipe=QUICK, output=tmp_path / "run", **command, **ALONE)
+    again = keras_preact.train("ResNet8", data=DATA, recipe=QUICK, output=tmp_path / "run", **ALONE)
+    assert (again["error_percent"], "finished" in caplog.text) == (card["error_percent"], True)
+    with pytest.raises(ValueError, match=r"options\.ordering is None there and 'original' here"):
+        keras_preact.train("ResNet8", data=DATA, recipe=QUICK, output=tmp_path / "run", ordering="original", **ALONE)
+
+
+def test_of_an_overwritten_run_nothing_is_left_and_a_data_dir_is_absolute(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    keras_preact.train("ResNet8", data=DATA, recipe=QUICK, output=folder, **ALONE)
+    (folder / "export").mkdir()
+    (folder / "export" / "model.onnx").touch()
+    (folder / "samples" / "cat.png").touch()
+    (folder / "mine.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    other = QUICK.replace(seed=1)
+    card = keras_preact.train(
+        "ResNet8", data=DATA, data_dir="data", recipe=other, output=folder, overwrite=True, **ALONE
+    )
+    assert not (folder / "export").exists()
+    assert not (folder / "samples" / "cat.png").exists()
+    assert (folder / "mine.txt").exists()
+    assert card["data_dir"] == str(tmp_path / "data")
 
 
 class LossOfTwo(keras.callbacks.Callback):
@@ -85,6 +120,9 @@ def test_the_same_seed_trains_the_same(tmp_path):
         ({"checkpoint_steps": -1}, r"checkpoint_steps.*at least 0.*-1"),
         ({"recipe": QUICK.replace(global_batch_size=5000)}, r"global_batch_size.*at most the 1437"),
         ({"model_options": {"shortcut": "gated"}}, r"shortcut.*gated"),
+        ({"model_options": {"num_classes": 20}}, "`num_classes` must be left out, as train has no such argument"),
+        ({"model_options": {"dtype": "float64"}}, "`dtype` must be left out"),
+        ({"model_options": {"weights": "digits"}}, "`weights` must be left out"),
     ],
 )
 def test_wrong_input_writes_nothing(arguments, message, tmp_path):

@@ -224,3 +224,10 @@ def test_what_names_nothing_is_one_sentence(verb, what, tmp_path):
         verb(what, (None, {"error_percent": 0.0}, "photo.png"), tmp_path)
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_of_another_size_reads_images_of_its_own():
+    """Their card's images are of 32 pixels."""
+    network = keras_preact.ResNet164(weights="cifar10", input_shape=(48, 40, 3))
+    assert find_source(network).preprocessing.size == (48, 40)
+    assert find_source("resnet164.cifar10.modern_cifar").preprocessing.size == (32, 32)

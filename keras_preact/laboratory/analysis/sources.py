@@ -9,7 +9,7 @@ from keras_preact.data.dataset import DataLike, DataSet
 from keras_preact.errors import argument_error
 from keras_preact.network.families import is_model_name, model_key
 from keras_preact.network.model import ResidualNetwork
-from keras_preact.training.evaluation import data_of, loaded
+from keras_preact.training.evaluation import data_of, fitting_data, loaded
 from keras_preact.training.source import Trained, find_source
 from keras_preact.types import PathLike
 from keras_preact.zoo import get_model
@@ -31,20 +31,16 @@ def find_network(
         ValueError: If `model` is none of these, or holds no network of this package, or its data set is not there.
     """
     if is_model_name(model):
-        key, data = model_key(model), _data(data, data_dir)
+        key, data = model_key(model), loaded("digits" if data is None else data, data_dir, None)
         shape = (None, None, data.image_shape[-1])  # the images decide the size
         return get_model(key, input_shape=shape, num_classes=len(data.class_names), layout="stacked"), data
     source = find_source(model, "model")
     own = data is None and source.data is not None
-    data = data_of(source, data_dir) if own else _data(data, data_dir, source.image_size)
+    data = data_of(source, data_dir) if own else fitting_data(source, "digits" if data is None else data, data_dir)
     how = source.preprocessing
     if how is not None and len(how.mean) == data.image_shape[-1]:
         data = dataclasses.replace(data, mean=how.mean, std=how.std)
     return source.load(), data
-
-
-def _data(data, data_dir, image_size=0):
-    return loaded("digits" if data is None else data, data_dir, image_size)
 
 
 def batch_for(network: ResidualNetwork, data: DataSet, count: int) -> tuple[np.ndarray, np.ndarray | None]:
