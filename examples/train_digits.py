@@ -1,4 +1,4 @@
-"""Trains ResNet-164 on scikit-learn's handwritten digits, in plain Keras: one to two minutes on two CPU cores.
+"""Trains ResNet-164 on scikit-learn's handwritten digits, in plain Keras: one to four minutes on two CPU cores.
 
 python examples/train_digits.py
 """

@@ -22,7 +22,8 @@ def explain(
     """Measures why a network trains, or does not, and writes an HTML report with pictures.
 
     Args:
-        model: The name of a network (built untrained), a run folder, or a .keras file.
+        model: The name of a network, which is built untrained; or a trained one: a name of `keras-preact weights list`,
+            the folder of a run or of kept weights, a .keras or a .weights.h5 file.
         output: The report, one HTML file.
         data: A data set to measure the network on; the run's own, else the digits, if left out.
         data_dir: The folder in which the data set lies.

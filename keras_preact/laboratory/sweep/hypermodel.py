@@ -98,7 +98,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
             sets its own, over which the schedule then falls.
         model: The network, where the depth is no axis.
         model_options: Keywords for the network's function, common to all trials.
-        validation_images: Training images held out; a tenth if None.
+        validation_images: Training images held out; the recipe's, or a tenth where it has none, if None or 0.
         data_dir: As in `train`.
 
     Raises:
