@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import copy
 import functools
 import importlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
@@ -73,6 +74,13 @@ class FileSplit:
         self.shorter_side = shorter_side or min(self.image_shape[:2])
         self.skip_corrupt = skip_corrupt
         self.skipped: set[int] = set()
+        self._cut: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def with_cut(self, cut: Callable[[np.ndarray], np.ndarray]) -> FileSplit:
+        """Returns the split with another crop where none is drawn: a function of whole images, uint8 (h, w, c)."""
+        other = copy.copy(self)
+        other._cut = cut
+        return other
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -102,6 +110,8 @@ class FileSplit:
         size = self.image_shape[:2]
         if drawn:
             return geometry.pixels(geometry.crop(image, size, drawn))
+        if self._cut is not None:
+            return self._cut(geometry.pixels(image))
         return geometry.pixels(geometry.centre_crop(image, size, self.shorter_side))
 
     def _open(self, index):

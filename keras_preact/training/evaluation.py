@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Any
@@ -13,6 +14,7 @@ from keras_preact.data import ALIASES, DATA_SETS, has_own_size, load
 from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import EvaluationBatches, TrainingBatches
 from keras_preact.data.dataset import DataLike, DataSet
+from keras_preact.data.files import FileSplit
 from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error
 from keras_preact.training.prefetch import Feed
@@ -20,6 +22,7 @@ from keras_preact.training.source import Source, Trained, find_source
 from keras_preact.training.strategies import Devices
 from keras_preact.training.training_model import CROSSENTROPY, Crossentropy, ErrorPercent, TrainingModel
 from keras_preact.types import PathLike
+from keras_preact.weights.cuts import cut
 
 EVALUATION_BATCH = 256  # images at most
 OLD_STATISTICS = 0.01
@@ -71,9 +74,15 @@ def data_of(source: Source, data_dir: PathLike | None = None, skip_corrupt: bool
 def fitting_data(
     source: Source, data: DataLike, data_dir: PathLike | None = None, skip_corrupt: bool = False
 ) -> DataSet:
-    """Returns a data set, its image files resized to what a `Source` was trained on, where that is known."""
-    size = source.preprocessing.size if source.preprocessing else None
-    return loaded(data, data_dir, size, skip_corrupt or source.skip_corrupt)
+    """Returns a data set, its image files resized and cut as those that a `Source` was trained on, if that is known."""
+    how = source.preprocessing
+    size = None if how is None else how.size
+    data = loaded(data, data_dir, size, skip_corrupt or source.skip_corrupt)
+    if how is None or not isinstance(data.test, FileSplit) or how.size != data.image_shape[:2]:
+        return data
+    if (how.transform, how.crop, how.interpolation) == ("ours", data.crop, data.interpolation):
+        return data
+    return dataclasses.replace(data, test=data.test.with_cut(functools.partial(cut, how=how)))
 
 
 def evaluate_source(source: Source, data: DataSet) -> dict[str, float]:

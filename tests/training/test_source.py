@@ -8,12 +8,14 @@ from PIL import Image
 
 import keras_preact
 from keras_preact.cli import main
-from keras_preact.data import from_arrays
+from keras_preact.data import from_arrays, load
 from keras_preact.laboratory.analysis.sources import find_network
 from keras_preact.training import export, publish, trainer
 from keras_preact.training.levels import begin_with
 from keras_preact.training.source import find_source
 from keras_preact.transfer import finetuning
+from keras_preact.weights.cards import Card
+from keras_preact.weights.preprocessing import Preprocessing
 
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(256, size=(60, 8, 8, 3), dtype=np.uint8), np.arange(60) % 3
@@ -224,6 +226,24 @@ def test_what_names_nothing_is_one_sentence(verb, what, tmp_path):
         verb(what, (None, {"error_percent": 0.0}, "photo.png"), tmp_path)
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_files_are_cut_for_evaluation_as_the_card_says(tmp_path):
+    """By timm's own arithmetic, not as the files of a data set of ours are."""
+    for number, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        for index in range(6):
+            pixels = RNG.integers(256, size=(31 + number, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{index}.png")
+    network = keras_preact.ResNet(11, input_shape=(16, 16, 3), num_classes=2)
+    how = Preprocessing((16, 16), (120.0,) * 3, (60.0,) * 3, crop=0.6, transform="timm")
+    fields = dict(name="mine", network="resnet11", dataset="photos", author="", licence="", recipe="", published="")
+    network.card = Card(error_percent=1.0, preprocessing=how, classes=("a", "b"), megabytes=0.1, **fields)
+    test = load(str(tmp_path), image_size=16).test
+    photos = [np.asarray(Image.open(path)) for path in test.paths]
+    probabilities = network.predict(keras_preact.preprocess_input(photos, network), verbose=0)
+    expected = -np.log(probabilities[np.arange(len(photos)), test.labels]).mean()
+    assert keras_preact.evaluate(network, str(tmp_path))["loss"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_network_of_another_size_reads_images_of_its_own():
