@@ -68,8 +68,8 @@ def explain(
     unit and with pre-activation, before and after a little training, and the shortcuts of Table 1.
 
     Args:
-        model: A name of `keras_preact.list_models()` or `resnet<depth>`, which is built untrained; the folder of a
-            finished run; a `.keras` file; or a `ResidualNetwork`.
+        model: A name of `keras_preact.list_models()` or `resnet<depth>`, which is built untrained; or a trained network:
+            a name of `list_weights()`, the folder of a run or of kept weights, a file, or a `ResidualNetwork`.
         output: The report; the name must end in `.html`. A file that exists is replaced.
         data: The name of a data set to measure the network on, or a `DataSet`; if None, what it was trained on, or the
             digits if that is not known.
