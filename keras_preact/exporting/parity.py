@@ -158,10 +158,14 @@ def _run(files, given, sent):
 
 
 def _as_read(sent, preprocessing):
-    """Returns image files as data sets of files are read, uint8 (files, *input_shape)."""
+    """Returns image files as data sets of files are read, uint8 (files, *input_shape).
+
+    Each is cut by itself: one that lies on its side has another size than the others.
+    """
     channels = preprocessing.channels
-    pixels = [geometry.pixels(open_image(io.BytesIO(contents), channels)) for contents in sent.values()]
-    return keras.ops.convert_to_numpy(in_graph.cut(np.stack(pixels), preprocessing)).astype("uint8")
+    pixels = (geometry.pixels(open_image(io.BytesIO(contents), channels)) for contents in sent.values())
+    parts = [keras.ops.convert_to_numpy(in_graph.cut(one[None], preprocessing)) for one in pixels]
+    return np.concatenate(parts).astype("uint8")
 
 
 def _compared(found, expected, labels):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from keras_preact.data import geometry
 from keras_preact.data.files import open_image
-from keras_preact.exporting import decoding, encoded
+from keras_preact.exporting import Preprocessing, decoding, encoded, parity
+from keras_preact.training.predictor import read_images
 
 
 def photographs(count, height, width):
@@ -31,6 +32,16 @@ def check_pixels(contents, channels):
     assert decoded.dtype == np.uint8
     np.testing.assert_array_equal(decoded, geometry.pixels(open_image(io.BytesIO(contents), channels)))
     return decoded
+
+
+def test_files_of_a_network_of_unequal_sides_are_read_for_comparison_as_predict_reads_them(tmp_path):
+    """One of them, on its side, is of another size than the others."""
+    how = Preprocessing((12, 8), (110.0, 120.0, 130.0), (50.0, 60.0, 70.0))
+    sent = encoded.files(photographs(2, 12, 8))
+    for number, contents in enumerate(sent.values()):
+        (tmp_path / f"{number}").write_bytes(contents)
+    expected, _ = read_images([str(tmp_path / f"{number}") for number in range(len(sent))], how)
+    np.testing.assert_allclose(parity._as_read(sent, how).astype(int), expected, atol=1)
 
 
 KINDS = encoded.files(photographs(1, 8, 8))
