@@ -7,7 +7,7 @@ import json
 import os
 import textwrap
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from keras_preact import bounds
@@ -45,7 +45,7 @@ def check_fingerprint(fingerprint: Mapping[str, Any], size: int) -> None:
     """Raises a `ValueError` unless a weights file of `size` bytes can hold the network that its fingerprint says."""
     fields = dict(fingerprint)
     channels, classes, features = fields.pop("channels"), fields.pop("num_classes"), fields.pop("features", None)
-    check_parameters(_as_far_as(NetworkSpec.from_dict(fields), features), channels, classes, size)
+    check_parameters(as_far_as(NetworkSpec.from_dict(fields), features), channels, classes, size)
 
 
 def check_keras_file(path: PathLike) -> dict[str, Any]:
@@ -71,9 +71,8 @@ def check_keras_file(path: PathLike) -> dict[str, Any]:
         what = textwrap.shorten(repr(config.get("class_name")), 100)
         raise ValueError(f"It holds a model of class {what}, not a network that keras_preact built.")
     network = config["config"]
-    spec = _as_far_as(NetworkSpec.from_dict(network["spec"]), network.get("features"))
-    has_top = network["include_top"] and not network.get("features")
-    check_parameters(spec, network["input_shape"][-1], network["num_classes"] if has_top else None, unpacked)
+    spec = as_far_as(NetworkSpec.from_dict(network["spec"]), network.get("features"))
+    check_parameters(spec, network["input_shape"][-1], classes_of(network), unpacked)
     return config
 
 
@@ -85,10 +84,16 @@ def _check_arrays(content):
             pass
 
 
-def _as_far_as(spec, features):
+def classes_of(config: Mapping[str, Any]) -> int | None:
+    """Returns the outputs of the classifier that a `ResidualNetwork` of this configuration ends in; None without it."""
+    return config["num_classes"] if config["include_top"] and not config.get("features") else None
+
+
+def as_far_as(spec: NetworkSpec, features: Container[str] | None) -> NetworkSpec:
     """Returns the spec of a network that ends with the last of the stages in `features`, or the whole one."""
     if not features:
         return spec
     stages = max(number for number in range(1, len(spec.units) + 1) if f"stage{number}" in features)
     parts = {name: getattr(spec, name)[:stages] for name in ("units", "widths", "strides")}
-    return spec.replace(stochastic_depth=0.0, **parts)
+    rates = spec.drop_rates[: sum(parts["units"])]
+    return spec.replace(stochastic_depth=rates if any(rates) else 0.0, **parts)

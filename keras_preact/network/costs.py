@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from keras_preact.errors import argument_error, check_integer
-from keras_preact.network.parts import CLASSIFIER, network_parts
+from keras_preact.network.checks import Layout
+from keras_preact.network.claims import as_far_as, classes_of
+from keras_preact.network.parts import CLASSIFIER, last_activation, network_parts
 from keras_preact.network.shapes import Operation, Shapes, Weight
-from keras_preact.network.spec import NetworkSpec
+from keras_preact.network.spec import ORDERINGS, NetworkSpec
 
 if TYPE_CHECKING:
     from keras_preact.network.model import ResidualNetwork
@@ -38,23 +41,31 @@ class StageCost:
     elements: int
 
 
-def network_costs(spec: NetworkSpec, input_shape: Sequence[int], num_classes: int | None = None) -> list[StageCost]:
+def network_costs(
+    spec: NetworkSpec,
+    input_shape: Sequence[int],
+    num_classes: int | None = None,
+    features: Mapping[str, str] | None = None,
+    layout: Layout = "layers",
+) -> list[StageCost]:
     """Returns the `StageCost`s of a `NetworkSpec`, without building it.
 
     Args:
         spec: A `NetworkSpec`.
         input_shape: (height, width, channels), all known.
         num_classes: Outputs of the classifier; None for a network without the top.
+        features: Of a backbone, a dict from `stage<number>` to its tap: it ends with the last of them.
+        layout: Where a backbone's last signal is what the next stage reads, the layout of layers holds that activation
+            alone, the stacked one the run of units that begins with it.
     """
-    env, groups, done = Shapes(), {}, 0
-    for part, _ in network_parts(env, tuple(input_shape), spec):
-        groups["head" if part == "final" else part] = env.operations[done:]
+    env, groups, units, done = Shapes(), {}, {}, 0
+    for part, count in _parts(env, tuple(input_shape), spec, features or {}, layout):
+        groups[part], units[part] = env.operations[done:], count
         done = len(env.operations)
     if num_classes is not None:
         weights = {"kernel": Weight((spec.out_width, num_classes), "he"), "bias": Weight((num_classes,), 0.0)}
         groups["head"].append(Operation("pool", shape=(spec.out_width,)))
         groups["head"].append(Operation(CLASSIFIER, weights, weights["kernel"].size, (num_classes,)))
-    units = {f"stage{number}": count for number, count in enumerate(spec.units, start=1)}
     costs, before = [], ()
     for name, operations in groups.items():
         before = operations[-1].shape if operations else before
@@ -63,7 +74,7 @@ def network_costs(spec: NetworkSpec, input_shape: Sequence[int], num_classes: in
             StageCost(
                 name=name,
                 shape=before,
-                units=units.get(name, 0),
+                units=units[name],
                 trainable=sum(size for trainable, size in sizes if trainable),
                 moving=sum(size for trainable, size in sizes if not trainable),
                 multiply_adds=sum(op.multiply_adds for op in operations),
@@ -71,6 +82,27 @@ def network_costs(spec: NetworkSpec, input_shape: Sequence[int], num_classes: in
             )
         )
     return costs
+
+
+def _parts(
+    env: Shapes, x: tuple[int, ...], spec: NetworkSpec, features: Mapping[str, str], layout: str
+) -> Iterator[tuple[str, int]]:
+    """Yields the name of each part of a network and the number of its units, once `env` has recorded the part."""
+    held = as_far_as(spec, features)
+    parts, last = network_parts(env, x, held), len(held.units)
+    for count in (0, *held.units):
+        part, x = next(parts)  # the last activation is not asked for
+        yield part, count
+    if features and (features.get(f"stage{last}") != "activated" or not ORDERINGS[spec.ordering].lead):
+        return
+    if features and layout == "stacked" and last < len(spec.units):
+        _, run = next(itertools.groupby(spec.stages[last]))
+        units = tuple(run)
+        env.units(x, units)
+        yield f"stage{last + 1}", len(units)
+    else:
+        last_activation(env, x, held)
+        yield "head", 0
 
 
 def model_costs(model: ResidualNetwork, size: Sequence[int] | None = None) -> list[StageCost]:
@@ -84,7 +116,7 @@ def model_costs(model: ResidualNetwork, size: Sequence[int] | None = None) -> li
     height, width = size or (height, width)
     if height is None or width is None:
         raise argument_error("size", "(height, width) for a network of undefined size", size)
-    return network_costs(model.spec, (height, width, channels), config["num_classes"] if model.has_top else None)
+    return network_costs(model.spec, (height, width, channels), classes_of(config), model.features, model.layout)
 
 
 def summary(
@@ -133,7 +165,8 @@ def summary(
         f"{total('multiply_adds'):,}",
         f"{total('elements') * bytes_each * batch_size / 1e6:,.1f}",
     )
-    print_fn(f"{model.name}: {model.spec.depth} layers, {model.spec.ordering}, shortcut {model.spec.shortcut.name}")
+    whole = f"{model.name}: {model.spec.depth} layers, {model.spec.ordering}, shortcut {model.spec.shortcut.name}"
+    print_fn(f"{whole}; as far as stage{len(as_far_as(model.spec, model.features).units)}" if model.features else whole)
     for line in table([header, *rows, last]):
         print_fn(line)
     print_fn(f"parameters are trainable ones; {total('moving'):,} moving statistics besides")

@@ -50,7 +50,7 @@ def deepen(
 
     Returns:
         A new `ResidualNetwork`, compiled as the model is, with the optimizer's state: zeros for what is new. `loaded`
-        says what is new, and `card` is the model's: of the weights that it began with.
+        says what is new, and `card` is the model's: of the weights that it began with. `model` itself if nothing grows.
 
     Raises:
         ValueError: If an argument is not allowed, or no unit of this kind computes the identity: the message says why.
@@ -148,7 +148,8 @@ def _origins(network, plan):
     """Returns for every weight of a deepened network the name that it had before, or None if it is new."""
     origins: dict[str, str | None] = {name: name for name in named_weights(network)}
     for ours, theirs, copy in itertools.chain(*plan):
-        origins |= {f"{ours.name}_{name}": None if copy else f"{theirs.name}_{name}" for name in _names(ours)}
+        names = (name for name in _names(ours) if f"{ours.name}_{name}" in origins)  # not all of a backbone's
+        origins |= {f"{ours.name}_{name}": None if copy else f"{theirs.name}_{name}" for name in names}
     return origins
 
 
@@ -166,6 +167,8 @@ def _copy_weights(source, target, plan, branch):
         for unit, origin, copy in stage:
             for name in _names(unit):
                 place, value = f"{unit.name}_{name}", old.get(f"{origin.name}_{name}")
+                if place not in ours:  # a backbone ends with the last of its features
+                    continue
                 if copy and branch == "zero":
                     value = _fresh(unit, name, _value(ours[place]))
                 elif branch == "copy" and alike[origin.name] > 1:

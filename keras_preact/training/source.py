@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_preact.errors import argument_error, nearest
-from keras_preact.network.claims import check_keras_file
+from keras_preact.network.claims import check_keras_file, classes_of
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import named_weights
 from keras_preact.network.spec import NetworkSpec
@@ -127,7 +127,7 @@ def _known(card, config):
     if card is None or card.preprocessing.channels != config["input_shape"][-1]:
         return {}
     known = {"preprocessing": card.preprocessing.of_size(config["input_shape"][:2])}
-    if config["include_top"] and not config.get("features") and config["num_classes"] == len(card.classes):
+    if classes_of(config) == len(card.classes):
         known |= {"classes": card.classes, "data": card.dataset, "error_percent": card.error_percent}
         known |= {"card": card.get_config()}
     return known

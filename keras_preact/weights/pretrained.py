@@ -18,7 +18,7 @@ import numpy as np
 from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
 from keras_preact.locks import held
-from keras_preact.network.claims import check_keras_file
+from keras_preact.network.claims import check_keras_file, classes_of
 from keras_preact.network.loaded import Loaded
 from keras_preact.network.model import FREE_FIELDS, ResidualNetwork
 from keras_preact.network.named_weights import assign, named_weights
@@ -92,9 +92,8 @@ def stated(weights: Card | pathlib.Path | None) -> Stated | None:
         except Exception as error:  # zipfile and h5py have many kinds
             expected = "a whole .keras file of a network of keras_preact"
             raise argument_error("weights", expected, str(weights), str(error)) from error
-        has_top = config["include_top"] and not config.get("features")
-        spec, classes = NetworkSpec.from_dict(config["spec"]), config["num_classes"] if has_top else None
-        return Stated(str(weights), spec, tuple(config["input_shape"]), classes)
+        spec = NetworkSpec.from_dict(config["spec"])
+        return Stated(str(weights), spec, tuple(config["input_shape"]), classes_of(config))
     theirs = read_fingerprint(weights)
     if theirs is None:
         return None
@@ -110,9 +109,7 @@ def check_spec(name: str, theirs: NetworkSpec, ours: NetworkSpec) -> None:
             raise argument_error(field, expected, asked, "Leave it out, or choose other weights.")
 
 
-def load_pretrained(
-    model: ResidualNetwork, source: Card | pathlib.Path, place: PathLike | None = None, digest: str | None = None
-) -> None:
+def load_pretrained(model: ResidualNetwork, source: Card | pathlib.Path) -> None:
     """Loads trained weights into a network, fits head and first kernel where they differ, and notes both on it.
 
     Sets `model.card` (of a `.keras` file its own, None for a `.weights.h5` file) and `model.loaded`, a `Loaded`. The
@@ -121,15 +118,13 @@ def load_pretrained(
     Args:
         model: A `ResidualNetwork` whose spec is that of the weights.
         source: A `Card`, or the `Path` of a `.weights.h5` or `.keras` file.
-        place: As in `store.fetch`.
-        digest: The hash of the download, for a card that has none.
 
     Raises:
         ValueError: If the weights are not those of this network, or not whole; the model then stays as it is.
         ConnectionError: If a download fails.
     """
     if isinstance(source, Card):
-        with weights_file(source, model.spec, place, digest) as path:
+        with weights_file(source, model.spec) as path:
             _check_cached(source, path)
             model.loaded = _load(model, path, source.name, len(source.classes), source.preprocessing.channels)
         model.card = source

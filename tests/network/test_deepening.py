@@ -105,6 +105,15 @@ def test_wrong_arguments_are_refused(arguments, message):
         deepen(keras.Sequential(), 29)
 
 
+@pytest.mark.parametrize(("layout", "tap"), [("layers", "sum"), ("layers", "activated"), ("stacked", "activated")])
+def test_a_backbone_grows_as_far_as_it_goes(layout, tap, float64):
+    backbone, x = keras_preact.ResNetFeatures(network(layout=layout), "stage1", tap), images()
+    deeper = deepen(backbone, units=(4, 3))
+    assert (deeper.spec.units, deeper.features) == ((4, 3), {"stage1": tap})
+    assert len(named_weights(deeper)) > len(named_weights(backbone))
+    np.testing.assert_allclose(deeper(x)["stage1"], backbone(x)["stage1"], rtol=0, atol=1e-10)
+
+
 def test_imagenet_networks_grow_to_the_depths_in_use():
     model = keras_preact.ResNet(family="imagenet", units=(1, 1, 1, 1), input_shape=(32, 32, 3), num_classes=2)
     assert deepen(model, 50).spec.units == (3, 4, 6, 3)

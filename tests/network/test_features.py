@@ -1,10 +1,14 @@
 """Feature maps: they are what the paper's units pass on, in both layouts, through files, and in bigger models."""
 
+import itertools
+import math
+
 import keras
 import numpy as np
 import pytest
 
 import keras_preact
+from keras_preact.network.costs import model_costs, summary
 from keras_preact.network.named_weights import copy_weights, named_weights
 from keras_preact.network.spec import ORDERINGS, NetworkSpec
 
@@ -133,6 +137,25 @@ def test_a_backbone_in_a_bigger_model_trains_and_saves_in_both_layouts(tmp_path)
     models[1].save(tmp_path / "bigger.keras")
     loaded = keras.models.load_model(tmp_path / "bigger.keras")
     np.testing.assert_array_equal(loaded(images()), models[1](images()))
+
+
+@pytest.mark.parametrize("ordering", ["original", "preactivation"])
+@pytest.mark.parametrize("strides", [(1, 2, 2), (1, 1, 2)])
+def test_a_backbone_costs_what_it_holds(ordering, strides):
+    for layout, stages, tap in itertools.product(("layers", "stacked"), (STAGES[:1], STAGES), ("sum", "activated")):
+        backbone = build(layout, strides, ordering=ordering, features=stages, tap=tap)
+        parts = model_costs(backbone)
+        counts = [sum(getattr(part, name) for part in parts) for name in ("trainable", "moving")]
+        held = [backbone.trainable_variables, backbone.non_trainable_variables]
+        assert counts == [sum(math.prod(variable.shape) for variable in variables) for variables in held]
+        assert [part.name for part in parts][: len(stages) + 1] == ["stem", *stages]
+
+
+def test_the_summary_of_a_backbone_says_where_it_ends():
+    lines = []
+    summary(build(features="stage2"), print_fn=lines.append)
+    assert lines[0].endswith("24 layers, preactivation, shortcut identity; as far as stage2")
+    assert [line.split()[0] for line in lines[3:]] == ["stem", "stage1", "stage2", "all", "parameters"]
 
 
 def test_the_backbone_of_a_built_network_has_a_copy_of_its_weights():
