@@ -69,15 +69,15 @@ def build_network(
         input_shape: (height, width, channels); a side may be None. (32, 32, 3), or what `weights` were trained on, if
             left out. With other channels than the weights', their first kernel is adapted.
         pooling: Without the top: `"avg"` or `"max"` for global pooling, None for the last stage's
-            (batch, height, width, channels).
+            (batch, height, width, channels). The top averages, and takes `"avg"` as keras.applications does.
         num_classes: Outputs of the classifier; 10, or as many as `weights` have, if None. With another number than the
-            weights', the classifier is new.
-        classifier_activation: Activation of the classifier; None for logits.
+            weights', the classifier is new. Without the top it has no effect, as in keras.applications.
+        classifier_activation: Activation of the classifier; None for logits. Of one output it is no softmax.
         name: The model's name.
         layout: `"layers"`: every operation is a Keras layer with a name such as `stage2_unit07_conv1`. `"stacked"`:
             equal units of a stage are one layer, their weights stacked and looped over; what is built, traced and saved
             does not grow with depth. None: layers up to 50 units (ResNet-152), stacked beyond, or with `unroll` or
-            `remat`. Both hold the same network, and read each other's weights files.
+            `remat`, which layers do not take. Both hold the same network, and read each other's weights files.
         unroll: Units in one turn of the loop, or `"all"`: more is faster on a GPU and slower to compile. `"auto"` is 1,
             but `"all"` for runs of up to 36 units on a GPU under JAX.
         remat: Whether the backward pass computes units again instead of keeping their inner signals: memory for about a
@@ -93,8 +93,9 @@ def build_network(
             none there (Fig. 4(a) to (c)) it is the sum.
 
     Returns:
-        A `ResidualNetwork`, a functional `keras.Model`. Its output is (batch, num_classes) with the top; with
-        `features` a dict from their names to (batch, height / stride, width / stride, channels).
+        A `ResidualNetwork`, a functional `keras.Model`; of a computed `input_tensor` a plain `keras.Model` around one,
+        from what the tensor is computed of. Its output is (batch, num_classes) with the top; with `features` a dict
+        from their names to (batch, height / stride, width / stride, channels).
 
     Raises:
         ValueError: If an argument is not allowed; it is named, with what was received and the nearest choice.
@@ -109,7 +110,8 @@ def build_network(
     input_shape, num_classes = _fitted(theirs, input_shape, input_tensor, num_classes, (32, 32, 3), 10)
     _check_data_format()
     unroll, remat = check_execution(unroll, remat)
-    num_classes, classifier_activation = _check_head(include_top, pooling, num_classes, classifier_activation)
+    has_top = bool(include_top) and features is None
+    num_classes, classifier_activation = _check_head(has_top, pooling, num_classes, classifier_activation)
     shape = _check_input(spec, input_shape, input_tensor)
     is_input = input_tensor is None or _is_input(input_tensor)
     model = ResidualNetwork(
@@ -159,13 +161,17 @@ def _check_data_format():
         raise argument_error("image_data_format", '"channels_last"', keras.config.image_data_format(), hint)
 
 
-def _check_head(include_top, pooling, num_classes, activation):
+def _check_head(has_top, pooling, num_classes, activation):
     """Returns the number of classes and the name of the activation, once all are checked."""
-    if include_top:
-        num_classes = check_integer("num_classes", num_classes)
+    num_classes, activation = check_integer("num_classes", num_classes), _check_activation(activation)
     if pooling is not None:
         check_choice("pooling", pooling, ("avg", "max"))
-    return num_classes, _check_activation(activation)
+    if has_top and pooling == "max":
+        raise argument_error("pooling", '"avg" or left out with include_top=True, which averages', pooling)
+    if has_top and num_classes == 1 and activation == "softmax":
+        hint = 'A softmax of one output is always 1. For one of two classes use classifier_activation="sigmoid".'
+        raise argument_error("classifier_activation", "another with num_classes=1", activation, hint)
+    return num_classes, activation
 
 
 def _check_activation(activation):

@@ -27,11 +27,16 @@ def check_not_quantized(model: keras.Model) -> None:
 
 
 def check_replicated(replicas: int, optimizer: keras.optimizers.Optimizer | str, steps_per_execution: int) -> None:
-    """Raises a `ValueError` if what is asked for fails in Keras with several replicas of a `tf.distribute` strategy."""
+    """Raises a `ValueError` if what is asked for fails in Keras with several replicas of a `tf.distribute` strategy.
+
+    Args:
+        replicas: Their number.
+        optimizer: As `compile` takes it; what a `LossScaleOptimizer` holds, not that itself.
+        steps_per_execution: As `compile` takes it.
+    """
     with_replicas = f"with {replicas} replicas, where Keras does not offer it"
     if steps_per_execution != 1:
         raise argument_error("steps_per_execution", f"1 {with_replicas}", steps_per_execution)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # that of a LossScaleOptimizer
     for option in ("gradient_accumulation_steps", "ema_overwrite_frequency"):
         value = getattr(optimizer, option, None)
         if value is not None:
@@ -45,7 +50,17 @@ def chosen_layout(layout: str | None, spec: NetworkSpec, unroll: int | str, rema
     """
     if layout is None:
         return "stacked" if sum(spec.units) > NAMED_UNITS or unroll != "auto" or remat else "layers"
-    return check_choice("layout", layout, LAYOUTS)
+    return check_layout(layout, unroll, remat)
+
+
+def check_layout(layout: str, unroll: int | str | None, remat: bool | int | None) -> Layout:
+    """Returns `layout`; a `ValueError` if there is no such one, or it has no use for an `unroll` or a `remat`."""
+    found = check_choice("layout", layout, LAYOUTS)
+    for name, value in (("unroll", unroll), ("remat", remat)):
+        if found == "layers" and value not in (None, "auto", 0):
+            hint = 'Use layout="stacked".'
+            raise argument_error(name, 'left out with layout="layers", which has no loop over units', value, hint)
+    return found
 
 
 def check_execution(unroll: int | str, remat: bool | int) -> tuple[int | str, bool | int]:
@@ -62,6 +77,8 @@ def check_features(
 ) -> dict[str, str] | None:
     """Returns a dict from the name of a stage to its tap, or None without `features`."""
     if features is None:
+        if tap != "sum":
+            raise argument_error("tap", "left out without `features`", tap)
         return None
     if pooling is not None:
         raise argument_error("pooling", "None with `features`", pooling)

@@ -62,7 +62,7 @@ def cifar_spec(depth: int, unit: str | None = None, **fields: Any) -> NetworkSpe
         **fields: Other fields of `NetworkSpec`; `stem` may be a dict of the fields that differ.
 
     Raises:
-        ValueError: If no such network exists; the nearest depths are named.
+        ValueError: If no such network exists, the nearest depths are named; or `units` are of another depth.
     """
     depth = check_integer("depth", depth)
     kinds = {kind: 3 * len(kernels) for kind, (kernels, _) in UNIT_KINDS.items()}
@@ -74,7 +74,7 @@ def cifar_spec(depth: int, unit: str | None = None, **fields: Any) -> NetworkSpe
         count, rest = divmod(depth - 2, kinds[kind])
         if count >= 1 and rest == 0:
             defaults = {"widening": "projection" if kind == "bottleneck" else "zero_pad"}
-            return _spec((count,) * 3, CIFAR_WIDTHS, kind, StemSpec(), {**defaults, **fields})
+            return _spec(depth, (count,) * 3, CIFAR_WIDTHS, kind, StemSpec(), {**defaults, **fields})
     rules = " or ".join(f"{kinds[kind]}n + 2 ({kind} units)" for kind in sorted(order, key=kinds.__getitem__))
     raise argument_error("depth", rules, depth, f"Nearest: {_nearest_depths(depth, [kinds[k] for k in order])}.")
 
@@ -101,10 +101,7 @@ def imagenet_spec(
             raise argument_error("depth", f"one of {listed}", depth, hint)
         units = IMAGENET_UNITS[depth]
     unit = unit or ("basic" if depth in (18, 34) else "bottleneck")
-    spec = _spec(units, IMAGENET_WIDTHS, unit, IMAGENET_STEM, {"stride_on": "3x3", **fields})
-    if depth is not None and spec.depth != depth:
-        raise argument_error("depth", f"{spec.depth} with units={spec.units} of kind {unit!r}", depth)
-    return spec
+    return _spec(depth, units, IMAGENET_WIDTHS, unit, IMAGENET_STEM, {"stride_on": "3x3", **fields})
 
 
 def units_of_depth(spec: NetworkSpec, depth: int) -> tuple[int, ...]:
@@ -127,8 +124,12 @@ def units_of_depth(spec: NetworkSpec, depth: int) -> tuple[int, ...]:
     return (count,) * len(spec.units)
 
 
-def _spec(units, widths, unit, stem, fields):
-    return changed(NetworkSpec(units, widths, unit, stem=stem), fields)
+def _spec(depth, units, widths, unit, stem, fields):
+    """Returns the `NetworkSpec` of a family, some fields changed; a `ValueError` if it is not so deep."""
+    spec = changed(NetworkSpec(units, widths, unit, stem=stem), fields)
+    if depth not in (None, spec.depth):
+        raise argument_error("depth", f"{spec.depth} with units={spec.units} of kind {unit!r}", depth)
+    return spec
 
 
 def changed(spec: NetworkSpec, fields: Mapping[str, Any]) -> NetworkSpec:
@@ -206,7 +207,7 @@ def is_model_name(name: object) -> TypeGuard[str]:
 def model_key(name: object) -> str:
     """Returns `name`, in any case, as `get_model` takes it; raises a `ValueError` if there is no such network."""
     key = name.lower() if isinstance(name, str) else name
-    if isinstance(key, str) and key.startswith("resnet") and key[6:].isdigit() and key not in NETWORKS:
+    if is_model_name(key) and key not in NETWORKS:
         family_of(int(key[6:]))
         return key
     return check_choice("model", key, NETWORKS)

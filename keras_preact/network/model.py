@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import keras
 
-from keras_preact.errors import argument_error, check_choice
+from keras_preact.errors import argument_error
 from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
 from keras_preact.keras_hooks import of_this_backend, optimized_weights
 from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, changes_of_before, head
-from keras_preact.network.checks import LAYOUTS, Layout, check_execution, check_replicated
+from keras_preact.network.checks import Layout, check_execution, check_layout, check_replicated
+from keras_preact.network.claims import classes_of
 from keras_preact.network.loaded import Loaded
 from keras_preact.network.named_weights import (
     copy_optimizer,
@@ -51,7 +52,7 @@ class ResidualNetwork(keras.Model):
         layout: `"stacked"` or `"layers"`.
         feature_strides: Image pixels per pixel of each output, along one side, by name; empty without `features`.
         card: The `weights.cards.Card` of the trained weights that it was built with, or None.
-        loaded: The `weights.pretrained.Loaded` that reports what was taken over from trained weights, or None.
+        loaded: The `network.loaded.Loaded` that reports what was taken over from trained weights, or None.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class ResidualNetwork(keras.Model):
     @property
     def has_top(self) -> bool:
         """Whether the network ends in a classifier."""
-        return self._arguments["include_top"] and not self.features
+        return classes_of(self._arguments) is not None
 
     @property
     def features(self) -> dict[str, str] | None:
@@ -173,7 +174,7 @@ class ResidualNetwork(keras.Model):
             if jit_compile == "auto" and not tf.config.list_physical_devices("GPU"):
                 jit_compile = False
             if (replicas := self.distribute_strategy.num_replicas_in_sync) > 1:
-                check_replicated(replicas, optimizer, steps_per_execution)
+                check_replicated(replicas, inner_optimizer(optimizer), steps_per_execution)
                 if jit_compile is True:
                     warnings.warn(f"Keras has no XLA for {replicas} replicas: jit_compile is off.", stacklevel=2)
                     jit_compile = False
@@ -223,8 +224,7 @@ class ResidualNetwork(keras.Model):
         """What a weights file must agree on: the spec without `FREE_FIELDS`, the channels read, and the head."""
         spec = {name: value for name, value in self.spec.to_dict().items() if name not in FREE_FIELDS}
         arguments = self._arguments
-        classes = arguments["num_classes"] if self.has_top else None
-        plain = {**spec, "channels": arguments["input_shape"][-1], "num_classes": classes}
+        plain = {**spec, "channels": arguments["input_shape"][-1], "num_classes": classes_of(arguments)}
         if self.features:  # the network ends after the last of them
             plain["features"] = self.features
         return json.loads(json.dumps(plain))
@@ -354,7 +354,7 @@ def relayout(
     Args:
         model: A `ResidualNetwork`.
         layout: `"stacked"` or `"layers"`.
-        unroll: As in `zoo.build_network`; that of `model` if None.
+        unroll: As in `zoo.build_network`; that of `model` if None, which the layout of layers keeps for the other.
         remat: Likewise.
 
     Returns:
@@ -366,11 +366,11 @@ def relayout(
     """
     if not isinstance(model, ResidualNetwork):
         raise argument_error("model", "a network that keras_preact built", type(model).__name__)
-    config = model.get_config()
+    layout, config = check_layout(layout, unroll, remat), model.get_config()
     unroll, remat = check_execution(
         config["unroll"] if unroll is None else unroll, config["remat"] if remat is None else remat
     )
-    changes = {"layout": check_choice("layout", layout, LAYOUTS), "unroll": unroll, "remat": remat}
+    changes = {"layout": layout, "unroll": unroll, "remat": remat}
     if all(str(config[name]) == str(value) for name, value in changes.items()):  # 1 is no True here
         return model
     names = {layer.name for layer in ResidualNetwork.from_config({**config, **changes, "changed_layers": None}).layers}

@@ -1,7 +1,7 @@
 """Weights by name, whatever the layout, and copies of them from one model to another."""
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import keras
 import numpy as np
@@ -10,6 +10,7 @@ from keras_preact.errors import argument_error
 from keras_preact.keras_hooks import AVERAGES, WEIGHTS, optimized_weights
 from keras_preact.network.layers.residual_units import ResidualUnits
 
+Optimizer = TypeVar("Optimizer")  # what `compile` takes for one, or None
 Place: TypeAlias = tuple[keras.Variable, int | None]  # a weight: a variable, or what is at an index of one
 
 
@@ -104,8 +105,8 @@ def optimizer_of(model: keras.Model) -> keras.optimizers.Optimizer | None:
     return getattr(model, "optimizer", None)
 
 
-def inner_optimizer(optimizer: keras.optimizers.Optimizer | None) -> keras.optimizers.Optimizer | None:
-    """Returns the optimizer that a `LossScaleOptimizer` holds; any other as it is."""
+def inner_optimizer(optimizer: Optimizer) -> Optimizer:
+    """Returns the optimizer that a `LossScaleOptimizer` holds; any other, its name or None as it is."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 

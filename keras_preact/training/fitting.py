@@ -18,6 +18,7 @@ from keras_preact.data.dataset import ArraySplit, DataSet
 from keras_preact.data.preparation import Preparation
 from keras_preact.network.deepening import deepen
 from keras_preact.network.model import ResidualNetwork
+from keras_preact.network.named_weights import inner_optimizer
 from keras_preact.training import checkpoints, finish, run_folder
 from keras_preact.training.callbacks import Checkpointing, RunFiles, StopOnNonFiniteLoss, restore
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, reestimate_statistics
@@ -225,7 +226,7 @@ class Training:
         """Replaces the weights by their average, if the recipe keeps one, and measures BN's statistics for it."""
         if not self.recipe.ema:
             return
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        optimizer = inner_optimizer(self.model.optimizer)
         optimizer.use_average(self.model.trainable_variables)
         if not self.fixed_statistics:
             reestimate_statistics(self.model, self.batches, self.devices)

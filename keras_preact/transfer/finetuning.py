@@ -227,15 +227,15 @@ def new_head(trained: ResidualNetwork, spec: NetworkSpec, data: DataSet, precisi
     Raises:
         ValueError: If the images are too small, or a part of the trunk is not there.
     """
+    config = trained.get_config()
     network = build_network(
         spec,
         input_shape=data.image_shape,
         num_classes=len(data.class_names),
         name=trained.name,
         layout=trained.layout,
-        unroll=trained.get_config()["unroll"],
-        remat=trained.get_config()["remat"],
         dtype=precision,
+        **({name: config[name] for name in ("unroll", "remat")} if trained.layout == "stacked" else {}),
     )
     theirs = {layer.name: layer for layer in trained.layers}
     for layer in network.layers:

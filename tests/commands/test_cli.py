@@ -104,6 +104,7 @@ def test_what_is_logged_is_shown_while_a_command_runs(capsys, monkeypatch):
         (["train", "--recipe", "digit"], 'Nearest: "digits"'),
         (["train", "--epochs", "0"], "epochs"),
         (["train", "ResNet11", "--output", "setup.cfg"], "output"),
+        (["train", "--layout", "layers", "--remat", "--output", "run"], "`remat` must be left out with layout="),
         (["evaluate", "nowhere"], "a name of list_weights(), the folder of a run"),
         (["predict", "nowhere", "x.png"], "a name of list_weights(), the folder of a run"),
         (["predict", str(TRAINED / "resnet164.digits.digits"), "x.png"], "`image` must be an existing file"),

@@ -254,6 +254,7 @@ def test_a_clone_and_a_part_are_models_too(tmp_path):
         ({"layout": "looped"}, "layout.*stacked.*looped"),
         ({"layout": "stacked", "unroll": 0}, "unroll.*at least 1.*0"),
         ({"layout": "stacked", "remat": 1.5}, "remat.*whole number.*1.5"),
+        ({"layout": "layers", "remat": True}, 'remat.*left out with layout="layers".*True'),
     ],
 )
 def test_a_wrong_relayout_is_refused(arguments, message):

@@ -143,11 +143,18 @@ def test_layer_names_are_frozen():
         ({"weights": "imagenet22k"}, "weights.*imagenet22k"),
         ({"weights": 3}, "weights.*3"),
         ({"pooling": "mean"}, "pooling.*avg.*mean"),
+        ({"pooling": "max"}, 'pooling.*"avg" or left out with include_top=True.*max'),
+        ({"num_classes": "abc", "include_top": False}, "num_classes.*abc"),
+        ({"num_classes": 1}, 'classifier_activation.*another with num_classes=1.*softmax.*"sigmoid"'),
         ({"classifier_activation": "sofmax"}, "classifier_activation.*sofmax"),
         ({"layout": "looped"}, "layout.*stacked.*looped"),
         ({"unroll": 0}, "unroll.*at least 1.*0"),
         ({"unroll": "al"}, 'unroll.*whole number, "auto" or "all".*al'),
         ({"remat": -1}, "remat.*-1"),
+        ({"layout": "layers", "remat": True}, 'remat.*left out with layout="layers".*True.*layout="stacked"'),
+        ({"layout": "layers", "unroll": "all"}, 'unroll.*left out with layout="layers".*all'),
+        ({"tap": "nonsense"}, "tap.*left out without `features`.*nonsense"),
+        ({"units": (1, 1, 1)}, r"depth.*11 with units=\(1, 1, 1\).*164"),
         ({"input_tensor": [1, 2]}, "input_tensor.*Keras tensor.*list"),
         ({"shortcut": keras_preact.ShortcutSpec, "dtype": None}, "shortcut"),
         ({"width": 3}, '`width`.*ResNet164 has no such argument.*Nearest: "widths"'),
@@ -218,6 +225,8 @@ def test_models_are_listed_by_pattern():
 def test_an_unknown_model_or_depth_names_the_nearest():
     with pytest.raises(ValueError, match=r'model.*Nearest: "resnet164"'):
         keras_preact.get_model("resnet-164")
+    with pytest.raises(ValueError, match=r"`model` must be .*resnet²"):  # a digit, by `str.isdigit`, and no number
+        keras_preact.get_model("resnet²")
     with pytest.raises(ValueError, match=r"depth.*163.*Nearest"):
         keras_preact.ResNet(163)
     with pytest.raises(ValueError, match=r'family.*Nearest: "cifar"'):
@@ -242,6 +251,8 @@ def test_sizes_channels_and_heads():
     assert build(input_shape=(None, None, 1), include_top=False).output_shape == (None, None, None, 32)
     assert build(input_shape=(8, 9, 4), include_top=False).output_shape == (None, 4, 5, 32)
     assert build(include_top=False, pooling="max").output_shape == (None, 32)
+    assert build(pooling="avg").output_shape == (None, 10)  # as the top does
+    assert build(num_classes=1, classifier_activation="sigmoid").output_shape == (None, 1)
     logits = build(classifier_activation=None, num_classes=3)
     assert logits.get_layer("predictions").activation is keras.activations.linear
 

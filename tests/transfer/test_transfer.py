@@ -272,6 +272,12 @@ def test_both_layouts_train_the_same(source, float64, bn):
     }
 
 
+def test_a_network_of_layers_that_was_stacked_with_remat_gets_a_new_head(source):
+    relaid = keras_preact.relayout(keras_preact.relayout(source, "stacked", remat=2), "layers")
+    assert relaid.get_config()["remat"] == 2
+    assert new_head(relaid, SPEC, DATA, "float32").layout == "layers"
+
+
 def test_the_new_head_is_zero_and_all_else_the_weights(source):
     headless = keras_preact.build_network(SPEC, include_top=False, input_shape=(8, 8, 1))
     for trained in (source, headless):
