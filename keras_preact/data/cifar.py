@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from whatever form of them lies on this machine, or from their source."""
 
-import os
 import pathlib
 import tarfile
 from dataclasses import dataclass
@@ -128,8 +127,7 @@ def _whole(kind, data_dir):
 
 def default_folders() -> list[pathlib.Path]:
     """Returns the folders in which TFDS and Keras keep data sets."""
-    kept = os.environ.get("KERAS_HOME", "~/.keras")
-    return [tfds_folder(), pathlib.Path(kept).expanduser() / "datasets"]
+    return [tfds_folder(), store.keras_home() / "datasets"]
 
 
 def _data_set(kind, train_images, train_labels, test_images, test_labels):

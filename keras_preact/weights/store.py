@@ -71,10 +71,14 @@ def check_digest(digest: str) -> str:
     return digest
 
 
+def keras_home() -> pathlib.Path:
+    """Returns Keras' folder: `KERAS_HOME` if that is set, else `~/.keras`; it need not exist."""
+    return pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+
+
 def cache_folder() -> pathlib.Path:
-    """Returns the folder of downloads, in `KERAS_HOME` if that is set, else in `~/.keras`; it need not exist."""
-    home = os.environ.get("KERAS_HOME")
-    return (pathlib.Path(home) if home else pathlib.Path.home() / ".keras") / "keras_preact"
+    """Returns the folder of downloads, in Keras' own; it need not exist."""
+    return keras_home() / "keras_preact"
 
 
 def chosen_place(place: PathLike | None = None) -> PathLike | None:

@@ -14,6 +14,7 @@ import zipfile
 import pytest
 
 import keras_preact
+from keras_preact.data import cifar
 from keras_preact.weights import store
 
 CONTENT = bytes(range(256)) * 4000
@@ -25,6 +26,7 @@ import sys, types
 package = types.ModuleType("keras_preact")
 package.__path__ = [sys.argv[1]]
 sys.modules["keras_preact"] = package
+from keras_preact.data import cifar
 from keras_preact.weights import store
 assert not {"keras", "tensorflow", "h5py"} & set(sys.modules)
 store.fetch(store.Remote(sys.argv[2], sys.argv[3], 10**7), sys.argv[4], timeout=20.0)
@@ -378,3 +380,13 @@ def test_the_cache_is_in_kerass_home(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     assert store.cache_folder() == tmp_path / "home" / "keras_preact"
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("home", ["", None, "~/.keras"])
+def test_kerass_home_is_one_folder_for_weights_and_data(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    if home is not None:
+        monkeypatch.setenv("KERAS_HOME", home)
+    assert store.cache_folder() == tmp_path / ".keras" / "keras_preact"
+    assert cifar.default_folders()[-1] == tmp_path / ".keras" / "datasets"
