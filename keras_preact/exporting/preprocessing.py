@@ -13,8 +13,6 @@ from keras_preact.weights import cuts
 if TYPE_CHECKING:
     from keras_preact.weights.preprocessing import Preprocessing
 
-    pass
-
 
 def prepared(images: Tensor, how: Preprocessing) -> Tensor:
     """Returns images (batch, any height, any width, channels) of 0 to 255 resized and normalised, float32.

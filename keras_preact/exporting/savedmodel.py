@@ -38,7 +38,6 @@ def export_savedmodel(
     preprocessing: Preprocessing,
     class_names: Sequence[str],
     sample_images: np.ndarray,
-    card: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a SavedModel, as `write_savedmodel` does, and compares it with `model` in this process.
 
@@ -48,7 +47,6 @@ def export_savedmodel(
         preprocessing: A `Preprocessing`.
         class_names: A name for each output.
         sample_images: uint8 (batch, height, width, channels).
-        card: A dict that says what the model is, or None.
 
     Raises:
         ImportError: If TensorFlow is not installed.
@@ -61,7 +59,7 @@ def export_savedmodel(
 
     checked(model)
     with written_aside(pathlib.Path(path)) as aside:
-        write_savedmodel(model, aside, preprocessing, class_names, card)
+        write_savedmodel(model, aside, preprocessing, class_names)
         written = tf.saved_model.load(aside)
         served = written.serve(tf.constant(sample_images))["probabilities"].numpy()
         expected = parity.reference(model, preprocessing, sample_images)["probabilities"]

@@ -3,7 +3,6 @@
 import functools
 import logging
 import os
-import pathlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -106,7 +105,9 @@ def files_of(paths: PathLike | Iterable[PathLike]) -> list[str]:
 
 def read_images(paths: Sequence[str], how: Preprocessing) -> tuple[np.ndarray, dict[str, str]]:
     """Returns the images of files, uint8 (images, *how.input_shape), and {path: problem} of those that are left out."""
-    _check_channels(how)
+    if how.channels not in (1, 3):
+        expected = "for grey or RGB images, if image files are to be read"
+        raise argument_error("model", expected, f"{how.channels} channels")
     read = list(threads().map(functools.partial(_read, how=how), paths))
     problems = {path: str(image) for path, image in zip(paths, read) if isinstance(image, ValueError)}
     images = [image for image in read if not isinstance(image, ValueError)]
@@ -115,27 +116,6 @@ def read_images(paths: Sequence[str], how: Preprocessing) -> tuple[np.ndarray, d
 
 def _read(path, how):
     try:
-        return _pixels(path, how)
+        return cut(geometry.pixels(decode(path, how.channels)), how)
     except ValueError as error:
         return error
-
-
-def _check_channels(how):
-    if how.channels not in (1, 3):
-        expected = "for grey or RGB images, if image files are to be read"
-        raise argument_error("model", expected, f"{how.channels} channels")
-
-
-def _pixels(path, how):
-    return cut(geometry.pixels(decode(path, how.channels)), how)
-
-
-def read_image(path: PathLike, how: Preprocessing) -> np.ndarray:
-    """Returns an image file as uint8 (height, width, channels), resized and cut as a card's `Preprocessing` says."""
-    if not pathlib.Path(path).is_file():
-        raise argument_error("image", "an existing file", str(path))
-    _check_channels(how)
-    try:
-        return _pixels(path, how)
-    except ValueError as error:
-        raise argument_error("image", "an image file", str(path), str(error)) from error

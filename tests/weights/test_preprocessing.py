@@ -15,7 +15,7 @@ from keras_preact import exporting
 from keras_preact.data import from_arrays, load
 from keras_preact.exporting import preprocessing as in_graph
 from keras_preact.training.finish import preprocessing_fields
-from keras_preact.training.predictor import read_image
+from keras_preact.training.predictor import read_images
 from keras_preact.training.recipes import RECIPES
 from keras_preact.weights import cuts
 from keras_preact.weights.preprocessing import Preprocessing
@@ -195,7 +195,7 @@ def test_what_is_served_is_what_was_trained_on(name, image_size, tmp_path):
     for original, expected in zip(originals[:40], seen):
         file = tmp_path / "image.png"
         file.write_bytes(png(original))
-        np.testing.assert_array_equal(read_image(file, how), expected)
+        np.testing.assert_array_equal(read_images([file], how)[0][0], expected)
         original = original[..., None] if original.ndim == 2 else original
         for found in in_every_way(original, how):
             assert np.abs(found - expected).max() <= 1
