@@ -28,7 +28,7 @@ def register_ordering(name: str, lead: str = "", tail: str = "", after_addition:
         name: What `ordering=` takes: small letters, digits and underscores, a letter first.
         lead: What stands before the first convolution: `""`, `"B"`, `"R"`, `"BR"` or `"RB"`.
         tail: What stands after the last convolution.
-        after_addition: What stands after the addition: the f of eq. (1).
+        after_addition: What stands after the addition: the f of eq. (2).
 
     Raises:
         ValueError: If the name is not allowed or taken by another ordering, or the three do not hold one B and one R.

@@ -16,7 +16,7 @@ class Ordering:
     """Says where the one movable BN (B) and the one movable ReLU (R) of a unit stand (Fig. 4).
 
     Every ordering keeps BN-ReLU between two convolutions. `lead` stands before the first convolution, `tail` after
-    the last, `after_addition` after the sum: it is the f of eq. (1).
+    the last, `after_addition` after the sum: it is the f of eq. (2).
     """
 
     lead: str
@@ -30,7 +30,7 @@ class Ordering:
 
     @property
     def is_preactivation(self) -> bool:
-        """True if the shortcut carries a signal that no activation has touched (Fig. 4(d) and (e))."""
+        """True if an activation leads F (Fig. 4(d) and (e))."""
         return bool(self.lead)
 
 

@@ -111,8 +111,9 @@ def export(
 
 
 def _check_left_out(source, preprocessing, mean, std):
+    is_known = source.preprocessing is not None or preprocessing is not None
     for name, value in (("mean", mean), ("std", std)):
-        if value and not source.preprocessing is preprocessing is None:
+        if is_known and len(value):
             raise argument_error(name, "left out where a card or `preprocessing` says it", value)
 
 
@@ -131,7 +132,7 @@ def _preprocessing_of(source, network, mean, std):
     size = network.input_shape[1:3]
     if source.preprocessing is not None:
         return source.preprocessing.of_size(size)
-    if not (mean and std):
+    if not (len(mean) and len(std)):
         expected = "a Preprocessing, or mean and std, for a model that does not say how its images were normalised"
         raise argument_error("preprocessing", expected, None, "On the command line: --mean and --std.")
     if None in size:

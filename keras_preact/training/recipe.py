@@ -43,7 +43,8 @@ class Recipe(Augmentation):
     schedule: str = "cosine"
     """cosine or linear (to 0), steps (a tenth at each of `drops`), constant, or plateau (a tenth after `patience`)."""
     warmup_steps: int = 0
-    """Steps at the start during which the learning rate grows from 0 (cosine, linear) or is a tenth (steps)."""
+    """Steps at the start during which the learning rate grows from 0 (cosine, linear) or is a tenth (steps,
+    constant)."""
     drops: tuple[int, ...] = ()
     """Epochs, or steps if `steps` is given, after which the learning rate falls to a tenth, for the
     schedule `steps`."""

@@ -175,6 +175,8 @@ def test_weights_alone_are_evaluated_exported_and_inspected_with_what_they_do_no
     network = keras_preact.ResNet(11, weights=kinds["weights"], input_shape=(8, 8, 3))
     found = keras_preact.export(network, tmp_path / "export", "onnx", **how)
     assert_same(found, (logits(network), tuple(DATA.mean)))
+    arrays = {name: np.array(how[name]) for name in ("mean", "std")}
+    assert_same(keras_preact.export(network, tmp_path / "export", "onnx", **{**how, **arrays}), found)
     main(["inspect", str(kinds["weights"])])
     assert "11 layers, preactivation" in capsys.readouterr().out
 
