@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_preact.errors import argument_error, check_choice, check_integers
+from keras_preact.network.claims import as_far_as
 from keras_preact.network.families import units_of_depth
 from keras_preact.network.loaded import Loaded
 from keras_preact.network.model import ResidualNetwork, compile_alike
@@ -65,7 +66,9 @@ def deepen(
     new = _deeper(old, _units(old, depth, units))
     if new == old:
         return model
-    plan = [_plan(*stages, place, branch) for stages in zip(old.stages, new.stages)]
+    held = len(as_far_as(old, model.features).units)
+    branches = [branch] * held + ["zero"] * (len(old.units) - held)  # what a backbone has not needs no unit to copy
+    plan = [_plan(ours, theirs, place, each) for ours, theirs, each in zip(old.stages, new.stages, branches)]
     name = f"resnet{new.depth}" if model.name == f"resnet{old.depth}" else model.name
     other = ResidualNetwork.from_config({**model.construction(), "spec": new.to_dict(), "name": name})
     origins = _origins(other, plan)

@@ -112,6 +112,8 @@ def test_a_backbone_grows_as_far_as_it_goes(layout, tap, float64):
     assert (deeper.spec.units, deeper.features) == ((4, 3), {"stage1": tap})
     assert len(named_weights(deeper)) > len(named_weights(backbone))
     np.testing.assert_allclose(deeper(x)["stage1"], backbone(x)["stage1"], rtol=0, atol=1e-10)
+    copied = deepen(backbone, units=(4, 3), branch="copy")  # stage 2, which has no unit to copy, is not there
+    assert copied.loaded.new == deeper.loaded.new
 
 
 def test_imagenet_networks_grow_to_the_depths_in_use():
