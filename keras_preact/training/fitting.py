@@ -122,6 +122,7 @@ class Training:
             weighted_metrics=evaluation_metrics(),
             # Keras cannot do XLA under a tf.distribute strategy.
             jit_compile=False if self.devices.on_tensorflow else "auto",
+            with_network=True,  # `model.keras` holds the optimizer
         )
         model.optimizer.build(model.trainable_variables)
         model.build_metrics(classes)
