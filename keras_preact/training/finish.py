@@ -67,7 +67,7 @@ def save(network: ResidualNetwork, data: DataSet, folder: pathlib.Path, experime
 
 def _write_savedmodel(network, data, path):
     """Writes a SavedModel, if one can be had that computes what the network does; a warning says if not."""
-    shutil.rmtree(path, ignore_errors=True)  # that of an overwritten run
+    shutil.rmtree(path, ignore_errors=True)  # one that a killed process left
     if not exporting.can_export():
         return
     preprocessing = Preprocessing(**preprocessing_fields(data))
