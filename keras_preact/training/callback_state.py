@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,40 @@ def _plain(value):
     return value if isinstance(value, int) else float(value)
 
 
+class OneTraining(keras.callbacks.Callback):
+    """Makes of several calls of `fit` one training for a callback, which begins once.
+
+    That it ends is not passed on: `Checkpointing.end` tells the callback, also in a run that was killed just before.
+
+    Args:
+        callback: A `keras.callbacks.Callback`.
+    """
+
+    def __init__(self, callback: keras.callbacks.Callback) -> None:
+        super().__init__()
+        self.callback, self.has_begun = callback, False
+        for name in dir(keras.callbacks.Callback):
+            # What the callback leaves to Keras is not passed on: a hook after each batch makes JAX wait for the device.
+            if name.startswith("on_") and name not in ("on_train_begin", "on_train_end") and _is_own(callback, name):
+                setattr(self, name, getattr(callback, name))
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        self.callback.set_params(params)
+
+    def set_model(self, model: keras.Model) -> None:
+        self.callback.set_model(model)
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        if not self.has_begun:
+            self.has_begun = True
+            self.callback.on_train_begin(logs)
+
+
+def _is_own(callback, name):
+    """Returns whether a callback has a hook that is not the empty one of `keras.callbacks.Callback`."""
+    return getattr(getattr(callback, name), "__func__", None) is not getattr(keras.callbacks.Callback, name)
+
+
 def check_callbacks(callbacks: Iterable[keras.callbacks.Callback], recipe: Recipe) -> None:
     """Raises a `ValueError` if one of `callbacks` is none, or has a state that a checkpoint cannot hold."""
     for callback in callbacks:
@@ -109,3 +143,6 @@ def check_callbacks(callbacks: Iterable[keras.callbacks.Callback], recipe: Recip
         if recipe.levels and getattr(callback, "restore_best_weights", False):
             hint = "The best weights may be those of a shallower network."
             raise argument_error("callbacks", "without restore_best_weights in a training of levels", name, hint)
+        if recipe.levels and isinstance(callback, keras.callbacks.EarlyStopping):
+            hint = "It may end the training with a shallower network."
+            raise argument_error("callbacks", "without EarlyStopping in a training of levels", name, hint)

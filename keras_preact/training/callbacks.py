@@ -8,8 +8,8 @@ import math
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -23,6 +23,9 @@ from keras_preact.training.signals import EndingSignals, status
 from keras_preact.training.strategies import Devices, read
 from keras_preact.training.training_model import TrainingModel
 from keras_preact.types import PathLike
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PLOTTING_SECONDS = 10.0  # a picture takes longer to plot than an epoch of a small network on a GPU
 
@@ -69,11 +72,19 @@ class RunFiles(keras.callbacks.Callback):
         folder: The run's.
         rows: Those of the epochs before.
         writes: Whether this process is the one that writes.
+        evaluated: On which images the error is measured after each epoch: `"test"` or `"validation"`.
     """
 
-    def __init__(self, folder: PathLike, rows: Iterable[dict[str, float]] = (), writes: bool = True) -> None:
+    def __init__(
+        self,
+        folder: PathLike,
+        rows: Iterable[dict[str, float]] = (),
+        writes: bool = True,
+        evaluated: str = "test",
+    ) -> None:
         super().__init__()
         self.folder, self.rows, self.writes = pathlib.Path(folder), list(rows), writes
+        self.evaluated = evaluated
         self.plotted, self.is_plotted = time.monotonic(), True
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -94,27 +105,33 @@ class RunFiles(keras.callbacks.Callback):
             self._plot()
 
     def _plot(self):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(8, 3.2), layout="constrained")
-        epochs = [row["epoch"] for row in self.rows]
-        panels = (("loss", ("loss", "val_loss")), ("error, %", ("error_percent", "val_error_percent")))
-        for axes, (title, names) in zip(figure.subplots(1, 2), panels):
-            for name in names:
-                if name in self.rows[0]:
-                    label = "test" if name.startswith("val_") else "training"
-                    axes.plot(epochs, [row[name] for row in self.rows], marker=".", label=label)
-            axes.set(xlabel="epoch", ylabel=title, yscale="log" if title == "loss" else "linear")
-            axes.legend()
         with written_aside(self.folder / "curves.png") as aside:
-            figure.savefig(aside, dpi=120)
+            curves(self.rows, self.evaluated).savefig(aside, dpi=120)
         self.plotted, self.is_plotted = time.monotonic(), True
+
+
+def curves(rows: Sequence[Mapping[str, float]], evaluated: str) -> Figure:
+    """Returns the picture of a history: losses and errors of the training images, and of those `evaluated` names."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    epochs = [row["epoch"] for row in rows]
+    panels = (("loss", ("loss", "val_loss")), ("error, %", ("error_percent", "val_error_percent")))
+    for axes, (title, names) in zip(figure.subplots(1, 2), panels):
+        for name in names:
+            if name in rows[0]:
+                label = evaluated if name.startswith("val_") else "training"
+                axes.plot(epochs, [row[name] for row in rows], marker=".", label=label)
+        axes.set(xlabel="epoch", ylabel=title, yscale="log" if title == "loss" else "linear")
+        axes.legend()
+    return figure
 
 
 class Checkpointing(keras.callbacks.Callback):
     """Saves all that a run needs to go on: at epoch ends, every so many steps, and when a signal asks to end.
 
-    It stands last among the callbacks, so that their counters are of the step that it saves.
+    It stands last among the callbacks, so that their counters are of the step that it saves. What others do when the
+    training ends comes after the last checkpoint, and is done again by a run that resumes from there.
 
     Args:
         folder: Of the checkpoints.
@@ -150,14 +167,26 @@ class Checkpointing(keras.callbacks.Callback):
         self.push, self.processes, self.signals = push, processes, signals
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        if self.states is not None:  # Keras' callbacks forget what they counted when a `fit` begins
+        if self.states is not None:  # Keras' callbacks forget what they counted when a training begins
             self.states.restore(self.others)
+            self.states = None
 
-    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        self.states = Saved.from_callbacks(self.others)
-        if self.model.stop_training:  # what ended the training may have changed the weights just now
-            self._save()
-            self._leave()
+    def end(self, model: TrainingModel, epochs: int) -> None:
+        """Tells the other callbacks that the training has ended: `EarlyStopping` sets the best weights then.
+
+        Args:
+            model: The model that was trained.
+            epochs: Those of the whole training.
+        """
+        if self.states is not None:  # nothing was left to train, so they were not told that it begins, either
+            for callback in self.others:
+                callback.set_params({"verbose": 0, "epochs": epochs, "steps": self.steps_per_epoch})
+                callback.set_model(model)
+                callback.on_train_begin()
+            self.on_train_begin()
+        rows = self.files.rows or [{}]
+        for callback in self.others:
+            callback.on_train_end({name: value for name, value in rows[-1].items() if name != "epoch"})
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self.start is not None and self.start.step % self.steps_per_epoch:
@@ -173,9 +202,8 @@ class Checkpointing(keras.callbacks.Callback):
         self._leave()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if not self.model.stop_training:  # the end of the training, which follows, saves
-            self._save()
-            self._leave()
+        self._save()
+        self._leave()
 
     def _leave(self):
         if number := self.signals.number:

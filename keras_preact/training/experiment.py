@@ -57,6 +57,11 @@ class Experiment:
         if self.data_dir is not None:  # for a reader in another folder
             object.__setattr__(self, "data_dir", str(pathlib.Path(self.data_dir).expanduser().resolve()))
 
+    @property
+    def weights(self) -> Source | None:
+        """The trained weights that the run begins with, or None."""
+        return self.start
+
     def plain(self) -> dict[str, Any]:
         """Returns what decides the result, as JSON holds it."""
         recipe = {"name": self.recipe_name, **dataclasses.asdict(self.recipe)}

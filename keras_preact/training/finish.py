@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import pathlib
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from keras_preact import exporting
 from keras_preact.data.dataset import DataSet
+from keras_preact.errors import ParityError
 from keras_preact.files import file_digest, written_aside
 from keras_preact.names import check_lines, command_line, dotted_name, safe_name
 from keras_preact.network.model import ResidualNetwork
@@ -27,6 +30,10 @@ from keras_preact.weights.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from keras_preact.training.experiment import Experiment
     from keras_preact.training.strategies import Devices
+
+log = logging.getLogger(__name__)
+
+SAMPLES = 3  # test images by which the SavedModel is compared with the network
 
 
 def save(network: ResidualNetwork, data: DataSet, folder: pathlib.Path, experiment: Experiment) -> float:
@@ -53,12 +60,22 @@ def save(network: ResidualNetwork, data: DataSet, folder: pathlib.Path, experime
     size = (folder / run_folder.MODEL).stat().st_size
     network.card = saved.card = _weights_card(network, data, experiment, error_percent, size)
     _write_model(network, folder)
-    preprocessing = Preprocessing(**preprocessing_fields(data))
-    if exporting.can_export():
-        samples = data.test.read(np.arange(3))
-        exporting.export_savedmodel(saved, folder / run_folder.SAVED_MODEL, preprocessing, data.class_names, samples)
+    _write_savedmodel(saved, data, folder / run_folder.SAVED_MODEL)
     _write_samples(data, folder / "samples")
     return error_percent
+
+
+def _write_savedmodel(network, data, path):
+    """Writes a SavedModel, if one can be had that computes what the network does; a warning says if not."""
+    shutil.rmtree(path, ignore_errors=True)  # one that a killed process left
+    if not exporting.can_export():
+        return
+    preprocessing = Preprocessing(**preprocessing_fields(data))
+    samples = data.test.read(np.arange(min(SAMPLES, len(data.test))))
+    try:
+        exporting.export_savedmodel(network, path, preprocessing, data.class_names, samples)
+    except ParityError as error:
+        log.warning(f"The run has no {run_folder.SAVED_MODEL}/: {error}")
 
 
 def check_finite(network: keras.Model) -> None:

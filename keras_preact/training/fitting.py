@@ -20,6 +20,7 @@ from keras_preact.network.deepening import deepen
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import inner_optimizer
 from keras_preact.training import checkpoints, finish, run_folder
+from keras_preact.training.callback_state import OneTraining
 from keras_preact.training.callbacks import Checkpointing, RunFiles, StopOnNonFiniteLoss, restore
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, reestimate_statistics
 from keras_preact.training.experiment import Experiment, RunOptions
@@ -123,6 +124,7 @@ class Training:
             weighted_metrics=evaluation_metrics(),
             # Keras cannot do XLA under a tf.distribute strategy.
             jit_compile=False if self.devices.on_tensorflow else "auto",
+            with_network=True,  # `model.keras` holds the optimizer
         )
         model.optimizer.build(model.trainable_variables)
         model.build_metrics(classes)
@@ -162,9 +164,8 @@ class Training:
 
     def fit(self, signals: EndingSignals) -> None:
         """Trains from the restored step to the last, or to what ends the training; `signals` may end it before."""
-        if self.start and self.start.state.get("stopped"):
-            return
         callbacks, verbose = self._callbacks(signals), self.run_options.verbose
+        stopped = self.start is not None and self.start.state.get("stopped")
         if verbose == "auto":
             verbose = 1 if sys.stdout.isatty() else 2
         validation, validation_steps = evaluation_data(self.validation, self.devices)
@@ -176,13 +177,21 @@ class Training:
             verbose=verbose if self.devices.is_chief else 0,
         )
         self.processes.begin_fit()
-        for number in range(self.level, len(self.levels)):
+        for number in range(self.level, len(self.levels)) if not stopped else ():
             if number > self.level:
                 self._enter(number)
             self._fit_level(callbacks[-1], options)
             if self.model.stop_training:
                 break
+        self._check_end()
+        callbacks[-1].end(self.model, -(-self.total_steps // self.steps_per_epoch))
         self.processes.end_fit()
+
+    def _check_end(self):
+        """Raises a `RuntimeError` if a callback has ended a training in levels with a shallower network."""
+        found, depth = self.model.network.spec.depth, self.levels[-1].depth
+        if depth not in (None, found):
+            raise RuntimeError(f"A callback ended the training at {found} layers, before the level of {depth} layers.")
 
     def _callbacks(self, signals):
         """Returns the callbacks of `fit`, first to last: the guard comes before what writes, checkpoints after all."""
@@ -190,7 +199,8 @@ class Training:
         schedule = make_schedule(self.recipe, self.steps_per_epoch)
         period = 1 if devices.kind == "CPU" else GUARD_STEPS
         guard = StopOnNonFiniteLoss(schedule, start.step if start else 0, period)
-        files = RunFiles(self.folder, start.state["history"] if start else (), devices.is_chief)
+        evaluated = "validation" if self.recipe.validation_images else "test"
+        files = RunFiles(self.folder, start.state["history"] if start else (), devices.is_chief, evaluated)
         counted = [*_stoppers(self.recipe), *self.run_options.callbacks]
         checkpointing = Checkpointing(
             self.folder / run_folder.CHECKPOINTS,
@@ -205,7 +215,7 @@ class Training:
             signals,
         )
         logs = _tensorboard(self.folder) if devices.is_chief else []
-        return [guard, files, *counted, *logs, checkpointing]
+        return [guard, files, *map(OneTraining, counted), *logs, checkpointing]
 
     def _fit_level(self, checkpointing, options):
         """Trains from the step that was reached to the end of the level, or of the training.

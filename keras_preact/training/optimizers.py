@@ -104,7 +104,12 @@ def make_optimizer(
 
 
 def make_schedule(recipe: Recipe, steps_per_epoch: int) -> float | keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the learning rate of a `Recipe`: a number, or a Keras schedule over steps."""
+    """Returns the learning rate of a `Recipe`: a number, or a Keras schedule over steps.
+
+    Raises:
+        ValueError: If the warm-up lasts until the first of `drops`.
+    """
+    recipe.check_warmup(steps_per_epoch)
     rate, warmup = recipe.learning_rate, recipe.warmup_steps
     schedules = keras.optimizers.schedules
     steps = max(1, recipe.total_steps(steps_per_epoch) - warmup)

@@ -116,6 +116,9 @@ class Recipe(Augmentation):
             raise argument_error(name, "0 with `levels`, which say it", getattr(self, name))
         if self.epochs != sum(epochs):
             raise argument_error("epochs", f"{sum(epochs)}, the sum of those of `levels`", self.epochs)
+        if self.early_stopping:
+            hint = "A level that ends the run would leave its shallower network."
+            raise argument_error("early_stopping", "0 with `levels`", self.early_stopping, hint)
 
     def _check_schedule(self):
         if self.drops and self.schedule != "steps":
@@ -127,9 +130,22 @@ class Recipe(Augmentation):
             raise argument_error("patience", 'epochs with schedule="plateau", else 0', self.patience)
         if self.schedule == "plateau" and self.warmup_steps:
             raise argument_error("warmup_steps", '0 with schedule="plateau"', self.warmup_steps)
+        if self.steps:
+            self.check_warmup(1)
         if (self.patience or self.early_stopping) and not self.validation_images:
             hint = "A schedule or an end that the test images decide would make their error no measurement."
             raise argument_error("validation_images", "above 0 with patience or early_stopping", 0, hint)
+
+    def check_warmup(self, steps_per_epoch: int) -> None:
+        """Raises a `ValueError` if the warm-up is still on at the first of `drops`: the rate would never be whole.
+
+        Args:
+            steps_per_epoch: What `drops` are multiplied by, if `epochs` are counted.
+        """
+        first = self.drops[0] * (1 if self.steps else steps_per_epoch) if self.drops else 0
+        if 0 < first <= self.warmup_steps:
+            expected = f"below {first:,}, the step of the first of `drops`"
+            raise argument_error("warmup_steps", expected, self.warmup_steps, "Or the rate falls before it has risen.")
 
     def replace(self, **fields: Any) -> Self:
         """Returns a copy with some fields changed; an unknown one is a `ValueError` that lists those that exist."""

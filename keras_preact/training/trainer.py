@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_preact.data.dataset import DataLike, DataSet, held_out
-from keras_preact.errors import check_arguments
+from keras_preact.errors import argument_error, check_arguments
 from keras_preact.files import remove_asides
 from keras_preact.locks import held
 from keras_preact.names import check_lines, safe_name
@@ -39,6 +39,7 @@ from keras_preact.training.source import Trained, find_source
 from keras_preact.training.strategies import make_devices
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
+from keras_preact.weights.cards import WEIGHTS
 
 if TYPE_CHECKING:
     import keras
@@ -132,13 +133,17 @@ def carry_out(
     check_precision(recipe.precision)
     check_callbacks(run_options.callbacks, recipe)
     data = dataclasses.replace(data, class_names=tuple(check_lines("class_names", data.class_names)))
+    if len(data.class_names) < 2:
+        raise argument_error("data", "of two classes at least", f"{data.name}, of {len(data.class_names)}")
     check_card(experiment, data)
     experiment = dataclasses.replace(experiment, identity=run_folder.identity(data))
     validation = data
     if recipe.validation_images:
         data, validation = held_out(data, recipe.validation_images, recipe.seed)
+    recipe.check_warmup(len(data.train) // recipe.global_batch_size)
     usual = pathlib.Path("runs") / f"{experiment.model}.{safe_name(data.name)}.{experiment.recipe_name}"
     output = remote_folder.without_scheme(str(run_options.output or usual))
+    _check_output(output, experiment.weights)
     with remote_folder.local_copy(output) as (folder, push):
         folder = run_folder.check_folder(folder, experiment.plain(), run_options.overwrite)
         if (finished := run_folder.finished_card(folder, run_options.overwrite)) is not None:
@@ -163,6 +168,18 @@ def carry_out(
                 card = training.card() if devices.is_chief else experiment.plain()
             devices.barrier()
     return {**card, "folder": output}
+
+
+def _check_output(output, weights):
+    """Raises a `ValueError` if a run in `output` would overwrite the weights that it begins with, or kept ones."""
+    if remote_folder.is_remote(output):
+        return
+    folder = pathlib.Path(output).resolve()
+    # Of weights in a folder or a file, the name is the path, resolved; all other names are relative to no folder.
+    if weights is not None and pathlib.PurePath(weights.name).is_relative_to(folder):
+        raise argument_error("output", "another folder than that of the weights which the run begins with", output)
+    if (folder / WEIGHTS).is_file() and not (folder / run_folder.EXPERIMENT).is_file():
+        raise argument_error("output", "a new folder, or a run's", output, "It holds trained weights that were kept.")
 
 
 @contextlib.contextmanager

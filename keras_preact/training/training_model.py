@@ -100,15 +100,22 @@ class TrainingModel(keras.Model):
         self,
         optimizer: keras.optimizers.Optimizer | str = "rmsprop",
         *args: Any,
+        with_network: bool = False,
         jit_compile: bool | str = "auto",
         **kwargs: Any,
     ) -> None:
-        """Compiles as the network does, with one optimizer for both."""
+        """Compiles as `keras.Model` does; the network stays as it was compiled, or not compiled.
+
+        Args:
+            optimizer: As in `keras.Model.compile`, as are `*args`, `jit_compile` and `**kwargs`.
+            with_network: Whether the network is compiled too, with one optimizer for both: a run saves it with that.
+        """
         with _floatx(loss_dtype(self.network.dtype_policy)):
-            self.network.compile(optimizer, *args, jit_compile=jit_compile, **kwargs)
-            # The network's optimizer is scaled already.
-            kwargs |= dict(jit_compile=self.network.jit_compile, auto_scale_loss=False)
-            super().compile(self.network.optimizer, *args, **kwargs)
+            if with_network:
+                self.network.compile(optimizer, *args, jit_compile=jit_compile, **kwargs)
+                optimizer, jit_compile = self.network.optimizer, self.network.jit_compile
+                kwargs["auto_scale_loss"] = False  # the network's optimizer is scaled already
+            super().compile(optimizer, *args, jit_compile=jit_compile, **kwargs)
 
     def evaluate(self, *arguments: Any, **keywords: Any) -> Any:
         """Evaluates as `keras.Model` does."""

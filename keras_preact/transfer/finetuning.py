@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import logging
@@ -14,6 +15,8 @@ import numpy as np
 
 from keras_preact.data.dataset import DataLike, DataSet, Subset
 from keras_preact.errors import argument_error, check_arguments, check_integer
+from keras_preact.names import check_name
+from keras_preact.network.families import cifar_spec, imagenet_spec
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.parts import CLASSIFIER
 from keras_preact.network.spec import NetworkSpec
@@ -48,6 +51,10 @@ class FineTuned(Experiment):
 
     source: Source = dataclasses.field(kw_only=True)
     tuning: Tuning = dataclasses.field(kw_only=True)
+
+    @property
+    def weights(self) -> Source:
+        return self.source
 
     def plain(self) -> dict[str, Any]:
         weights = {"weights": self.source.name, "digest": self.source.digest}
@@ -99,8 +106,6 @@ def finetune(
     tuning, changes = _sorted(fields)
     source = find_source(weights)
     name, recipe, data = _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt)
-    if len(data.class_names) < 2:
-        raise argument_error("data", "of two classes at least", f"{data.name}, of {len(data.class_names)}")
     if name == RULE and "epochs" in changes and not changes.get("steps"):
         steps_per_epoch = recipe.steps // changes["epochs"]
         tuning = dataclasses.replace(tuning, unfreeze_every=tuning.unfreeze_every * steps_per_epoch)
@@ -108,7 +113,7 @@ def finetune(
     if source.preprocessing is not None and source.channels == data.image_shape[-1]:
         data = dataclasses.replace(data, mean=source.preprocessing.mean, std=source.preprocessing.std)
     experiment = FineTuned(
-        source.model,
+        network_name(source),
         data.folder or data.name,
         recipe,
         {},
@@ -129,6 +134,21 @@ def _sorted(fields):
     check_arguments("finetune", fields, [*own, *tuning, *recipe])
     chosen = {name: value for name, value in fields.items() if name in tuning}
     return Tuning(**chosen), {name: value for name, value in fields.items() if name in recipe}
+
+
+def network_name(source: Source) -> str:
+    """Returns what a run calls the network of a `Source`: `resnet<depth>`, its own name if it is of no family.
+
+    Raises:
+        ValueError: If its own name can be no part of a file's name, in which its weights' name has it.
+    """
+    spec = source.spec
+    for make_spec, which in ((cifar_spec, {"depth": spec.depth}), (imagenet_spec, {"units": spec.units})):
+        with contextlib.suppress(ValueError):  # of a family that has no such network
+            known = make_spec(**which, unit=spec.unit)
+            if (known.units, known.widths) == (spec.units, spec.widths):
+                return f"resnet{spec.depth}"
+    return check_name("weights.name", source.model)
 
 
 def _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt):
@@ -162,7 +182,7 @@ class FineTuning(Training):
     def make_network(self) -> ResidualNetwork:
         source, recipe = self.experiment.source, self.recipe
         spec = source.spec.replace(bn_momentum=BN_MOMENTUM, bn_synchronized=recipe.bn_synchronized)
-        network = new_head(source.load(), spec, self.data, recipe.precision)
+        network = new_head(source.load(), spec, self.data, recipe.precision, self.experiment.model)
         freeze(network, self.experiment.tuning)
         return network
 
@@ -215,7 +235,9 @@ def repeated(data: DataSet, recipe: Recipe) -> DataSet:
     return dataclasses.replace(data, train=Subset(data.train, np.tile(np.arange(count), times)))
 
 
-def new_head(trained: ResidualNetwork, spec: NetworkSpec, data: DataSet, precision: str) -> ResidualNetwork:
+def new_head(
+    trained: ResidualNetwork, spec: NetworkSpec, data: DataSet, precision: str, name: str | None = None
+) -> ResidualNetwork:
     """Returns a network of `spec` with the trunk of a trained one, and a head of zeros for the classes of `data`.
 
     Args:
@@ -223,6 +245,7 @@ def new_head(trained: ResidualNetwork, spec: NetworkSpec, data: DataSet, precisi
         spec: The new network's.
         data: A `DataSet`.
         precision: A Keras dtype policy.
+        name: The new network's; that of `trained` if None.
 
     Raises:
         ValueError: If the images are too small, or a part of the trunk is not there.
@@ -232,7 +255,7 @@ def new_head(trained: ResidualNetwork, spec: NetworkSpec, data: DataSet, precisi
         spec,
         input_shape=data.image_shape,
         num_classes=len(data.class_names),
-        name=trained.name,
+        name=name or trained.name,
         layout=trained.layout,
         dtype=precision,
         **({name: config[name] for name in ("unroll", "remat")} if trained.layout == "stacked" else {}),

@@ -1,6 +1,7 @@
 """What a resumed run gives back to callbacks, and that nothing that is not finite ends in a card."""
 
 import contextlib
+import csv
 import math
 
 import keras
@@ -29,6 +30,23 @@ def train(output, recipe=RECIPE, **arguments):
 
 class Kill(BaseException):
     """Stands for SIGKILL at some place."""
+
+
+class Calls(keras.callbacks.Callback):
+    """Keeps what it is told of a training, in which it overrides a hook that stands for another, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def on_train_begin(self, logs=None):
+        self.calls.append(f"begin of {self.params['epochs']}")
+
+    def on_batch_end(self, batch, logs=None):
+        self.calls.append("batch")
+
+    def on_train_end(self, logs=None):
+        self.calls.append(f"end at {logs['loss']:.3f}")
 
 
 class KillAfter(keras.callbacks.Callback):
@@ -60,8 +78,8 @@ class Losses(keras.callbacks.Callback):
         self.losses = list(state["losses"])
 
 
-def best_weights():
-    return keras.callbacks.EarlyStopping("loss", mode="max", patience=2, restore_best_weights=True)
+def best_weights(patience=2):
+    return keras.callbacks.EarlyStopping("loss", mode="max", patience=patience, restore_best_weights=True)
 
 
 def test_callbacks_of_ones_own_and_the_best_weights_are_resumed(tmp_path):
@@ -77,6 +95,33 @@ def test_callbacks_of_ones_own_and_the_best_weights_are_resumed(tmp_path):
     assert len(losses.losses) == len(history.splitlines()) - 1 >= 3
     ours, theirs = (run_folder.load_model(tmp_path / name).get_weights() for name in ("killed", "whole"))
     assert all(map(np.array_equal, ours, theirs))
+
+
+def kill(*_):
+    raise Kill
+
+
+def test_best_weights_are_set_once_at_the_end_of_a_training_of_several_fits(tmp_path, monkeypatch):
+    """The last epoch is short, so it takes a `fit` of its own; a run may be killed in it, or before its card."""
+    recipe = RECIPE.replace(steps=7)
+    train(tmp_path / "plain", recipe)
+    train(tmp_path / "whole", recipe, callbacks=[best_weights(9), calls := Calls()])
+    histories = [(tmp_path / name / run_folder.HISTORY).read_text() for name in ("plain", "whole")]
+    assert histories[0] == histories[1]
+    end = f"end at {float(list(csv.DictReader(histories[0].splitlines()))[-1]['loss']):.3f}"
+    assert (calls.calls[1:-1], calls.calls[-1]) == (["batch"] * 7, end)
+
+    plain, whole = (run_folder.load_model(tmp_path / name).get_weights() for name in ("plain", "whole"))
+    assert not all(map(np.array_equal, plain, whole))
+    with pytest.raises(Kill):
+        train(tmp_path / "killed", recipe, callbacks=[best_weights(9), KillAfter(2)])
+    monkeypatch.setattr(finish, "save", kill)
+    with pytest.raises(Kill):
+        train(tmp_path / "killed", recipe, callbacks=[best_weights(9)])
+    monkeypatch.undo()
+    train(tmp_path / "killed", recipe, callbacks=[best_weights(9), calls := Calls()])
+    assert calls.calls == ["begin of 3", end]
+    assert all(map(np.array_equal, run_folder.load_model(tmp_path / "killed").get_weights(), whole))
 
 
 def test_a_checkpoint_of_before_gives_counters_in_the_order_of_the_callbacks():
@@ -128,6 +173,25 @@ def test_best_weights_are_refused_where_the_network_grows(tmp_path):
     recipe = RECIPE.replace(levels=((8, 0, 2), (14, 0, 2)))
     with pytest.raises(ValueError, match="`callbacks` must be without restore_best_weights in a training of levels"):
         keras_preact.train("ResNet14", data=DATA, recipe=recipe, output=tmp_path / "run", callbacks=[best_weights()])
+
+
+class StopAtOnce(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+def test_a_training_that_is_ended_before_the_network_has_grown_has_no_card(tmp_path):
+    recipe = RECIPE.replace(levels=((8, 0, 2), (14, 0, 2)))
+    for callback, error, message in (
+        (keras.callbacks.EarlyStopping("loss"), ValueError, "without EarlyStopping in a training of levels"),
+        (StopAtOnce(), RuntimeError, "ended the training at 8 layers, before the level of 14"),
+    ):
+        with pytest.raises(error, match=message):
+            keras_preact.train(
+                "ResNet14", data=DATA, recipe=recipe, output=tmp_path / "run", callbacks=[callback], strategy="none"
+            )
+        assert (tmp_path / "run").exists() == (error is RuntimeError)
+    assert not (tmp_path / "run" / run_folder.CARD).exists()
 
 
 # Not finite

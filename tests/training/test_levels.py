@@ -137,6 +137,10 @@ def test_what_cannot_be_is_refused_before_anything_is_written(arguments, message
         ({"levels": ((8, 8, 1),), "epochs": 2}, "epochs.*1, the sum"),
         ({"levels": ((8, 8, 1),), "epochs": 1, "steps": 5}, "steps.*0 with `levels`"),
         ({"levels": ((8, 8, 1),), "epochs": 1, "image_size": 8}, "image_size.*0 with `levels`"),
+        (
+            {"levels": ((8, 8, 1),), "epochs": 1, "early_stopping": 1, "validation_images": 5},
+            "early_stopping.*0 with `levels`.*shallower network",
+        ),
     ],
 )
 def test_wrong_levels_are_refused(fields, message):

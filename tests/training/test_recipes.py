@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_preact.laboratory.reproduce.experiments import SCALES
 from keras_preact.training import recipes
 from keras_preact.training.levels import segments
 from keras_preact.training.optimizers import RecipeSGD, make_optimizer, make_schedule
@@ -29,6 +30,10 @@ from keras_preact.training.training_model import Crossentropy, ErrorPercent
         ({"schedule": "steps", "drops": (4, 2)}, r"drops.*growing"),
         ({"schedule": "plateau"}, r"patience.*plateau"),
         ({"early_stopping": 2}, r"validation_images.*test images"),
+        (
+            {"schedule": "steps", "steps": 9, "drops": (3, 6), "warmup_steps": 3},
+            r"warmup_steps.*below 3, the step of.*=3",
+        ),
         ({"ema": 1.0}, r"ema.*\[0, 1\)"),
         ({"nesterov": "no"}, r"nesterov.*True or False"),
         ({"bn_synchronized": 1}, r"bn_synchronized.*True or False"),
@@ -126,6 +131,16 @@ def test_steps_drop_after_their_epochs_and_warm_up_first():
     schedule = make_schedule(recipe, steps_per_epoch=3)
     rates = [float(schedule(step)) for step in range(18)]
     assert rates == pytest.approx([0.1] * 2 + [1.0] * 4 + [0.1] * 6 + [0.01] * 6)
+
+
+def test_a_warm_up_that_reaches_the_first_drop_is_refused_and_every_recipe_of_this_package_passes():
+    recipe = Recipe(epochs=6, schedule="steps", warmup_steps=6, drops=(2, 4))
+    with pytest.raises(ValueError, match="`warmup_steps` must be below 6, the step of the first of `drops`"):
+        make_schedule(recipe, steps_per_epoch=3)
+    make_schedule(recipe, steps_per_epoch=4)
+    known = [*RECIPES.values(), *(recipe for scale in SCALES.values() for recipe in scale.recipes.values())]
+    for recipe in known:
+        make_schedule(recipe, steps_per_epoch=100)
 
 
 def test_cosine_grows_from_zero_and_ends_at_zero():

@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 
 import keras_preact
+from keras_preact import exporting
 from keras_preact.data import from_arrays, load
+from keras_preact.errors import ParityError
 from keras_preact.network.spec import ShortcutSpec, StemSpec
-from keras_preact.training.callbacks import PLOTTING_SECONDS, RunFiles
+from keras_preact.training import run_folder
+from keras_preact.training.callbacks import PLOTTING_SECONDS, RunFiles, curves
 from keras_preact.training.recipes import RECIPES
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -16,6 +19,8 @@ QUICK = RECIPES["digits"].replace(epochs=1, global_batch_size=32, warmup_steps=0
 ALONE = {"strategy": "none", "verbose": 0}
 DIGITS = load("digits")
 DATA = from_arrays(DIGITS.train.images[:96], DIGITS.train.labels[:96], DIGITS.test.images[:40], DIGITS.test.labels[:40])
+ONE_CLASS = from_arrays(DATA.train.images, np.zeros(96, int), DATA.test.images, np.zeros(40, int))
+EARLY_DROPS = {"steps": 1000, "drops": (300, 600)}
 
 
 def test_recipe_fields_are_keywords_and_options_may_be_specs_but_nothing_that_json_cannot_hold(tmp_path):
@@ -123,6 +128,9 @@ def test_the_same_seed_trains_the_same(tmp_path):
         ({"model_options": {"num_classes": 20}}, "`num_classes` must be left out, as train has no such argument"),
         ({"model_options": {"dtype": "float64"}}, "`dtype` must be left out"),
         ({"model_options": {"weights": "digits"}}, "`weights` must be left out"),
+        ({"recipe": "paper_cifar", **EARLY_DROPS, "warmup_steps": 400}, "`warmup_steps` must be below 300.*=400"),
+        ({"recipe": "fair_cifar", "warmup_steps": 80 * 22}, "`warmup_steps` must be below 1,760.*=1760"),  # 22 steps
+        ({"data": ONE_CLASS}, "`data` must be of two classes at least.*arrays, of 1"),
     ],
 )
 def test_wrong_input_writes_nothing(arguments, message, tmp_path):
@@ -180,3 +188,54 @@ def test_curves_are_plotted_at_the_end_and_now_and_then_before(tmp_path, monkeyp
     files.on_epoch_end(3, {"loss": 1.0})
     files.on_train_end()
     assert plotted == [3, 4]
+
+
+def test_curves_say_on_which_images_an_epoch_is_measured(tmp_path, monkeypatch):
+    pictures = []
+    monkeypatch.setattr(RunFiles, "_plot", lambda files: pictures.append(curves(files.rows, files.evaluated)))
+    for count in (0, 32):
+        recipe = QUICK.replace(steps=1, validation_images=count)
+        keras_preact.train("ResNet8", data=DATA, recipe=recipe, output=tmp_path / str(count), **ALONE)
+    labels = [[line.get_label() for axes in figure.axes for line in axes.lines] for figure in pictures]
+    assert labels == [["training", "test"] * 2, ["training", "validation"] * 2]
+
+
+def test_a_savedmodel_that_differs_costs_a_run_its_savedmodel_alone(tmp_path, monkeypatch, caplog):
+    """There are two test images, and the folder has the SavedModel of another process."""
+    compared = []
+
+    def export(network, path, preprocessing, class_names, images):
+        compared.append(images)
+        raise ParityError("The SavedModel differs from resnet8.")
+
+    monkeypatch.setattr(exporting, "can_export", lambda: True)
+    monkeypatch.setattr(exporting, "export_savedmodel", export)
+    (tmp_path / run_folder.SAVED_MODEL).mkdir()
+    (tmp_path / run_folder.HISTORY).write_text("")
+    few = from_arrays(DATA.train.images, DATA.train.labels, DATA.test.images[:2], DATA.test.labels[:2])
+    card = keras_preact.train("ResNet8", data=few, steps=1, output=tmp_path, overwrite=True, **ALONE)
+    np.testing.assert_array_equal(compared, few.test.images[None])
+    assert not (tmp_path / run_folder.SAVED_MODEL).exists()
+    assert run_folder.read_card(tmp_path)["error_percent"] == card["error_percent"]
+    assert "The run has no saved_model/: The SavedModel differs from resnet8." in caplog.text
+
+
+def test_a_network_that_is_evaluated_stays_compiled_as_it_was():
+    network = keras_preact.ResNet(8, input_shape=DATA.image_shape)
+    optimizer, loss = keras.optimizers.SGD(0.25), keras.losses.SparseCategoricalCrossentropy()
+    network.compile(optimizer, loss, metrics=["accuracy"])
+    before = network.get_compile_config(), network.metrics
+    assert keras_preact.evaluate(network, DATA).keys() == {"error_percent", "loss"}
+    assert (network.optimizer, network.loss) == (optimizer, loss)
+    assert (network.get_compile_config(), network.metrics) == before
+
+
+def test_the_model_of_a_run_with_an_average_has_the_optimizer_of_its_recipe(tmp_path):
+    recipe = QUICK.replace(steps=1, ema=0.5, learning_rate=0.05, schedule="constant")
+    options = {"bn_momentum": 0.1}  # whose statistics are measured anew in two steps
+    keras_preact.train("ResNet8", data=DATA, recipe=recipe, model_options=options, output=tmp_path, **ALONE)
+    model = keras.models.load_model(tmp_path / run_folder.MODEL)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
+    before = model.get_weights()
+    model.fit(DATA.normalized(DATA.train.images[:8]), DATA.train.labels[:8], verbose=0)
+    assert all(not np.array_equal(*pair) for pair in zip(before, model.get_weights()) if pair[0].ndim == 4)

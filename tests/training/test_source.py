@@ -1,5 +1,7 @@
 """What a person names for a trained network: every verb takes every kind of it, or says in one sentence why not."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ import keras_preact
 from keras_preact.cli import main
 from keras_preact.data import from_arrays, load
 from keras_preact.laboratory.analysis.sources import find_network
+from keras_preact.network.families import cifar_spec, imagenet_spec
 from keras_preact.training import export, publish, trainer
 from keras_preact.training.levels import begin_with
-from keras_preact.training.source import find_source
+from keras_preact.training.source import Source, find_source
 from keras_preact.transfer import finetuning
 from keras_preact.weights.cards import Card
 from keras_preact.weights.preprocessing import Preprocessing
@@ -22,6 +25,7 @@ IMAGES, LABELS = RNG.integers(256, size=(60, 8, 8, 3), dtype=np.uint8), np.arang
 DATA = from_arrays(IMAGES[:40], LABELS[:40], IMAGES[40:], LABELS[40:], class_names=("ant", "bee", "cat"), name="tiny")
 KINDS = ("run", "kept", "file", "network", "weights", "name")
 NAME = "resnet11.tiny.mine"
+SOURCE = Source("mine", "mine", "sha256", cifar_spec(20), 3, "stacked", lambda: None)
 
 
 pytestmark = pytest.mark.usefixtures("eager")
@@ -194,6 +198,54 @@ def test_weights_of_a_run_bring_its_network_and_another_is_refused(trained, tmp_
     ):
         with pytest.raises(ValueError, match=message):
             build()
+
+
+def test_a_fine_tuned_network_has_the_name_of_its_depth_whatever_the_trained_one_was_called(trained, tmp_path):
+    flowers = keras_preact.ResNet(11, weights=trained[0]["file"], name="flowers")
+    card = keras_preact.finetune(
+        flowers, DATA, steps=1, global_batch_size=8, output=tmp_path / "run", strategy="none", verbose=0
+    )
+    assert (card["model"], card["network"]["name"]) == ("resnet11", "resnet11")
+    assert keras.models.load_model(tmp_path / "run" / "model.keras").card.network == "resnet11"
+    kept = publish.keep_weights(tmp_path / "run", tmp_path / "kept")
+    assert keras_preact.ResNet(11, weights=kept).card.network == "resnet11"
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        (cifar_spec(20), "resnet20"),
+        (cifar_spec(29, ordering="original", widening="zero_pad"), "resnet29"),
+        (imagenet_spec(50, stem={"pool": "same"}), "resnet50"),
+        (imagenet_spec(units=(2, 3, 4, 1)), "resnet32"),
+        (cifar_spec(20, units=(2, 3, 4)), "mine"),
+        (cifar_spec(20, widths=(16, 32, 128)), "mine"),
+        (cifar_spec(20, widths=(16, 32, 128)), ".mine"),
+    ],
+)
+def test_a_network_of_no_family_keeps_its_name_if_files_can_have_it(spec, name):
+    source = dataclasses.replace(SOURCE, spec=spec, model="mine" if name.startswith("resnet") else name)
+    if name != ".mine":
+        assert finetuning.network_name(source) == name
+        return
+    with pytest.raises(ValueError, match=r"`weights\.name` must be a name of letters.*'\.mine'"):
+        finetuning.network_name(source)
+
+
+def test_a_run_is_refused_in_the_folder_of_the_weights_that_it_would_overwrite(trained, tmp_path, monkeypatch):
+    kinds, before = trained[0], contents(trained[0]["run"].parent)
+    monkeypatch.chdir(kinds["run"].parent)
+    how = dict(data=DATA, steps=1, global_batch_size=8, overwrite=True, strategy="none", verbose=0)
+    for what, output in (("run", kinds["run"]), (kinds["file"], "run"), (kinds["kept"], kinds["kept"])):
+        with pytest.raises(ValueError, match=r"`output` must be (another folder than that of the|a new folder)"):
+            keras_preact.finetune(what, output=output, **how)
+    with pytest.raises(ValueError, match="`output` must be another folder than that of the weights"):
+        keras_preact.train("ResNet11", start="run", output="run", **how)
+    assert contents(kinds["run"].parent) == before
+
+
+def contents(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def test_evaluate_refuses_images_of_other_classes_or_channels(trained):
