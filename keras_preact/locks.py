@@ -39,6 +39,7 @@ def held(path: PathLike, argument: str = "output", wait: bool = False) -> Iterat
     import filelock
 
     path = pathlib.Path(path).absolute()
+    is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.with_name(f".{path.name}.lock")
     lock, waited = filelock.FileLock(file), False
@@ -61,6 +62,9 @@ def held(path: PathLike, argument: str = "output", wait: bool = False) -> Iterat
     finally:
         file.unlink(missing_ok=True)  # filelock sees that a file it waited for is gone, and makes a new one
         lock.release()
+        if is_new:
+            with contextlib.suppress(OSError):  # unless something was written
+                path.parent.rmdir()
 
 
 def _this_process():

@@ -125,6 +125,7 @@ def test_the_same_seed_trains_the_same(tmp_path):
         ({"checkpoint_steps": -1}, r"checkpoint_steps.*at least 0.*-1"),
         ({"recipe": QUICK.replace(global_batch_size=5000)}, r"global_batch_size.*at most the 1437"),
         ({"model_options": {"shortcut": "gated"}}, r"shortcut.*gated"),
+        ({"layout": "layers", "remat": True}, "remat"),
         ({"model_options": {"num_classes": 20}}, "`num_classes` must be left out, as train has no such argument"),
         ({"model_options": {"dtype": "float64"}}, "`dtype` must be left out"),
         ({"model_options": {"weights": "digits"}}, "`weights` must be left out"),
@@ -135,8 +136,8 @@ def test_the_same_seed_trains_the_same(tmp_path):
 )
 def test_wrong_input_writes_nothing(arguments, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        keras_preact.train(**{"model": "ResNet8", **arguments}, output=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+        keras_preact.train(**{"model": "ResNet8", **arguments}, output=tmp_path / "runs" / "run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(tmp_path):

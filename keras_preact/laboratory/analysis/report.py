@@ -68,12 +68,11 @@ def explain(
     unit and with pre-activation, before and after a little training, and the shortcuts of Table 1.
 
     Args:
-        model: A name of `keras_preact.list_models()` or `resnet<depth>`, which is built untrained; or a trained network:
-            a name of `list_weights()`, the folder of a run or of kept weights, a file, or a `ResidualNetwork`.
+        model: A name of `keras_preact.list_models()` or `resnet<depth>`, built untrained; or a trained network: a name
+            of `list_weights()`, the folder of a run or of kept weights, a file, or a `ResidualNetwork`.
         output: The report; the name must end in `.html`. A file that exists is replaced.
         data: The name of a data set to measure the network on, or a `DataSet`; if None, what it was trained on, or the
-            digits if that is not known.
-            Its images are resized to the network's.
+            digits if that is not known. Its images are resized to the network's.
         data_dir: The folder in which to look for the data set; a run's own if None.
         quick: Whether to compare shallow networks for a few steps only: seconds, not minutes.
         depths: Weight layers of the networks that are compared, 9n + 2 each; those of `EFFORTS` if None.
