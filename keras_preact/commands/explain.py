@@ -25,7 +25,7 @@ def explain(
         model: The name of a network, which is built untrained; or a trained one: a name of `keras-preact weights list`,
             the folder of a run or of kept weights, a .keras or a .weights.h5 file.
         output: The report, one HTML file.
-        data: A data set to measure the network on; the run's own, else the digits, if left out.
+        data: A data set to measure the network on; if left out, what it was trained on, or the digits.
         data_dir: The folder in which the data set lies.
         quick: Seconds instead of minutes: compares shallow networks only.
         depths: Depths to compare, 9n + 2 each, e.g. 11 56 164.
