@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -52,8 +53,11 @@ class EndingSignals:
             signal.signal(number, self._handle)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, raised_at: TracebackType | None
     ) -> None:
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            # TensorFlow's iterators in the frames of `fit` would go with the interpreter, and wait for it for ever.
+            traceback.clear_frames(raised_at)
         for number, handler in self.before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if kind is None and self.number is not None:  # what was raised came where Python drops exceptions

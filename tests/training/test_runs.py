@@ -1,5 +1,9 @@
 """Runs of a few steps: what is refused, what ends them, and what two of one seed have in common."""
 
+import os
+import signal
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from keras_preact.network.spec import ShortcutSpec, StemSpec
 from keras_preact.training import run_folder
 from keras_preact.training.callbacks import PLOTTING_SECONDS, RunFiles, curves
 from keras_preact.training.recipes import RECIPES
+from keras_preact.training.signals import EndingSignals
 
 pytestmark = pytest.mark.usefixtures("eager")
 
@@ -240,3 +245,21 @@ def test_the_model_of_a_run_with_an_average_has_the_optimizer_of_its_recipe(tmp_
     before = model.get_weights()
     model.fit(DATA.normalized(DATA.train.images[:8]), DATA.train.labels[:8], verbose=0)
     assert all(not np.array_equal(*pair) for pair in zip(before, model.get_weights()) if pair[0].ndim == 4)
+
+
+def test_nothing_of_a_run_that_a_signal_ends_outlives_it():
+    """An iterator of TensorFlow that goes with the interpreter waits for it for ever."""
+
+    class Iterator:
+        pass
+
+    def fit():
+        iterator = Iterator()
+        seen.append(weakref.ref(iterator))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    seen = []
+    with pytest.raises(SystemExit) as stop, EndingSignals("It ends."):
+        fit()
+    assert stop.tb is not None
+    assert seen[0]() is None
