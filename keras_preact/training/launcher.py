@@ -37,8 +37,9 @@ def launch(command: Sequence[str], workers: int = 2, max_restarts: int = 3, back
         backend: The Keras backend, if not the environment's.
 
     Returns:
-        The exit status: 0; 2, without a restart, for a command that is refused; else that of the first worker that
-        failed at the last try, 128 plus the number for a signal.
+        The exit status: 0; 2, without a restart, for a command that is refused; else that of the worker that failed
+        first at the last try, or of its peer if both have ended by the time of a look; 128 plus the number for a
+        signal.
 
     Raises:
         ValueError: If `workers` is below 1, or `max_restarts` below 0.

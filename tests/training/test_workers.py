@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,8 +98,9 @@ def check(tmp_path, images, workers, backend="tensorflow"):
     card = json.loads((tmp_path / "whole" / "card.json").read_text())
     assert card["command"].startswith("keras-preact train ResNet8 ")
     text = log.read_text()
-    assert "ended with status 137; starting the job again, 2 more times" in text
-    assert "ended with status 143; starting the job again, 1 more times" in text
+    # That of the killed worker, or of its peer, if both have ended when the launcher looks.
+    for left in (2, 1):
+        assert re.search(rf"a worker ended with status [1-9]\d*; starting the job again, {left} more times", text)
     assert_near(whole, end(tmp_path / "alone"), 1e-6)
 
 
