@@ -9,7 +9,16 @@ from keras_preact.data import load
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.laboratory.reproduce.experiments import SCALES, PaperExperiment
 from keras_preact.laboratory.reproduce.tables import FAIL, TABLES
-from keras_preact.laboratory.sweep.trials import Trial, check_trials, median_error, raised, read_result, run_all, shown
+from keras_preact.laboratory.sweep.trials import (
+    Trial,
+    check_trials,
+    finished_result,
+    median_error,
+    raised,
+    read_result,
+    run_all,
+    shown,
+)
 from keras_preact.network.costs import table
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
@@ -71,8 +80,7 @@ def run_trials(
     trials: Iterable[Trial], folder: PathLike, data_dir: PathLike | None = None, strategy: Strategy = "auto"
 ) -> dict[str, dict[str, Any]]:
     """Runs trials that have no result in `folder` yet; data sets are loaded once, and only for those."""
-    found = [(trial, read_result(trial, folder)) for trial in trials]
-    left = [trial for trial, result in found if result is None or raised(result)]
+    left = [trial for trial in trials if finished_result(trial, folder) is None]
     data = {name: load(name, data_dir) for name in dict.fromkeys(trial.data for trial in left)}
     check_trials(left, strategy)
     return run_all(left, data, folder, strategy=strategy)

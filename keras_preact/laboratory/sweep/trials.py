@@ -66,14 +66,14 @@ def run_trial(
         OSError: If a file cannot be written (disk full, no permission).
     """
     folder = pathlib.Path(folder)
-    if (found := read_result(trial, folder)) is not None and not raised(found):
+    if (found := finished_result(trial, folder)) is not None:
         return found
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locks.held(folder / trial.name))
         except locks.HeldError:
             return None
-        if (found := read_result(trial, folder)) is not None and not raised(found):
+        if (found := finished_result(trial, folder)) is not None:
             return found
         outcome = _outcome(trial, data, folder / RUNS / trial.name, strategy, verbose)
         result = {**trial.plain(), **outcome, **provenance()}
@@ -88,13 +88,19 @@ def read_result(trial: Trial, folder: PathLike) -> dict[str, Any] | None:
         return None
     result = read_json(path, "Remove that file, and its trial goes on.")
     now = trial.plain()
-    usual = Trial("", "", Recipe(), {}, name="").plain()["recipe"]  # what a result of before has no field for
+    usual = json.loads(json.dumps(dataclasses.asdict(Recipe())))  # what a result of before has no field for
     result = {**result, "recipe": {**usual, **result.get("recipe", {})}}
     differ = list(run_folder.differences({name: result.get(name) for name in now}, now))
     if differ:
         hint = f"{path.name} is of another trial: {'; '.join(differ)}. Take another folder, or remove that file."
         raise argument_error("output", "a new folder, or one with results of the same trials", str(folder), hint)
     return result
+
+
+def finished_result(trial: Trial, folder: PathLike) -> dict[str, Any] | None:
+    """Returns the result of a trial as `read_result` does, but None if it `raised` an error: it is to be run again."""
+    result = read_result(trial, folder)
+    return None if result is None or raised(result) else result
 
 
 def raised(result: Mapping[str, Any]) -> bool:
