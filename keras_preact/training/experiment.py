@@ -12,7 +12,7 @@ from keras_preact.errors import argument_error, check_arguments, check_integer
 from keras_preact.training import finish
 from keras_preact.training.processes import Clock
 from keras_preact.training.recipe import Recipe
-from keras_preact.training.recipes import get_recipe, named
+from keras_preact.training.recipes import as_recipe, named
 from keras_preact.training.source import Source
 from keras_preact.training.strategies import Devices
 from keras_preact.training.strategy_table import Strategy
@@ -89,10 +89,7 @@ class RunOptions:
 
 def named_recipe(recipe: str | Recipe, **changes: Any) -> tuple[str, Recipe]:
     """Returns (name, `Recipe`), as `recipes.named` does, of a recipe's name or a `Recipe`, some fields changed."""
-    if isinstance(recipe, str):
-        recipe = get_recipe(recipe)
-    if not isinstance(recipe, Recipe):
-        raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
+    recipe = as_recipe(recipe)
     check_epochs(recipe, changes)
     return named(recipe.replace(**changes))
 

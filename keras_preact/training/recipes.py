@@ -91,6 +91,15 @@ def get_recipe(name: str) -> Recipe:
     return RECIPES[check_choice("recipe", name, RECIPES)]
 
 
+def as_recipe(recipe: str | Recipe) -> Recipe:
+    """Returns the `Recipe` of a name, or a `Recipe` as it is; a `ValueError` if `recipe` is neither."""
+    if isinstance(recipe, str):
+        return get_recipe(recipe)
+    if not isinstance(recipe, Recipe):
+        raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
+    return recipe
+
+
 def register_recipe(name: str, recipe: Recipe) -> None:
     """Adds a recipe to `RECIPES`, so that `train`, sweeps and the command line take its name.
 

@@ -32,7 +32,7 @@ from keras_preact.training import run_folder
 from keras_preact.training.evaluation import loaded
 from keras_preact.training.experiment import RECIPE_FIELDS, check_epochs
 from keras_preact.training.recipe import Recipe
-from keras_preact.training.recipes import get_recipe
+from keras_preact.training.recipes import as_recipe
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
 
@@ -91,9 +91,7 @@ def sweep(
     axes, seeds = axes_and_points.parse_axes(over), check_integer("seeds", seeds)
     own = [name for name in inspect.signature(sweep).parameters if name != "fields"]
     check_arguments("sweep", fields, [*own, *RECIPE_FIELDS])
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    if not isinstance(recipe, Recipe):
-        raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
+    recipe = as_recipe(recipe)
     check_epochs(recipe, fields)
     recipe = recipe.replace(**fields)
     limit = math.inf if fail_percent is None else check_number("fail_percent", fail_percent, 0.0, 100.0)

@@ -22,7 +22,7 @@ from keras_preact.training.experiment import check_backend
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.recipe import Recipe
-from keras_preact.training.recipes import get_recipe
+from keras_preact.training.recipes import as_recipe
 from keras_preact.training.training_model import Crossentropy, TrainingModel, loss_dtype
 from keras_preact.types import PathLike
 from keras_preact.zoo import get_model
@@ -120,9 +120,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
     ) -> None:
         check_backend()
         super().__init__(name="preact")
-        self.recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-        if not isinstance(self.recipe, Recipe):
-            raise argument_error("recipe", "the name of a recipe, or a Recipe", recipe)
+        self.recipe = as_recipe(recipe)
         for name in UNSEARCHED:
             if getattr(self.recipe, name):
                 raise argument_error("recipe", f"one with {name}=0 in a search", getattr(self.recipe, name))
