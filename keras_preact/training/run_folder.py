@@ -27,7 +27,7 @@ MODEL = "model.keras"
 SAVED_MODEL = "saved_model"
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.csv"
-LEFT = ("saved_model", "export", "samples", "tensorboard", MODEL, HISTORY, "card.md", "curves.png")  # of another run
+WRITTEN = (SAVED_MODEL, "export", "samples", "tensorboard", MODEL, HISTORY, "card.md", "curves.png")  # beside the above
 # What an option of the network is if it is left out, as the command line writes it.
 USUAL = {"ordering": "preactivation", "shortcut": "identity", "layout": "stacked", "unroll": "auto", "remat": False}
 
@@ -73,7 +73,7 @@ def make_folder(path: pathlib.Path, experiment: Mapping[str, Any], overwrite: bo
     if overwrite and ((path / CARD).is_file() or before != now):
         (path / CARD).unlink(missing_ok=True)  # the card is written last: a folder with one holds a finished run
         shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
-        for name in LEFT:
+        for name in WRITTEN:
             _remove(path / name)
     write_text(path / EXPERIMENT, json.dumps(experiment, indent=2) + "\n")
     (path / CHECKPOINTS).mkdir(exist_ok=True)
