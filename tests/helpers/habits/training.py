@@ -1,5 +1,7 @@
 """Habits: training."""
 
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -260,13 +262,19 @@ def _(case):
     assert max(float(np.sqrt(np.square(kernel).sum(axis=0)).max()) for kernel in map(array, kernels)) < 1.1e-3
 
 
-@habit("mixed precision by the global policy")
-def _(case):
-    keras.config.set_dtype_policy("mixed_bfloat16")
+@contextlib.contextmanager
+def global_policy(name):
+    keras.config.set_dtype_policy(name)
     try:
-        model = case.build()
+        yield
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+@habit("mixed precision by the global policy")
+def _(case):
+    with global_policy("mixed_bfloat16"):
+        model = case.build()
     model.set_weights(case.weights)
     assert {v.dtype for v in model.weights} == {"float32"}
     assert model.get_layer(case.last).compute_dtype == "bfloat16"
@@ -275,20 +283,14 @@ def _(case):
 
 @habit("loss scaling of mixed_float16")
 def _(case):
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
+    with global_policy("mixed_float16"):
         model = compiled(case.build())
         assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    finally:
-        keras.config.set_dtype_policy("float32")
 
 
 @habit("float64 by the global policy")
 def _(case):
-    keras.config.set_dtype_policy("float64")
-    try:
+    with global_policy("float64"):
         model = case.build()
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert {v.dtype for v in model.weights} == {"float64"}
     assert model.output.dtype == "float64"
