@@ -209,7 +209,8 @@ def make_devices(name: str) -> Devices:
         name: `"none"`: one device. On TensorFlow, `"mirrored"`: all local GPUs, or CPUs if there are none;
             `"multi_worker"`: the processes that the variable TF_CONFIG lists; `"tpu"`: the TPU that TPU_NAME names, or
             this machine's. On JAX, `"jax_data_parallel"`: all local devices, or those of all processes if the
-            KERAS_DISTRIBUTION variables are set. `"auto"`: what these variables ask for, else all local devices.
+            KERAS_DISTRIBUTION variables are set. `"auto"`: what these variables ask for, else all local devices, of
+            which a CPU alone is `"none"`.
 
     Raises:
         ValueError: If the strategy is unknown, is another backend's, or there are no such devices.
@@ -234,7 +235,11 @@ def _automatic(backend):
     if backend == "tensorflow":
         if "cluster" in _tf_config():
             return "multi_worker"
-        return "tpu" if os.environ.get("TPU_NAME") else "mirrored"
+        if os.environ.get("TPU_NAME"):
+            return "tpu"
+        import tensorflow as tf
+
+        return "mirrored" if len(tf.config.list_logical_devices()) > 1 else "none"  # for one CPU, slower to trace
     if backend == "jax":
         import jax
 
