@@ -10,7 +10,7 @@ from keras_preact.data.dataset import ArraySplit, DataSet, check_images, resized
 from keras_preact.data.tfds import find_prepared, read_whole, tfds_folder
 from keras_preact.errors import argument_error
 from keras_preact.types import PathLike
-from keras_preact.weights import store
+from keras_preact.weights import download, store
 
 HOME = "https://www.cs.toronto.edu/~kriz/"
 CIFAR100_CLASSES = """
@@ -219,8 +219,8 @@ def _first_file(given, within, suffix):
 def _download(kind, folder):
     remote = store.Remote(HOME + kind.archive, f"sha256:{kind.sha256}", LARGEST, is_mirrored=False)
     try:
-        if not store.is_reachable(remote.url):
-            raise OSError(f"{HOME} was not reached in {store.CONNECT_SECONDS:g} s.")
+        if not download.is_reachable(remote.url):
+            raise OSError(f"{HOME} was not reached in {download.CONNECT_SECONDS:g} s.")
         return store.fetch(remote, folder / kind.archive)
     except (OSError, ValueError) as error:
         hint = f"{error} {_help(kind, folder)}"

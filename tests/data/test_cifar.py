@@ -164,7 +164,7 @@ def test_the_archive_is_downloaded_once_and_its_hash_is_checked(no_data, monkeyp
     source.mkdir()
     (source / CIFAR10.archive).write_bytes(archive.getvalue())
     monkeypatch.setattr(cifar, "HOME", f"{source.as_uri()}/")
-    monkeypatch.setattr(cifar.store, "is_reachable", lambda url: True)
+    monkeypatch.setattr(cifar.download, "is_reachable", lambda url: True)
     with pytest.raises(ValueError, match=r"data_dir.*sha256 is c4a38c50.*Download .*put it into"):
         load("cifar10")
     assert not list(target.iterdir())

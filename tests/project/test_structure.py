@@ -61,6 +61,7 @@ WITHOUT_KERAS = (
     *(f"network.{name}" for name in ("units", "families", "spec", "unit_spec", "shortcuts", "environment", "parts")),
     *(f"network.{name}" for name in ("registry", "shapes", "checks", "claims", "costs")),
     *("weights.cards", "weights.cuts", "weights.preprocessing", "weights.schema", "weights.store"),
+    "weights.download",
     *("data", "data.augment", "data.cifar", "data.dataset", "data.digits", "data.folders"),
     *("training.recipe", "training.recipes", "training.strategy_table", "training.launcher", "training.signals"),
     *("transfer.rule", "transfer.trunk", "exporting", "exporting.format_table"),

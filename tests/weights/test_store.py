@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 import zipfile
 
 import pytest
 
 import keras_preact
 from keras_preact.data import cifar
-from keras_preact.weights import store
+from keras_preact.weights import download, store
 
 CONTENT = bytes(range(256)) * 4000
 SHA1 = "sha1:" + hashlib.sha1(CONTENT).hexdigest()
@@ -330,9 +331,9 @@ def test_nothing_that_answers_is_named_with_a_way_out(server, tmp_path):
 
 
 def test_no_redirect_leads_from_https_to_http():
-    request = store.urllib.request.Request("https://example.org/a")
+    request = urllib.request.Request("https://example.org/a")
     with pytest.raises(ValueError, match="not encrypted"):
-        store._NoDowngrade().redirect_request(request, None, 302, "", {}, "http://example.org/b")
+        download._NoDowngrade().redirect_request(request, None, 302, "", {}, "http://example.org/b")
 
 
 def test_four_processes_at_once_end_with_one_whole_file(server, tmp_path):
