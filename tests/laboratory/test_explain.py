@@ -69,7 +69,7 @@ def decoded(url, kind):
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
+def written(tmp_path_factory, eager):
     """A report in its quick form, of two shortcuts and one depth, and what the command printed."""
     path = tmp_path_factory.mktemp("report") / "new" / "report.html"
     with pytest.MonkeyPatch.context() as patch, io.StringIO() as out:

@@ -88,7 +88,7 @@ def test_what_they_compute_is_what_they_say(float64):
     np.testing.assert_allclose(carried, x + share * np.maximum(x, 0), rtol=1e-12)
 
 
-def test_networks_of_a_family_sweeps_and_analyze_take_them_by_name(tmp_path):
+def test_networks_of_a_family_sweeps_and_analyze_take_them_by_name(tmp_path, eager):
     model = keras_preact.ResNet(11, input_shape=(16, 16, 3), shortcut="own_shortcut", ordering="own_order")
     assert model.spec.shortcut.share == 0.1
     result = keras_preact.analyze(model, RNG.normal(size=(4, 16, 16, 3)).astype("float32"), np.arange(4))

@@ -1,5 +1,7 @@
 """Stacked and looped units against the same units as Keras layers: outputs, one training step, statistics, files."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -97,13 +99,23 @@ def test_unroll_auto_is_a_loop_except_for_short_runs_on_a_gpu_under_jax(unroll, 
     assert seen == turns
 
 
+def nine_units():
+    """Returns a network as layers: a run of 8 units is longer than those that stand in straight code."""
+    return randomized(build(NetworkSpec(units=(9,), widths=(4,), stem={"width": 4}), layout="layers"))
+
+
+@functools.cache
+def expected_of_nine_units():
+    """Returns the loss of one step, the values after it, and then the answers to a batch."""
+    layered = nine_units()
+    loss = step(layered, run_eagerly=True)
+    return loss, values(layered), np.array(layered(batch(4)[0]))
+
+
 @pytest.mark.parametrize("execution", EXECUTIONS, ids=str)
 def test_the_compiled_loop_is_the_same_however_it_is_run(execution):
-    """A run of 8 units is longer than those that stand in straight code."""
-    spec = NetworkSpec(units=(9,), widths=(4,), stem={"width": 4})
-    layered = randomized(build(spec, layout="layers"))
-    stacked = keras_preact.relayout(layered, "stacked", **execution)
-    assert abs(step(layered, run_eagerly=True) - step(stacked)) < 1e-12
-    assert_same(values(stacked), values(layered))
-    images, _ = batch(4)
-    np.testing.assert_allclose(layered(images), stacked.predict(images, verbose=0), rtol=1e-10, atol=1e-12)
+    stacked = keras_preact.relayout(nine_units(), "stacked", **execution)
+    loss, expected, answers = expected_of_nine_units()
+    assert abs(step(stacked) - loss) < 1e-12
+    assert_same(values(stacked), expected)
+    np.testing.assert_allclose(stacked.predict(batch(4)[0], verbose=0), answers, rtol=1e-10, atol=1e-12)

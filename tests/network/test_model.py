@@ -14,7 +14,7 @@ from keras_preact.training.evaluation import evaluation_metrics
 from keras_preact.training.optimizers import RecipeSGD
 from keras_preact.training.training_model import Crossentropy
 
-SPEC = keras_preact.NetworkSpec((2, 10), (4, 6), stem={"width": 4})
+SPEC = keras_preact.NetworkSpec((1, 5), (4, 6), stem={"width": 4})
 RELOAD = """
 import sys
 import numpy as np
@@ -106,7 +106,7 @@ def test_builders_take_a_weights_file(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"units": (2, 11)}, r"units: file \[2, 10\], model \[2, 11\]"),
+        ({"units": (1, 6)}, r"units: file \[1, 5\], model \[1, 6\]"),
         ({"widths": (4, 8)}, r"widths: file \[4, 6\], model \[4, 8\]"),
         ({"ordering": "relu_only_preactivation"}, "ordering: file 'preactivation', model 'relu_only_preactivation'"),
         ({"shortcut": "exclusive_gating"}, "shortcut: file .*identity.*model .*exclusive_gating"),
@@ -214,13 +214,12 @@ def test_training_goes_on_in_the_other_layout(layouts, optimizer):
     model = build(first, dtype="float64")
     model.compile(optimizer.from_config(optimizer.get_config()), "sparse_categorical_crossentropy", run_eagerly=True)
     labels = np.arange(5)
-    for _ in range(3):
+    for _ in range(2):
         model.train_on_batch(images(), labels)
     other = keras_preact.relayout(model, second)
-    for _ in range(2):
-        loss, same = model.train_on_batch(images(), labels), other.train_on_batch(images(), labels)
-        assert abs(loss - same) < 1e-6
-    assert int(other.optimizer.iterations) == 5
+    model.train_on_batch(images(), labels), other.train_on_batch(images(), labels)
+    np.testing.assert_allclose(other(images()), model(images()), rtol=0, atol=1e-6)
+    assert int(other.optimizer.iterations) == 3
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
@@ -242,7 +241,7 @@ def test_a_clone_and_a_part_are_models_too(tmp_path):
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
     np.testing.assert_allclose(clone(images()), model(images()), atol=1e-6)
-    part = keras.Model(model.input, model.get_layer("stage2_units02_10").output)
+    part = keras.Model(model.input, model.get_layer("stage2_units02_05").output)
     part.save(tmp_path / "part.keras")
     again = keras.models.load_model(tmp_path / "part.keras")
     np.testing.assert_allclose(part(images()), again(images()), rtol=1e-4, atol=1e-5)
@@ -267,7 +266,7 @@ def test_a_wrong_relayout_is_refused(arguments, message):
 
 def test_a_frozen_run_of_units_stays_as_it_is():
     model = build()
-    layer = model.get_layer("stage2_units02_10")
+    layer = model.get_layer("stage2_units02_05")
     layer.trainable = False
     before = [keras.ops.convert_to_numpy(variable.value) for variable in layer.variables]
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", run_eagerly=True)
@@ -276,5 +275,5 @@ def test_a_frozen_run_of_units_stays_as_it_is():
     assert keras_preact.relayout(model, "layers").get_layer("stage2_unit05_conv1").trainable is False
     layered = build("layers")
     layered.get_layer("stage2_unit05_conv1").trainable = False
-    with pytest.raises(ValueError, match="stage2_units02_10 are frozen in part"):
+    with pytest.raises(ValueError, match="stage2_units02_05 are frozen in part"):
         keras_preact.relayout(layered, "stacked")

@@ -7,6 +7,7 @@ inference and in training, and BN's moving statistics with them.
 import keras
 import numpy as np
 import pytest
+from products import diagonals
 
 import keras_preact
 from keras_preact.network.layers.residual_units import ResidualUnits
@@ -192,9 +193,10 @@ def assert_equals_reference(models, arguments, training):
             np.testing.assert_allclose(after[name], value, rtol=0, atol=1e-10, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", ["basic", "bottleneck", "single"])
-@pytest.mark.parametrize("shortcut", SHORTCUTS)
-@pytest.mark.parametrize("ordering", keras_preact.ORDERINGS)
+@pytest.mark.parametrize(
+    ("ordering", "shortcut", "kind"),
+    diagonals(tuple(keras_preact.ORDERINGS), tuple(SHORTCUTS), ("basic", "bottleneck", "single"), every=3),
+)
 def test_units_equal_the_reference(ordering, shortcut, kind):
     chosen = {"name": shortcut, **SHORTCUTS[shortcut]}
     width = 4 if kind == "bottleneck" else 1

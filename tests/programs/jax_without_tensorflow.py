@@ -93,7 +93,7 @@ def layouts(folder):
     rng = np.random.default_rng(0)
     images, target = rng.normal(size=(4, 8, 8, 3)), rng.normal(size=(4, 8, 8, 16))
     for fields in ({}, {"ordering": "original", "shortcut": "exclusive_gating", "widths": (16,), "unit": "basic"}):
-        spec = keras_preact.NetworkSpec(**{"units": (7,), "widths": (4,), "stem": {"width": 4}, **fields})
+        spec = keras_preact.NetworkSpec(**{"units": (5,), "widths": (4,), "stem": {"width": 4}, **fields})
         # Without the top: Keras takes means in float32 on JAX.
         model = keras_preact.build_network(spec, input_shape=(8, 8, 3), include_top=False)
         layered = keras_preact.relayout(model, "layers")

@@ -7,7 +7,7 @@ import pytest
 import keras_preact
 from keras_preact.data import from_arrays
 from keras_preact.data.preparation import Preparation
-from keras_preact.training import checkpoints
+from keras_preact.training import checkpoints, evaluation
 from keras_preact.training.levels import Level, level_at, levels_of
 from keras_preact.training.recipe import Recipe
 
@@ -24,6 +24,8 @@ RECIPE = Recipe(
     flip=True,
     ema=0.9,
 )
+
+pytestmark = pytest.mark.usefixtures("eager")
 
 
 class Stop(Exception):
@@ -46,8 +48,16 @@ def train(output, **arguments):
     return keras_preact.train(**{"model": "ResNet14", **options, **arguments})
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_steps_for_the_statistics():
+    """Measures the statistics that belong to the average of the weights in 7 steps, not in 44."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "OLD_STATISTICS", 0.5)
+        yield
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, eager, _few_steps_for_the_statistics):
     folder = tmp_path_factory.mktemp("levels") / "whole"
     return folder, train(folder)
 
