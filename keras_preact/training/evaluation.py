@@ -88,6 +88,9 @@ def fitting_data(
 def evaluate_source(source: Source, data: DataSet) -> dict[str, float]:
     """Returns the error and the loss of a `Source` on a `DataSet`, as `evaluate` does."""
     network = source.load()
+    if not network.has_top:
+        expected = "a network of keras_preact that ends in its classifier (include_top=True)"
+        raise argument_error("model", expected, source.name)
     expected = (len(data.class_names), data.image_shape[-1])
     if (found := (network.output_shape[-1], source.channels)) != expected:
         received = "{} classes and {} channels".format(*expected)

@@ -184,11 +184,13 @@ def _of_weights_file(path):
     check_whole(path)
     if fields is None:
         raise ValueError("It does not say of what network.")
-    classes, channels = fields.pop("num_classes"), fields.pop("channels")
+    classes, channels, features = fields.pop("num_classes"), fields.pop("channels"), fields.pop("features", None)
     spec = NetworkSpec.from_dict(fields)
 
     def load():
         top = {"include_top": False} if classes is None else {"num_classes": classes}
+        if features:
+            top = {"features": [*features], "tap": [*features.values()]}
         return build_network(spec, input_shape=(None, None, channels), weights=path, layout="stacked", **top)
 
     config = {"spec": spec.to_dict(), "input_shape": (None, None, channels), "layout": "stacked"}

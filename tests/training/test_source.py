@@ -170,6 +170,18 @@ def assert_same(found, expected):
         assert found == expected
 
 
+@pytest.mark.parametrize("ending", ["weights.h5", "keras"])
+def test_the_files_of_a_backbone_are_found_and_have_no_error(ending, tmp_path):
+    backbone = keras_preact.ResNetFeatures("ResNet20", ("stage1", "stage2"), input_shape=(8, 8, 3))
+    path = tmp_path / f"backbone.{ending}"
+    backbone.save(path) if ending == "keras" else backbone.save_weights(path)
+    again, x = find_source(path).load(), np.ones((1, 8, 8, 3), "float32")
+    for name, signal in backbone(x).items():
+        np.testing.assert_allclose(again(x)[name], signal, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"`model` must be a network of keras_preact that ends in its classifier"):
+        keras_preact.evaluate(path, DATA)
+
+
 def test_weights_alone_are_evaluated_exported_and_inspected_with_what_they_do_not_say(
     trained, without_training, tmp_path, capsys
 ):
