@@ -218,7 +218,7 @@ def test_a_run_is_measured_on_its_own_data(tmp_path):
     network, data = find_network(tmp_path)
     assert (network.spec.depth, data.name) == (11, "digits")
     (tmp_path / "card.json").write_text(json.dumps(run_card(model, data="letters")))
-    with pytest.raises(ValueError, match="letters"):
+    with pytest.raises(ValueError, match=r"letters.*\(--data digits\)"):
         find_network(tmp_path)
     assert find_network(tmp_path, "digits")[1].name == "digits"
 

@@ -35,8 +35,14 @@ def find_network(
         shape = (None, None, data.image_shape[-1])  # the images decide the size
         return get_model(key, input_shape=shape, num_classes=len(data.class_names), layout="stacked"), data
     source = find_source(model, "model")
-    own = data is None and source.data is not None
-    data = data_of(source, data_dir) if own else fitting_data(source, "digits" if data is None else data, data_dir)
+    if data is None and source.data is not None:
+        try:
+            data = data_of(source, data_dir)
+        except ValueError as error:
+            hint = 'Other images show much of the same: data="digits" (--data digits) comes with scikit-learn.'
+            raise ValueError(f"{error} {hint}") from error
+    else:
+        data = fitting_data(source, "digits" if data is None else data, data_dir)
     how = source.preprocessing
     if how is not None and len(how.mean) == data.image_shape[-1]:
         data = dataclasses.replace(data, mean=how.mean, std=how.std)
