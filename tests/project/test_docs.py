@@ -13,6 +13,7 @@ from PIL import Image
 from test_structure import ORDER, PACKAGE
 
 from keras_preact.cli import main
+from keras_preact.transfer import rule
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = {
@@ -60,7 +61,8 @@ def test_the_code_of_a_page_runs(page, photos):
 
 @pytest.mark.long
 @pytest.mark.parametrize("page", pages_with("long"))
-def test_the_code_of_a_page_runs_with_what_takes_minutes(page, photos):
+def test_the_code_of_a_page_runs_with_what_takes_minutes(page, photos, monkeypatch):
+    monkeypatch.setitem(rule.RULE, 20_000, (10, 1, (4, 6, 8), 0.0))  # steps of fine-tuning, not 500
     run(page, ("", "long"))
 
 
