@@ -31,9 +31,13 @@ def printable(text: object) -> str:
 
 
 def nearest(word: object, choices: Iterable[str]) -> str:
-    """Returns the entry of `choices` (strings) that is spelled most like `word`."""
-    plain = {choice.lower(): choice for choice in choices}
-    return plain[difflib.get_close_matches(str(word).lower(), plain, n=1, cutoff=0.0)[0]]
+    """Returns the entry of `choices` (strings) that is spelled most like `word`, of those that it is a part of if any.
+
+    So `bfloat16` finds `mixed_bfloat16`, and not `float64`, of which more letters agree.
+    """
+    plain, word = {choice.lower(): choice for choice in choices}, str(word).lower()
+    wider = [choice for choice in plain if len(word) > 2 and word in choice]
+    return plain[difflib.get_close_matches(word, wider or plain, n=1, cutoff=0.0)[0]]
 
 
 def check_choice(argument: str, value: object, choices: Iterable[Choice], hint: str = "") -> Choice:

@@ -210,7 +210,7 @@ def model_key(name: object) -> str:
     if is_model_name(key) and key not in NETWORKS:
         family_of(int(key[6:]))
         return key
-    return check_choice("model", key, NETWORKS)
+    return check_choice("model", key, NETWORKS, "Or resnet<depth>, of a depth that a family has.")
 
 
 def chosen(name: object, family: str | None) -> tuple[str, dict[str, Any]]:

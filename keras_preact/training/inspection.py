@@ -5,7 +5,7 @@ from keras_preact.network.costs import StageCost
 from keras_preact.network.families import is_model_name
 from keras_preact.training.provenance import suited_precision
 from keras_preact.training.source import Trained, find_source
-from keras_preact.zoo import get_model
+from keras_preact.zoo import get_model, list_models
 
 SIDE = 32  # of the images of a network that leaves their size open, in pixels
 
@@ -24,7 +24,7 @@ def inspect(model: Trained, batch_size: int = 1) -> list[StageCost]:
     Raises:
         ValueError: If `model` is none of these.
     """
-    network = get_model(model) if is_model_name(model) else find_source(model, "model").load()
+    network = get_model(model) if is_model_name(model) else find_source(model, "model", list_models()).load()
     height, width = network.input_shape[1:3]
     size = None if height and width else (SIDE, SIDE)
     costs.summary(network, batch_size, size)

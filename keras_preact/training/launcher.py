@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-from keras_preact.errors import check_integer
+from keras_preact.errors import argument_error, check_integer
 from keras_preact.training.signals import NUMBERS
 
 log = logging.getLogger(__name__)
@@ -42,8 +42,10 @@ def launch(command: Sequence[str], workers: int = 2, max_restarts: int = 3, back
         signal.
 
     Raises:
-        ValueError: If `workers` is below 1, or `max_restarts` below 0.
+        ValueError: If `command` is no list of words, `workers` is below 1, or `max_restarts` below 0.
     """
+    if isinstance(command, str) or not command or not all(isinstance(word, (str, os.PathLike)) for word in command):
+        raise argument_error("command", "a list of words, the program first", command)
     workers, restarts = check_integer("workers", workers), check_integer("max_restarts", max_restarts, minimum=0)
     for number in range(restarts + 1):
         ports = free_ports(workers)

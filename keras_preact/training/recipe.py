@@ -80,7 +80,7 @@ class Recipe(Augmentation):
     """(depth, image size, epochs) of each part of a training that begins shallow, on small images, and ends with the
     network's own depth; size 0 is the data set's own. `epochs` is their sum. See `deepen`."""
     precision: str = "float32"
-    """A Keras dtype policy."""
+    """A Keras dtype policy: float32, mixed_bfloat16, mixed_float16 or float64."""
     bn_synchronized: bool = False
     """Batch statistics over all replicas; otherwise each has its own and the moving ones are averaged."""
     seed: int = 0

@@ -160,25 +160,30 @@ def _plain(value):
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
-def read_card(path: PathLike, name: str = CARD) -> dict[str, Any]:
+def read_card(path: PathLike, name: str = CARD, argument: str = "run") -> dict[str, Any]:
     """Returns the card of a finished run as a dict.
+
+    Args:
+        path: The folder.
+        name: The card's file.
+        argument: The name of the argument that the folder was given for.
 
     Raises:
         ValueError: If `path` holds none, or a field that `schema.RunCard` names is missing or wrong.
     """
     card = pathlib.Path(path) / name
     if not card.is_file():
-        raise argument_error("run", f"the folder of a finished run, with a {name} in it", str(path))
+        raise argument_error(argument, f"the folder of a finished run, with a {name} in it", str(path))
     try:
         fields = schema.read_fields(card)
         if "spec" not in fields:
             schema.checked(schema.RunCard, fields)
             return fields
     except (OSError, ValueError) as error:
-        raise argument_error("run", f"a folder whose {name} is whole", str(path), str(error)) from error
+        raise argument_error(argument, f"a folder whose {name} is whole", str(path), str(error)) from error
     # A card of trained weights, as `keep_weights` writes them.
     hint = "It holds trained weights: pass its .weights.h5 file as weights= to build their network."
-    raise argument_error("run", "the folder of a finished run", str(path), hint)
+    raise argument_error(argument, "the folder of a finished run", str(path), hint)
 
 
 def load_model(path: PathLike) -> ResidualNetwork:

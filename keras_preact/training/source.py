@@ -2,7 +2,7 @@
 
 import hashlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -72,7 +72,7 @@ class Source:
     chain: tuple[dict, ...] = ()
 
 
-def find_source(weights: Trained, argument: str = "weights") -> Source:
+def find_source(weights: Trained, argument: str = "weights", names: Sequence[str] = ()) -> Source:
     """Returns the `Source` of a `ResidualNetwork`, a name of `list_weights()`, a folder, or a file.
 
     A folder is that of a finished run, or one that `keras-preact weights keep` wrote.
@@ -83,6 +83,7 @@ def find_source(weights: Trained, argument: str = "weights") -> Source:
     Args:
         weights: What a person named.
         argument: The name of the argument that it was given for.
+        names: What else the caller takes: names of networks. The nearest is named.
 
     Raises:
         ValueError: If `weights` is none of these, or the file is not whole.
@@ -105,14 +106,15 @@ def find_source(weights: Trained, argument: str = "weights") -> Source:
             except Exception as error:  # zipfile, h5py and damaged JSON have many kinds
                 expected = f"a whole {ending} file of a network of keras_preact"
                 raise argument_error(argument, expected, str(path), str(error)) from error
-    raise argument_error(argument, KINDS, str(weights), "" if path.exists() else _nearest_names(str(weights)))
+    expected = f"the name of a network such as {names[0]}, {KINDS}" if names else KINDS
+    raise argument_error(argument, expected, str(weights), "" if path.exists() else _nearest_names(str(weights), names))
 
 
-def _nearest_names(name):
-    """Returns a hint: the names that there are for a data set or a network, or the nearest one."""
+def _nearest_names(name, others):
+    """Returns a hint: the names that there are for a data set or a network, or the nearest one, also of `others`."""
     cards = map(get_card, list_weights())
     names = [card.name for card in cards if name.lower() in (card.dataset, card.network)]
-    names = names or [nearest(name, list_weights())]
+    names = names or [nearest(name, [*others, *list_weights()])]
     return f"There is no such file. Nearest: {', '.join(names)}."
 
 
@@ -161,7 +163,7 @@ def _chain(name, digest, card):
 
 
 def _of_run(folder, argument):
-    card, path = run_folder.read_card(folder), folder.resolve() / run_folder.MODEL
+    card, path = run_folder.read_card(folder, argument=argument), folder.resolve() / run_folder.MODEL
     if not path.is_file():
         raise argument_error(argument, f"the folder of a finished run, with {run_folder.MODEL} in it", str(folder))
     run_folder.check_seal(folder, card)

@@ -109,7 +109,7 @@ def train(
     name, recipe = named_recipe(recipe, **fields)
     options = run_folder.plain_options(options)
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
-    where, begin = str(data_dir) if data_dir else None, None if start is None else find_source(start)
+    where, begin = str(data_dir) if data_dir else None, None if start is None else find_source(start, "start")
     place = data.folder or data.name
     experiment = Experiment(
         key, place, recipe, options, recipe_name=name, data_dir=where, skip_corrupt=skip_corrupt, start=begin

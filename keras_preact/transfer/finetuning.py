@@ -21,7 +21,7 @@ from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.parts import CLASSIFIER
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.training.evaluation import evaluation_metrics, loaded, reestimate_statistics
-from keras_preact.training.experiment import Experiment, RunOptions, check_backend, named_recipe
+from keras_preact.training.experiment import Experiment, RunOptions, check_backend, check_epochs, named_recipe
 from keras_preact.training.fitting import Training
 from keras_preact.training.optimizers import RecipeSGD, make_optimizer
 from keras_preact.training.processes import Clock
@@ -155,6 +155,7 @@ def _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt):
     if recipe is not None:
         name, recipe = named_recipe(recipe, **changes)
         return name, recipe, loaded(data, data_dir, recipe.image_size, skip_corrupt)
+    check_epochs(Recipe(), changes)
     data = loaded(data, data_dir, changes.get("image_size"), skip_corrupt)
     count = len(data.train)
     batch = check_integer("global_batch_size", changes.get("global_batch_size", recipe_for(count).global_batch_size))

@@ -206,6 +206,8 @@ def register_weights(
     """
     if (path is None) == (url is None):
         raise argument_error("path, url", "one of the two", (path, url))
+    if url is not None and (digest is None or megabytes is None):
+        raise argument_error("digest, megabytes", "given with url", (digest, megabytes))
     network = str(name).partition(".")[0]
     if network != f"resnet{spec.depth}":
         raise argument_error("name", f"resnet{spec.depth}.<data set>.<recipe>, as the spec is so deep", name)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_preact.errors import check_integer, check_number
+from keras_preact.errors import check_integer, check_number, nearest
 
 HUGE = 10**400  # a whole number that no float can hold
 
@@ -21,3 +21,8 @@ def test_a_whole_number_far_below_is_refused_with_the_nearest():
 def test_a_number_comes_back_as_a_float():
     assert isinstance(check_number("rate", 1, 0.0, 1.0), float)
     assert check_integer("depth", 3) == 3
+
+
+@pytest.mark.parametrize(("word", "found"), [("bfloat16", "mixed_bfloat16"), ("flaot32", "float32"), ("64", "float64")])
+def test_the_nearest_word_is_one_that_holds_what_was_given(word, found):
+    assert nearest(word, ["float32", "float64", "mixed_bfloat16"]) == found

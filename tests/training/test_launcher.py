@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+import keras_preact
+
 HANG = """
 import os, pathlib, signal, sys, time
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -69,3 +71,9 @@ def test_workers_that_hang_end_with_their_launcher(sent, status, tmp_path):
     wait_until(lambda: not any(map(is_running, workers)), 5)
     assert time.monotonic() - begun < 9  # before the 10 s that one signal leaves them
     assert found in (status, -signal.SIGINT if status == 130 else status)
+
+
+@pytest.mark.parametrize("command", ["train ResNet8", [], ["train", 8]])
+def test_a_command_is_a_list_of_words(command):
+    with pytest.raises(ValueError, match="`command` must be a list of words, the program first"):
+        keras_preact.launch(command)

@@ -112,6 +112,8 @@ def test_weights_of_another_author_are_read_by_a_converter_of_ones_own(tmp_path,
         keras_preact.register_weights(name, path=tmp_path / "theirs.npz", **{**known, "error_percent": 1.0})
     with pytest.raises(ValueError, match=rf"`name` must be resnet{SPEC.depth}\.<data set>\.<recipe>"):
         keras_preact.register_weights("resnet9.insects.theirs", path=tmp_path / "theirs.npz", **known)
+    with pytest.raises(ValueError, match="`digest, megabytes` must be given with url"):
+        keras_preact.register_weights(name, url="https://a.test/theirs.npz", megabytes=1.0, **known)
     np.savez(tmp_path / "short.npz", **{name: array for name, array in theirs.items() if "predictions" not in name})
     short = keras_preact.register_weights(f"{name}_short", path=tmp_path / "short.npz", **known)
     with pytest.raises(ValueError, match=r"weights.*whole file of torch_like's.*lacks predictions/"):

@@ -122,6 +122,8 @@ def test_the_same_seed_trains_the_same(tmp_path):
         ({"data": "digit"}, r'data.*Nearest: "digits"'),
         ({"recipe": "digit"}, r'recipe.*Nearest: "digits"'),
         ({"recipe": 3}, r"recipe.*3"),
+        ({"precision": "bfloat16"}, r'precision.*Nearest: "mixed_bfloat16"'),
+        ({"start": "nowhere"}, "`start` must be a network of keras_preact, a name of"),
         ({"epoch": 3}, '`epoch` must be left out, as train has no such argument.*Nearest: "epochs"'),
         ({"outpt": "run"}, '`outpt`.*Nearest: "output"'),
         ({"epochs": 0}, "epochs.*at least 1"),

@@ -374,6 +374,7 @@ SMALL = from_arrays(*(part[:, :4, :4] if part.ndim == 4 else part for part in im
         ({"global_batch_size": 41, "epochs": 2}, "global_batch_size.*40 training images"),
         ({"global_batch_size": 400, "steps": 1}, "global_batch_size.*40 training images"),
         ({"epochs": 0}, "epochs.*at least 1"),
+        ({"epochs": 2, "steps": 2}, "`epochs` must be left out with 2 steps"),
         ({"data": ONE_CLASS}, "data.*two classes"),
         ({"data": SMALL}, "input_shape.*8x8"),
     ],

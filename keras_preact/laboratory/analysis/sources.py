@@ -12,7 +12,7 @@ from keras_preact.network.model import ResidualNetwork
 from keras_preact.training.evaluation import data_of, fitting_data, loaded
 from keras_preact.training.source import Trained, find_source
 from keras_preact.types import PathLike
-from keras_preact.zoo import get_model
+from keras_preact.zoo import get_model, list_models
 
 
 def find_network(
@@ -34,7 +34,7 @@ def find_network(
         key, data = model_key(model), loaded("digits" if data is None else data, data_dir, None)
         shape = (None, None, data.image_shape[-1])  # the images decide the size
         return get_model(key, input_shape=shape, num_classes=len(data.class_names), layout="stacked"), data
-    source = find_source(model, "model")
+    source = find_source(model, "model", list_models())
     if data is None and source.data is not None:
         try:
             data = data_of(source, data_dir)
