@@ -210,7 +210,7 @@ def function_of(name: str, arguments: Sequence[str] = ()) -> Callable[..., Any]:
     if name == "train":
         chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         chosen.add_argument("--recipe", default="digits")
-        function = function(chosen.parse_known_args(arguments)[0].recipe)
+        function = function(chosen.parse_known_args(arguments)[0].recipe, arguments)
     return _with_keras(function) if verb.computes else function
 
 

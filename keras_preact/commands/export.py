@@ -15,6 +15,7 @@ def export(
     formats: tuple[FormatName, ...] | None = None,
     mean: tuple[float, ...] = (),
     std: tuple[float, ...] = (),
+    image_size: int | None = None,
     class_names: tuple[str, ...] = (),
     images: pathlib.Path | None = None,
     data_dir: pathlib.Path | None = None,
@@ -30,6 +31,7 @@ def export(
             is calibrated on 200 training images; all are compared on at most 1000 test images.
         mean: For a file that does not say it: subtracted from pixels of 0 to 255, a number per channel.
         std: Likewise: what they are divided by, a number per channel.
+        image_size: Likewise: side of the square images that the files take, of a .weights.h5 file.
         class_names: A name for each output, if not those of the card; numbers where there is none.
         images: A folder of image files to compare on, where no data set is known or at hand; half of them calibrate
             int8. Those that cannot be read are left out.
@@ -44,6 +46,7 @@ def export(
         formats,
         mean=mean,
         std=std,
+        image_size=image_size,
         class_names=class_names,
         images=images,
         data_dir=data_dir,

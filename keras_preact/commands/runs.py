@@ -4,7 +4,7 @@ import json
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -40,8 +40,13 @@ class RunFlags:
     strategy: Strategy = "auto"
 
 
-def train_command(recipe: str) -> Callable[..., None]:
-    """Returns the verb `train`, whose flags are the fields of `Recipe` at the values of the recipe called `recipe`."""
+def train_command(recipe: str, words: Sequence[str] = ()) -> Callable[..., None]:
+    """Returns the verb `train`, whose flags are the fields of `Recipe` at the values of the recipe called `recipe`.
+
+    Args:
+        recipe: A name of `RECIPES`.
+        words: The arguments on the command line. Beside steps, --epochs is refused at the recipe's own value, too.
+    """
     if TYPE_CHECKING:  # a checker cannot know which there are when this runs
         OrderingName: TypeAlias = str
         ShortcutName: TypeAlias = str
@@ -90,6 +95,8 @@ def train_command(recipe: str) -> Callable[..., None]:
             options["family"] = family
         base = get_recipe(recipe)
         changes = {name: value for name, value in vars(settings).items() if value != getattr(base, name)}
+        if any(word.partition("=")[0] == "--epochs" for word in words):
+            changes["epochs"] = settings.epochs
         card = trainer.train(
             model, data=data, recipe=recipe, start=start, model_options=options, **vars(running), **changes
         )

@@ -198,8 +198,9 @@ def _check_labels(labels, images, names):
         raise argument_error(
             "sample_labels", f"one whole number per image ({len(images)})", f"{labels.dtype} {labels.shape}"
         )
-    if labels.min() < 0 or labels.max() >= len(names):
-        raise argument_error("sample_labels", f"from 0 to {len(names) - 1}", f"{labels.min()} to {labels.max()}")
+    largest = max(1, len(names) - 1)  # one sigmoid output tells two classes
+    if labels.min() < 0 or labels.max() > largest:
+        raise argument_error("sample_labels", f"from 0 to {largest}", f"{labels.min()} to {labels.max()}")
     return labels
 
 

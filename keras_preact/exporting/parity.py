@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3  # of a probability: float32 rounding moves ResNet-1001's by 1.5e-4, shallow networks' by 1e-6
 HALF = ("bfloat16", "float16")
 HALF_TOLERANCE = 2e-2  # where the Keras model computes with 8 bits, or 11, of each number
+RELATIVE = 10.0  # a logit may differ by so many times as much, of the largest: flat probabilities hide what differs
+SMALLEST_LOGIT = 1e-3  # below it logits are rounding
 INT8_AGREEMENT = 0.9  # the share of images that int8 must class as float does
 
 
@@ -70,7 +72,7 @@ def compare(
         source = id(network), id(given)
         if source not in expected:
             expected[source] = reference(network, preprocessing, given)
-        found = _compared(outputs[name], expected[source], labels)
+        found = compared(outputs[name], expected[source], labels)
         report[name] = {**found, "megabytes": size(files[name]), **measured[name]}
     if sent:
         answers = reference(model, preprocessing, _as_read(sent, preprocessing))["probabilities"]
@@ -168,13 +170,17 @@ def _as_read(sent, preprocessing):
     return np.concatenate(parts).astype("uint8")
 
 
-def _compared(found, expected, labels):
+def compared(
+    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], labels: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Returns by how much two dicts of `logits` and `probabilities` (images, classes) differ, as `compare` says."""
     difference = {name: float(np.abs(found[name] - expected[name]).max()) for name in expected}
     ours, theirs = (_classes(probabilities) for probabilities in (found["probabilities"], expected["probabilities"]))
+    largest = max(float(np.abs(expected["logits"]).max()), SMALLEST_LOGIT)
     result = {
         "images": len(ours),
         "probability_difference": difference["probabilities"],
-        "relative_logit_difference": difference["logits"] / max(float(np.abs(expected["logits"]).max()), 1e-30),
+        "relative_logit_difference": difference["logits"] / largest,
         "top1_agreement": float(np.mean(ours == theirs)),
     }
     if labels is not None:
@@ -199,7 +205,14 @@ def _problem(name, found, model):
         return (
             None if agreement >= INT8_AGREEMENT else f"agrees with float on {100 * agreement:.1f} % of the images only"
         )
-    difference = found["probability_difference"]
-    if difference <= (tolerance(model) if name == "savedmodel" else TOLERANCE):
-        return None
-    return f"differs from {model.name} by {difference} in a probability"
+    return far_off(found, model.name, tolerance(model) if name == "savedmodel" else TOLERANCE)
+
+
+def far_off(found: Mapping[str, Any], name: str, bound: float) -> str | None:
+    """Returns how what `compared` found differs from the network called `name` by more than `bound`, or None."""
+    difference, relative = found["probability_difference"], found["relative_logit_difference"]
+    if not difference <= bound:  # so that NaN is too much
+        return f"differs from {name} by {difference} in a probability"
+    if not relative <= RELATIVE * bound:
+        return f"differs from {name} by {relative} of the largest logit"
+    return None

@@ -61,11 +61,10 @@ def export_savedmodel(
     with written_aside(pathlib.Path(path)) as aside:
         write_savedmodel(model, aside, preprocessing, class_names)
         written = tf.saved_model.load(aside)
-        served = written.serve(tf.constant(sample_images))["probabilities"].numpy()
-        expected = parity.reference(model, preprocessing, sample_images)["probabilities"]
-        difference = float(np.abs(served - expected).max())
-        if not difference <= parity.tolerance(model):
-            raise parity.ParityError(f"The SavedModel differs from {model.name} by {difference} in a probability.")
+        served = {name: array.numpy() for name, array in written.serve(tf.constant(sample_images)).items()}
+        found = parity.compared(served, parity.reference(model, preprocessing, sample_images))
+        if problem := parity.far_off(found, model.name, parity.tolerance(model)):
+            raise parity.ParityError(f"The SavedModel {problem}.")
 
 
 def write_savedmodel(

@@ -12,7 +12,7 @@ import keras
 
 from keras_preact.data.files import spread
 from keras_preact.data.folders import image_files, some
-from keras_preact.errors import argument_error
+from keras_preact.errors import argument_error, check_integer
 from keras_preact.exporting.formats import check_folder, check_formats, export_network
 from keras_preact.exporting.inference import checked
 from keras_preact.training.evaluation import data_of
@@ -38,6 +38,7 @@ def export(
     preprocessing: Preprocessing | None = None,
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    image_size: int | None = None,
     class_names: Sequence[str] = (),
     images: PathLike | None = None,
     data_dir: PathLike | None = None,
@@ -65,6 +66,7 @@ def export(
         mean: In place of `preprocessing`, for a model that does not say it: subtracted from pixels of 0 to 255, a
             number per channel.
         std: What they are then divided by, a number per channel.
+        image_size: Side of the square images that the files take, of a `.weights.h5` file, which does not say it.
         class_names: A name for each output, if not those of the card.
         images: A folder of image files to compare on, in place of the data set that the model was trained on; half of
             them calibrate int8. Files that cannot be read are left out.
@@ -90,7 +92,7 @@ def export(
     _check_left_out(source, preprocessing, mean, std)
     output = check_folder(output or _usual_folder(source), overwrite)
     network = checked(source.load())
-    how = preprocessing or _preprocessing_of(source, network, mean, std)
+    how = preprocessing or _preprocessing_of(source, network, mean, std, image_size)
     given = dict(sample_images=sample_images, sample_labels=sample_labels, calibration_images=calibration_images)
     if sample_images is None:
         found = _samples(source, how, images, data_dir)
@@ -127,16 +129,22 @@ def _usual_folder(source):
     return path.with_name(f"{path.name}.export")
 
 
-def _preprocessing_of(source, network, mean, std):
+def _preprocessing_of(source, network, mean, std, image_size):
     """Returns the `Preprocessing` of a network: its card's, for its own input size, or that of `mean` and `std`."""
     size = network.input_shape[1:3]
+    if image_size is not None:
+        side = check_integer("image_size", image_size)
+        if size != (None, None):
+            raise argument_error("image_size", "left out where the network has a size", image_size)
+        size = (side, side)
     if source.preprocessing is not None:
         return source.preprocessing.of_size(size)
     if not (len(mean) and len(std)):
         expected = "a Preprocessing, or mean and std, for a model that does not say how its images were normalised"
         raise argument_error("preprocessing", expected, None, "On the command line: --mean and --std.")
     if None in size:
-        raise argument_error("model", "of a fixed input size", network.input_shape[1:])
+        expected = "given for a network that takes images of any size"
+        raise argument_error("image_size", expected, image_size, "On the command line: --image-size.")
     return Preprocessing(size, mean, std)
 
 

@@ -106,10 +106,14 @@ def finetune(
     tuning, changes = _sorted(fields)
     source = find_source(weights)
     name, recipe, data = _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt)
-    if name == RULE and "epochs" in changes and not changes.get("steps"):
-        steps_per_epoch = recipe.steps // changes["epochs"]
+    if others := [depth for depth, *_ in recipe.levels if depth != source.spec.depth]:
+        hint = "A trained network is deepened by train(start=...)."
+        raise argument_error("levels", f"of the trained network's depth, {source.spec.depth}", others[0], hint)
+    epochs = changes.get("epochs") if name == RULE and not changes.get("steps") else None
+    tuning.check(len(source.spec.units), recipe, epochs)
+    if epochs is not None:
+        steps_per_epoch = recipe.steps // epochs
         tuning = dataclasses.replace(tuning, unfreeze_every=tuning.unfreeze_every * steps_per_epoch)
-    tuning.check(len(source.spec.units), recipe)
     if source.preprocessing is not None and source.channels == data.image_shape[-1]:
         data = dataclasses.replace(data, mean=source.preprocessing.mean, std=source.preprocessing.std)
     experiment = FineTuned(
@@ -157,7 +161,10 @@ def _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt):
         return name, recipe, loaded(data, data_dir, recipe.image_size, skip_corrupt)
     check_epochs(Recipe(), changes)
     data = loaded(data, data_dir, changes.get("image_size"), skip_corrupt)
-    count = len(data.train)
+    count = len(data.train) - check_integer("validation_images", changes.get("validation_images", 0), minimum=0)
+    if count < 1:
+        expected = f"below the {len(data.train)} training images"
+        raise argument_error("validation_images", expected, changes["validation_images"])
     batch = check_integer("global_batch_size", changes.get("global_batch_size", recipe_for(count).global_batch_size))
     steps = changes.get("steps") or None
     if steps is None and "epochs" in changes:

@@ -39,12 +39,19 @@ class Tuning:
         object.__setattr__(self, "layer_decay", check_number("layer_decay", self.layer_decay, 0.0, 1.0))
         check_integer("unfreeze_every", self.unfreeze_every, minimum=0)
 
-    def check(self, stages: int, recipe: "Recipe") -> None:
-        """Raises a `ValueError` if a network of so many `stages` cannot be trained so by a `Recipe`."""
+    def check(self, stages: int, recipe: "Recipe", epochs: int | None = None) -> None:
+        """Raises a `ValueError` if a network of so many `stages` cannot be trained so by a `Recipe`.
+
+        Args:
+            stages: Of the network.
+            recipe: The `Recipe`.
+            epochs: Those that were asked for, where the recipe has them as steps and `unfreeze_every` counts them.
+        """
         for name in self.freeze:
             check_choice("freeze", name, [*trunk_names(stages), TRUNK])
         waiting = len(self.trained(stages)) - 1
-        length, unit = (recipe.steps, "steps") if recipe.steps else (recipe.epochs, "epochs")
+        in_steps = recipe.steps and epochs is None
+        length, unit = (recipe.steps, "steps") if in_steps else (epochs or recipe.epochs, "epochs")
         if self.unfreeze_every * waiting >= length:
             expected = f"0, or such that {waiting} stages are trained within {length} {unit}"
             hint = f"Nearest: {(length - 1) // waiting}."

@@ -103,6 +103,7 @@ def test_what_is_logged_is_shown_while_a_command_runs(capsys, monkeypatch):
         (["train", "ResNet163"], "depth"),
         (["train", "--recipe", "digit"], 'Nearest: "digits"'),
         (["train", "--epochs", "0"], "epochs"),
+        (["train", "--recipe", "paper_cifar", "--epochs", "10"], "`epochs` must be left out with 64,000 steps"),
         (["train", "ResNet11", "--output", "setup.cfg"], "output"),
         (["train", "--layout", "layers", "--remat", "--output", "run"], "`remat` must be left out with layout="),
         (["evaluate", "nowhere"], "a name of list_weights(), the folder of a run"),

@@ -124,12 +124,13 @@ def test_failing_parity_leaves_nothing_and_the_earlier_export_as_it_was(tmp_path
 
 def test_what_is_not_what_it_should_be_is_a_problem():
     model = network(units=(1, 1, 1))
-    fine = {"repeats": True, "probability_difference": 1e-6, "top1_agreement": 1.0}
+    fine = {"repeats": True, "probability_difference": 1e-6, "top1_agreement": 1.0, "relative_logit_difference": 1e-6}
     assert parity._problem("savedmodel", fine, model) is None
     for name, change, message in (
         ("savedmodel", {"repeats": False}, "differently the second time"),
         ("savedmodel", {"encoded_difference": 0.1}, "encoded"),
         ("onnx", {"probability_difference": float("nan")}, "in a probability"),
+        ("onnx", {"relative_logit_difference": 0.02}, "by 0.02 of the largest logit"),  # flat probabilities hide it
         ("litert_int8", {"top1_agreement": 0.5}, "on 50.0 % of the images"),
     ):
         assert message in parity._problem(name, {**fine, **change}, model)
@@ -281,9 +282,10 @@ def test_a_card_says_nothing_of_a_new_head(tmp_path):
 
 
 def test_one_output_says_two_classes_by_its_probability():
+    assert formats._check_labels([0, 1], np.zeros((2, 8, 8, 3)), ["yes"]).tolist() == [0, 1]
     half = {"probabilities": np.array([[0.2], [0.9], [0.6]]), "logits": np.zeros((3, 1))}
     other = {"probabilities": np.array([[0.2], [0.1], [0.6]]), "logits": np.zeros((3, 1))}
-    report = parity._compared(half, other, np.array([0, 1, 0]))
+    report = parity.compared(half, other, np.array([0, 1, 0]))
     assert report["probability_difference"] == pytest.approx(0.8)
     assert report["top1_agreement"] == pytest.approx(2 / 3)
     assert (report["error_percent"], report["keras_error_percent"]) == (33.3333, 66.6667)

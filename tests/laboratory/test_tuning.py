@@ -15,6 +15,7 @@ from tiny_data import TINY, tiny
 
 import keras_preact
 from keras_preact.cli import main
+from keras_preact.data.dataset import held_out
 from keras_preact.laboratory.sweep import axes, sweep, trials
 from keras_preact.network.spec import ShortcutSpec
 from keras_preact.training.recipes import RECIPES
@@ -168,6 +169,24 @@ def test_a_failing_trial_is_a_row_and_never_best(tmp_path, data, trained):
     table = (tmp_path / "sweep" / "sweep.md").read_text()
     assert "| original | fail |" in table
     assert "| preactivation | 4.00 | 4.00 | 4.00 | 1 |" in table
+
+
+def test_a_point_of_which_a_seed_diverged_is_best_only_by_the_median_of_all(tmp_path, data, trained):
+    _, errors = trained
+    errors |= {f"ordering=original,seed={seed}": error for seed, error in enumerate((4.0, 10.0))}
+    errors["ordering=original,seed=2"] = FloatingPointError("The loss is nan at step 3.")
+    errors |= {f"ordering=preactivation,seed={seed}": 7.5 for seed in range(3)}
+    sweep("ordering=original:preactivation", data=data, seeds=3, output=tmp_path / "sweep")
+    best = json.loads((tmp_path / "sweep" / "best.json").read_text())
+    assert (best["point"], best["median"]) == ("ordering=preactivation", 7.5)
+
+
+def test_an_average_of_the_weights_is_chosen_by_its_own_error(tmp_path, data):
+    recipe = TINY.replace(ema=0.99, learning_rate=0.05, validation_images=7)
+    (row,) = sweep("width=8", data=data, seeds=1, recipe=recipe, output=tmp_path / "sweep", model="ResNet8")
+    held = held_out(data, 7, row["seed"])[1]
+    (run,) = (tmp_path / "sweep").glob("**/card.json")
+    assert row["validation_percent"] == keras_preact.evaluate(run.parent, held)["error_percent"]
 
 
 def test_without_a_limit_a_high_error_is_no_fail(tmp_path, data, trained):

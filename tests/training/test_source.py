@@ -193,6 +193,10 @@ def test_weights_alone_are_evaluated_exported_and_inspected_with_what_they_do_no
     assert_same(found, (logits(network), tuple(DATA.mean)))
     arrays = {name: np.array(how[name]) for name in ("mean", "std")}
     assert_same(keras_preact.export(network, tmp_path / "export", "onnx", **{**how, **arrays}), found)
+    file = keras_preact.export(kinds["weights"], tmp_path / "file", "onnx", image_size=8, **how)
+    assert_same(file, found)
+    with pytest.raises(ValueError, match="`image_size` must be given for a network that takes images of any size"):
+        keras_preact.export(kinds["weights"], tmp_path / "other", "onnx", **how)
     main(["inspect", str(kinds["weights"])])
     assert "11 layers, preactivation" in capsys.readouterr().out
 

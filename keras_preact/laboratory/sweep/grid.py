@@ -223,10 +223,9 @@ class _Report:
         judge = "validation_percent" if held_out else "error_percent"
         ranked = []
         for name, rows in groups.items():
-            good = [row for row in rows if not row["reason"]]
-            if 2 * len(good) > len(rows):
-                median = statistics.median(row[judge] for row in good)
-                ranked.append((median, name, min(good, key=lambda row: row[judge])))
+            errors = [math.inf if row["reason"] else row[judge] for row in rows]  # what failed has no end of error
+            if math.isfinite(median := statistics.median(errors)):
+                ranked.append((median, name, rows[errors.index(min(errors))]))
         if not ranked:
             (self.folder / BEST).unlink(missing_ok=True)
             return

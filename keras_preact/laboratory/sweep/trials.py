@@ -15,10 +15,11 @@ from typing import Any
 import keras
 
 from keras_preact import locks
-from keras_preact.data.dataset import DataSet
+from keras_preact.data.dataset import DataSet, held_out
 from keras_preact.errors import argument_error
 from keras_preact.files import write_text
 from keras_preact.training import run_folder, trainer
+from keras_preact.training.evaluation import evaluate
 from keras_preact.training.experiment import Experiment, check_backend, check_batch, named_recipe
 from keras_preact.training.provenance import provenance
 from keras_preact.training.recipe import Recipe
@@ -225,15 +226,25 @@ def _outcome(trial, data, folder, strategy, verbose):
         failed, diverged = f"diverged: {_first_line(error)}", True
     except Exception as error:
         failed = f"{type(error).__name__}: {_first_line(error)}"
-    curve, held_out = _curve(folder / run_folder.HISTORY, trial.recipe, data), trial.recipe.validation_images
+    curve = _curve(folder / run_folder.HISTORY, trial.recipe, data)
     return {
         "error_percent": card.get("error_percent"),
         "failed": failed,
         "diverged": diverged,
         "seconds": card.get("seconds"),
         "curve": curve,
-        "validation_percent": curve[-1]["val_error_percent"] if held_out and curve and card else None,
+        "validation_percent": _validation_percent(trial.recipe, data, folder, curve) if card else None,
     }
+
+
+def _validation_percent(recipe, data, folder, curve):
+    """Returns the error on the held-out images of a run's network, which no epoch measured if it is an average."""
+    if not recipe.validation_images:
+        return None
+    if not recipe.ema:
+        return curve[-1]["val_error_percent"] if curve else None
+    validation = held_out(data, recipe.validation_images, recipe.seed)[1]
+    return evaluate(folder, validation)["error_percent"]
 
 
 def _first_line(error):
