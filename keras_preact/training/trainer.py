@@ -39,7 +39,7 @@ from keras_preact.training.source import Trained, find_source
 from keras_preact.training.strategies import make_devices
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
-from keras_preact.weights.cards import WEIGHTS
+from keras_preact.weights.cards import WEIGHTS, list_weights
 
 if TYPE_CHECKING:
     import keras
@@ -102,6 +102,9 @@ def train(
     """
     clock = Clock()
     check_backend()
+    if not isinstance(model, str) or model in list_weights():
+        received = getattr(model, "name", model)
+        raise argument_error("model", "the name of a network", received, "Trained weights go into start=.")
     key = model_key(model)
     own = [name for name in inspect.signature(train).parameters if name != "fields"]
     check_arguments("train", fields, [*own, *RECIPE_FIELDS, *NETWORK_OPTIONS])

@@ -3,6 +3,7 @@
 import os
 import signal
 import weakref
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -118,6 +119,8 @@ def test_the_same_seed_trains_the_same(tmp_path):
     ("arguments", "message"),
     [
         ({"model": "ResNet163"}, r"depth.*163.*Nearest"),
+        ({"model": SimpleNamespace(name="mine")}, "`model` must be the name.*mine.*into start="),
+        ({"model": "resnet164.digits.digits"}, "`model` must be the name of a network.*into start="),
         ({"model": "VGG16"}, r"model.*VGG16.*Nearest|model.*vgg16.*Nearest"),
         ({"data": "digit"}, r'data.*Nearest: "digits"'),
         ({"recipe": "digit"}, r'recipe.*Nearest: "digits"'),
