@@ -38,7 +38,7 @@ def held(path: PathLike, argument: str = "output", wait: bool = False) -> Iterat
     """
     import filelock
 
-    path = pathlib.Path(path).absolute()
+    path = pathlib.Path(path).resolve()  # one folder has one lock, by whatever name
     is_new = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.with_name(f".{path.name}.lock")
@@ -74,7 +74,7 @@ def _this_process():
 
 def holder(path: PathLike) -> str:
     """Returns in words who holds the lock of `path`: the number of the process, its host, and since when."""
-    path = pathlib.Path(path).absolute()
+    path = pathlib.Path(path).resolve()
     try:
         who = json.loads(path.with_name(f".{path.name}.lock").read_text(encoding="utf-8"))
         return f"process {who['pid']} on {who['host']} since {who['since']}"

@@ -13,10 +13,15 @@ def resizes(draws: Mapping[str, np.ndarray] | None) -> bool:
 
 def crop_arrays(images: np.ndarray, draws: Mapping[str, np.ndarray] | None) -> np.ndarray:
     """Returns random crops of uint8 images (batch, height, width, channels), resized to the same size."""
-    crops = [
-        pixels(crop(pillow(image), images.shape[1:3], drawn)) for image, drawn in zip(images, rows(draws, len(images)))
-    ]
-    return np.stack(crops)
+    return np.stack(
+        [_cropped(image, images.shape[1:3], drawn) for image, drawn in zip(images, rows(draws, len(images)))]
+    )
+
+
+def _cropped(image, size, drawn):
+    """Returns the crop of an array; others than grey or RGB a channel at a time: a fourth is no alpha."""
+    parts = [image] if image.shape[-1] in (1, 3) else np.split(image, image.shape[-1], axis=-1)
+    return np.concatenate([pixels(crop(pillow(part), size, drawn)) for part in parts], axis=-1)
 
 
 def rows(draws: Mapping[str, np.ndarray] | None, count: int) -> list[dict[str, np.ndarray]]:

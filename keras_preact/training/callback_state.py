@@ -140,6 +140,9 @@ def check_callbacks(callbacks: Iterable[keras.callbacks.Callback], recipe: Recip
             _state_of(callback)
         except (TypeError, ValueError) as error:
             raise argument_error("callbacks", "with a state that JSON can hold", name, str(error)) from error
+        if recipe.ema and getattr(callback, "restore_best_weights", False):
+            hint = "The average of the weights, which `ema` asks for, takes the place of the best ones."
+            raise argument_error("callbacks", "without restore_best_weights in a training with ema", name, hint)
         if recipe.levels and getattr(callback, "restore_best_weights", False):
             hint = "The best weights may be those of a shallower network."
             raise argument_error("callbacks", "without restore_best_weights in a training of levels", name, hint)

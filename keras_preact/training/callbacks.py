@@ -91,14 +91,27 @@ class RunFiles(keras.callbacks.Callback):
         self.rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})
         if not self.writes:
             return
+        self._write()
+        self.is_plotted = False
+        if time.monotonic() - self.plotted > PLOTTING_SECONDS:
+            self._plot()
+
+    def complete(self) -> None:
+        """Writes what a run that was stopped after its last checkpoint has not."""
+        table, picture = self.folder / "history.csv", self.folder / "curves.png"
+        if not self.writes or not self.rows:
+            return
+        if not table.is_file():
+            self._write()
+        if not picture.is_file() or picture.stat().st_mtime < table.stat().st_mtime:
+            self._plot()
+
+    def _write(self):
         text = io.StringIO()
         writer = csv.DictWriter(text, self.rows[0].keys(), lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.folder / "history.csv", text.getvalue())
-        self.is_plotted = False
-        if time.monotonic() - self.plotted > PLOTTING_SECONDS:
-            self._plot()
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         if not self.is_plotted:
@@ -139,6 +152,7 @@ class Checkpointing(keras.callbacks.Callback):
         files: The `RunFiles`, whose rows are saved.
         others: Callbacks whose state is saved: see `callback_state`.
         steps_per_epoch: Training steps in an epoch.
+        total_steps: Those of the whole training, whose last epoch may be short.
         every: Training steps between checkpoints within an epoch; 0 for none.
         start: The `Checkpoint` that the run resumes from, or None.
         push: A function that is called once a checkpoint is written.
@@ -153,6 +167,7 @@ class Checkpointing(keras.callbacks.Callback):
         files: RunFiles,
         others: Iterable[keras.callbacks.Callback],
         steps_per_epoch: int,
+        total_steps: int,
         every: int,
         start: Checkpoint | None,
         push: Callable[[], object],
@@ -161,7 +176,7 @@ class Checkpointing(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.folder, self.devices, self.files, self.others = folder, devices, files, list(others)
-        self.steps_per_epoch, self.every = steps_per_epoch, every
+        self.steps_per_epoch, self.total_steps, self.every = steps_per_epoch, total_steps, every
         self.start, self.states = start, Saved.of(start, self.others) if start else None
         self.step = start.step if start else 0
         self.push, self.processes, self.signals = push, processes, signals
@@ -187,6 +202,7 @@ class Checkpointing(keras.callbacks.Callback):
         rows = self.files.rows or [{}]
         for callback in self.others:
             callback.on_train_end({name: value for name, value in rows[-1].items() if name != "epoch"})
+        self.files.complete()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         if self.start is not None and self.start.step % self.steps_per_epoch:
@@ -195,7 +211,7 @@ class Checkpointing(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.step += 1
-        if self.step % self.steps_per_epoch == 0 or self.model.stop_training:
+        if self.step % self.steps_per_epoch == 0 or self.step == self.total_steps or self.model.stop_training:
             return  # the epoch's end saves, after its validation
         if (self.every and self.step % self.every == 0) or self.signals.number:
             self._save()

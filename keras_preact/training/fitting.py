@@ -16,6 +16,7 @@ import numpy as np
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import ArraySplit, DataSet
 from keras_preact.data.preparation import Preparation
+from keras_preact.errors import argument_error
 from keras_preact.network.deepening import deepen
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import inner_optimizer
@@ -71,16 +72,44 @@ class Training:
             run_folder.make_folder(folder, experiment.plain(), run_options.overwrite)
             push()
         devices.barrier()
-        self.start = checkpoints.newest(folder / run_folder.CHECKPOINTS)
+        try:
+            self.start = self._resumed(network)
+        except ValueError:
+            if not run_options.overwrite:
+                raise
+            self.start = self._begun_anew(network)
         step = self.start.step if self.start else 0
-        devices.agree("the checkpoint that each worker found", step)
-        if self.start:
-            self.level = level_at(self.levels, step)
-            if self.level:
-                self.model = self._trained(of_depth(network, self.levels[self.level].depth))
-            restore(self.model, self.start)
         self.processes = Processes(run_options.clock, devices, self.start, recipe.global_batch_size)
         self._announce(step)
+
+    def _resumed(self, network):
+        """Returns the newest checkpoint, which the model is set to, or None.
+
+        Raises:
+            ValueError: If it is damaged, another version's, or of a training that can only end with an error.
+        """
+        start = checkpoints.newest(self.folder / run_folder.CHECKPOINTS)
+        step = start.step if start else 0
+        self.devices.agree("the checkpoint that each worker found", step)
+        if start is None:
+            return None
+        self.level = level_at(self.levels, step)
+        if self.level:
+            self.model = self._trained(of_depth(network, self.levels[self.level].depth))
+        if start.state.get("stopped") and self.levels[self.level].depth != self.levels[-1].depth:
+            hint = "A callback ended it. Pass --overwrite (overwrite=True) to start anew."
+            received = f"one that ended at {self.levels[self.level].depth} layers"
+            raise argument_error("output", "a run that reached its last level", received, hint)
+        restore(self.model, start)
+        return start
+
+    def _begun_anew(self, network):
+        """Removes the checkpoints of a run that cannot go on, and sets the model to its beginning."""
+        self.devices.barrier()
+        if self.devices.is_chief:
+            run_folder.remove_checkpoints(self.folder)
+        self.devices.barrier()
+        self.level, self.model = 0, self._begun(network)
 
     @property
     def fixed_statistics(self) -> bool:
@@ -122,8 +151,8 @@ class Training:
             network.optimizer if network.compiled else self.make_optimizer(network),
             Crossentropy(classes, self.recipe.label_smoothing, dtype=loss_dtype(self.recipe.precision)),
             weighted_metrics=evaluation_metrics(),
-            # Keras cannot do XLA under a tf.distribute strategy.
-            jit_compile=False if self.devices.on_tensorflow else "auto",
+            # Keras cannot do XLA under a tf.distribute strategy; on a CPU TensorFlow is as fast without.
+            jit_compile=False if self.devices.on_tensorflow or _on_cpu_of_tensorflow(self.devices) else "auto",
             with_network=True,  # `model.keras` holds the optimizer
         )
         model.optimizer.build(model.trainable_variables)
@@ -208,6 +237,7 @@ class Training:
             files,
             counted,
             self.steps_per_epoch,
+            self.total_steps,
             self.run_options.checkpoint_steps,
             start,
             self.push,
@@ -228,7 +258,8 @@ class Training:
             feed = Feed(self.batches, checkpointing.step)
             self.processes.feeds.append(feed)
             batches = self.devices.dataset(feed, self.batches.spec())
-            self.model.fit(batches, epochs=last, initial_epoch=first, steps_per_epoch=steps, **options)
+            with self.devices.own_errors():
+                self.model.fit(batches, epochs=last, initial_epoch=first, steps_per_epoch=steps, **options)
             if self.model.stop_training:
                 return
 
@@ -258,6 +289,10 @@ class Training:
         run_folder.write_card(self.folder, card)
         self.push()
         return card
+
+
+def _on_cpu_of_tensorflow(devices):
+    return devices.kind == "CPU" and keras.backend.backend() == "tensorflow"
 
 
 def _can_reside(data, augmentation):

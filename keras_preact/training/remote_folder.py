@@ -28,7 +28,7 @@ def lock_path(output: PathLike) -> pathlib.Path:
     """Returns the path whose lock a run in `output` holds; of a URL one in the cache, which only this machine heeds."""
     if not is_remote(output):
         return pathlib.Path(output)
-    return cache_folder() / "runs" / hashlib.sha256(str(output).encode()).hexdigest()[:32]
+    return cache_folder() / "runs" / hashlib.sha256(str(output).rstrip("/").encode()).hexdigest()[:32]
 
 
 def without_scheme(output: str) -> str:

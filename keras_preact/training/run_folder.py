@@ -65,6 +65,12 @@ def finished_card(path: pathlib.Path, overwrite: bool) -> dict[str, Any] | None:
     return None if overwrite or not (path / CARD).is_file() else read_card(path)
 
 
+def remove_checkpoints(path: pathlib.Path) -> None:
+    """Removes the checkpoints of a run's folder."""
+    shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+    (path / CHECKPOINTS).mkdir(exist_ok=True)
+
+
 def make_folder(path: pathlib.Path, experiment: Mapping[str, Any], overwrite: bool) -> None:
     """Makes the folder of a run, with those above it; another or a finished run in it is removed."""
     path.mkdir(parents=True, exist_ok=True)
@@ -72,7 +78,7 @@ def make_folder(path: pathlib.Path, experiment: Mapping[str, Any], overwrite: bo
     before, now = comparable(_experiment(path) or {}, json.loads(json.dumps(experiment)))
     if overwrite and ((path / CARD).is_file() or before != now):
         (path / CARD).unlink(missing_ok=True)  # the card is written last: a folder with one holds a finished run
-        shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+        remove_checkpoints(path)
         for name in WRITTEN:
             _remove(path / name)
     write_text(path / EXPERIMENT, json.dumps(experiment, indent=2) + "\n")
@@ -206,7 +212,8 @@ def check_seal(path: PathLike, card: Mapping[str, Any]) -> None:
 def write_card(path: PathLike, card: Mapping[str, Any]) -> None:
     """Writes `card.json`, and `card.md` for people."""
     folder = pathlib.Path(path)
-    write_text(folder / "card.md", _readable(card))
+    text = _readable(card).encode("utf-8", "backslashreplace").decode("utf-8")  # a path may be no UTF-8
+    write_text(folder / "card.md", text)
     write_text(folder / CARD, json.dumps(card, indent=2) + "\n")
 
 

@@ -33,6 +33,7 @@ class Devices:
         worker: This one's number; number 0 writes the files.
         strategy: A `tf.distribute.Strategy` or a `keras.distribution.Distribution`, or None.
         functions: TensorFlow functions made so far.
+        failures: What the batches that `dataset` reads have raised.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Devices:
     worker: int = 0
     strategy: Any = None
     functions: dict = field(default_factory=dict, repr=False)
+    failures: list[Exception] = field(default_factory=list, repr=False)
 
     @property
     def is_chief(self) -> bool:
@@ -85,15 +87,29 @@ class Devices:
             return tf.TensorSpec((size // local, *rest), dtype)
 
         def parts():
-            for batch in generate():
-                for part in range(local):
-                    yield _map(lambda array: np.split(array, local)[part], batch)  # noqa: B023
+            try:
+                for batch in generate():
+                    for part in range(local):
+                        yield _map(lambda array: np.split(array, local)[part], batch) if local > 1 else batch  # noqa: B023
+            except Exception as error:  # TensorFlow raises one of its own in place of it
+                self.failures.append(error)
+                raise
 
         def make(_context=None):
-            source = generate if local == 1 else parts
-            return tf.data.Dataset.from_generator(source, output_signature=_map(signature, spec)).prefetch(2)
+            return tf.data.Dataset.from_generator(parts, output_signature=_map(signature, spec)).prefetch(2)
 
         return self.strategy.distribute_datasets_from_function(make) if self.strategy is not None else make()
+
+    @contextlib.contextmanager
+    def own_errors(self) -> Iterator[None]:
+        """Raises what the batches of `dataset` raised in the body, where the backend raises an error of its own."""
+        self.failures.clear()
+        try:
+            yield
+        except Exception as error:
+            if self.failures and error is not self.failures[0]:
+                raise self.failures[0] from error
+            raise
 
     def gather(self, values: Sequence[keras.Variable]) -> np.ndarray:
         """Returns one row per replica of all workers, (replicas, n), of a list of n variables' scalars."""

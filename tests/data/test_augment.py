@@ -233,6 +233,15 @@ def test_area_falls_back_to_the_centre_when_no_attempt_fits():
     assert abs(np.asarray(crop).mean() - 37) < 1
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+@pytest.mark.parametrize("fields", [{"area": (0.5, 1.0)}, {"scale": (10, 14)}], ids=str)
+def test_a_crop_takes_no_channel_for_alpha(fields, channels):
+    images = np.full((6, 8, 10, channels), np.arange(channels) * 60, "uint8")
+    data = from_arrays(images, LABELS[:6], images[:5], LABELS[:5])
+    (inputs, _) = TrainingBatches(data, 6, 0, Augmentation(**fields))[0]
+    np.testing.assert_array_equal(inputs["images"], images)
+
+
 def test_scale_takes_a_crop_of_the_resized_image():
     drawn = Augmentation(scale=(10, 16)).draw(np.random.default_rng(0), 24, (8, 10, 3))
     assert set(drawn["shorter_side"]) == set(range(10, 17))

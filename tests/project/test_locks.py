@@ -110,3 +110,10 @@ def test_a_second_process_that_fetches_the_same_weights_waits_and_says_for_whom(
         with pretrained.weights_file(card, None, output=tmp_path) as path:
             assert path.read_text() == "fetched"
     assert re.search(f"waiting for {who(process)}", said[0])
+
+
+def test_a_folder_has_one_lock_by_whatever_name(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "latest").symlink_to("run")
+    with locks.held(tmp_path / "run"), pytest.raises(locks.HeldError), locks.held(tmp_path / "latest"):
+        pass

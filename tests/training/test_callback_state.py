@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import math
 
 import keras
@@ -10,9 +11,10 @@ import pytest
 
 import keras_preact
 from keras_preact.data import from_arrays
+from keras_preact.data.dataset import ArraySplit
 from keras_preact.training import checkpoints, finish, run_folder
 from keras_preact.training.callback_state import Saved
-from keras_preact.training.callbacks import StopOnNonFiniteLoss
+from keras_preact.training.callbacks import RunFiles, StopOnNonFiniteLoss
 
 RNG = np.random.default_rng(0)
 IMAGES, LABELS = RNG.integers(256, size=(48, 8, 8, 1), dtype=np.uint8), np.arange(48) % 3
@@ -167,6 +169,72 @@ def test_a_callback_that_cannot_be_resumed_is_refused_before_anything_is_written
     with pytest.raises(ValueError, match=f"`callbacks` must be.*{message}"):
         train(tmp_path / "run", callbacks=[callback])
     assert not list(tmp_path.iterdir())
+
+
+class KillIn(keras.callbacks.Callback):
+    """Kills at the start of the `number`-th validation, from 1."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.left = number
+
+    def on_test_begin(self, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise Kill
+
+
+def test_a_kill_in_the_validation_of_a_short_last_epoch_loses_none_of_it(tmp_path):
+    recipe = RECIPE.replace(steps=4)  # of three in an epoch
+    train(tmp_path / "whole", recipe)
+    with pytest.raises(Kill):
+        train(tmp_path / "killed", recipe, callbacks=[KillIn(2)], checkpoint_steps=4)
+    train(tmp_path / "killed", recipe, checkpoint_steps=4)
+    whole, killed = ((tmp_path / name / run_folder.HISTORY).read_text() for name in ("whole", "killed"))
+    assert len(whole.splitlines()) == 3
+    assert killed == whole
+
+
+@pytest.mark.filterwarnings("ignore:The checkpoint .* is damaged")
+def test_a_run_whose_checkpoints_are_damaged_begins_anew_where_it_may(tmp_path):
+    with pytest.raises(Kill):
+        train(tmp_path / "run", callbacks=[KillAfter(2)])
+    for file in (tmp_path / "run" / run_folder.CHECKPOINTS).glob("*/arrays.npz"):
+        file.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="Pass --overwrite"):
+        train(tmp_path / "run")
+    train(tmp_path / "run", overwrite=True)
+    train(tmp_path / "whole")
+    again, whole = ((tmp_path / name / run_folder.HISTORY).read_text() for name in ("run", "whole"))
+    assert again == whole
+
+
+def test_what_a_stop_left_out_is_written_at_the_next_start(tmp_path, monkeypatch):
+    rows = [{"epoch": 1, "loss": 0.5, "error_percent": 20.0}]
+    monkeypatch.setattr(RunFiles, "_plot", lambda files: (files.folder / "curves.png").touch())
+    RunFiles(tmp_path, rows).complete()
+    assert (tmp_path / run_folder.HISTORY).read_text() == "epoch,loss,error_percent\n1,0.5,20.0\n"
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_an_image_that_cannot_be_read_in_training_is_said_as_it_was(tmp_path):
+    class Broken(ArraySplit):
+        def read(self, *arguments, **options):
+            raise ValueError("photos/cat.png cannot be read.")
+
+    data = dataclasses.replace(DATA, train=Broken(IMAGES, LABELS))
+    with pytest.raises(ValueError, match=r"^photos/cat\.png cannot be read\.$"):
+        keras_preact.train("ResNet8", data=data, recipe=RECIPE, output=tmp_path / "run", strategy="none", verbose=0)
+
+
+def test_best_weights_are_refused_beside_an_average_of_them(tmp_path):
+    with pytest.raises(ValueError, match="`callbacks` must be without restore_best_weights in a training with ema"):
+        train(tmp_path / "run", RECIPE.replace(ema=0.9), callbacks=[best_weights()])
+
+
+def test_a_card_of_a_path_that_is_no_utf_8_is_written(tmp_path):
+    run_folder.write_card(tmp_path, {"model": "resnet8", "data": "caf\udce9"})
+    assert "caf\\udce9" in (tmp_path / "card.md").read_text(encoding="utf-8")
 
 
 def test_best_weights_are_refused_where_the_network_grows(tmp_path):
