@@ -10,6 +10,7 @@ CARD_BYTES = 1 << 24  # of a card.json; ImageNet's 1000 class names take 22 kB
 CONFIG_BYTES = 1 << 26  # of the config.json in a .keras file
 UNPACKED = 4  # bytes of arrays, or of members of a zip archive, per byte of the file that holds them
 UNPACKED_FREE = 1 << 24  # bytes that any zip archive may unpack to, however small it is
+LORA_RANK = 4096  # of a layer; those that people choose are below 100
 HDF5_DEEPEST = 32  # groups within groups
 NAME_BYTES = 100  # of a part of a file's name that is taken from a card, a data set or a class
 SLOWEST = 600_000  # bytes a minute that a download must bring on the whole

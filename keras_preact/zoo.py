@@ -177,9 +177,15 @@ def _check_head(has_top, pooling, num_classes, activation):
 def _check_activation(activation):
     try:
         found = keras.activations.get(activation)
-    except ValueError as error:
-        raise argument_error("classifier_activation", "None or an activation Keras knows", activation) from error
-    return activation if isinstance(activation, str) else keras.activations.serialize(found)
+        if isinstance(activation, str):
+            return activation
+        plain = keras.activations.serialize(found)
+        keras.activations.get(plain)  # as a file will
+        return plain
+    except (ValueError, TypeError) as error:
+        hint = "Register a function with keras.saving.register_keras_serializable."
+        expected = "None or an activation that Keras knows"
+        raise argument_error("classifier_activation", expected, activation, hint) from error
 
 
 def _check_input(spec, shape, tensor):
@@ -227,7 +233,11 @@ def build_of_family(family: str, which: Mapping[str, Any], arguments: Mapping[st
     weights = find_weights(rest.get("weights"), f"resnet{base.depth}")
     theirs = stated(weights)
     has_spec = theirs is not None and theirs.spec is not None
-    spec = changed(_checked_units(base, theirs), fields) if has_spec else make_spec(**{**which, **fields})
+    units = {name: fields[name] for name in ("unit", "units", "widths") if name in fields}
+    wanted: dict[str, Any] = {**which, **(units if has_spec else fields)}
+    spec = make_spec(**wanted)
+    if has_spec:
+        spec = changed(_checked_units(spec, theirs), fields)
     shape, tensor = rest.get("input_shape"), rest.get("input_tensor")
     shape, classes = _fitted(theirs, shape, tensor, rest.get("num_classes"), (side, side, 3), classes)
     own = {"weights": weights, "input_shape": shape, "num_classes": classes}

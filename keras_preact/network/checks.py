@@ -18,12 +18,12 @@ UNROLLS = ("auto", "all")
 NAMED_UNITS = 50  # up to here, as in ResNet-152, a network has named layers; then depth takes long to compile
 
 
-def check_not_quantized(model: keras.Model) -> None:
+def check_not_quantized(model: keras.Model, argument: str = "model") -> None:
     """Raises a `ValueError` for a network of which Keras' `quantize` made other weights, which only Keras computes."""
     for layer in model.layers:
         if getattr(layer, "quantization_mode", None):
-            hint = 'Export the one before; the format "litert_int8" quantizes all of it.'
-            raise argument_error("model", "without quantized layers", f"{layer.name}: {layer.quantization_mode}", hint)
+            hint = 'Take the network before that; the export format "litert_int8" quantizes all of it.'
+            raise argument_error(argument, "without quantized layers", f"{layer.name}: {layer.quantization_mode}", hint)
 
 
 def check_replicated(replicas: int, optimizer: keras.optimizers.Optimizer | str, steps_per_execution: int) -> None:

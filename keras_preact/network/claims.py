@@ -19,6 +19,7 @@ from keras_preact.network.spec import NetworkSpec
 from keras_preact.types import PathLike
 
 NETWORK = "keras_preact>ResidualNetwork"  # what Keras finds the class by
+SIZES = {"units", "filters", "kernel_size", "groups"}  # of a layer, which no change of a built one alters
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 
 
@@ -71,9 +72,21 @@ def check_keras_file(path: PathLike) -> dict[str, Any]:
         what = textwrap.shorten(repr(config.get("class_name")), 100)
         raise ValueError(f"It holds a model of class {what}, not a network that keras_preact built.")
     network = config["config"]
+    _check_changes(network)
     spec = as_far_as(NetworkSpec.from_dict(network["spec"]), network.get("features"))
     check_parameters(spec, network["input_shape"][-1], classes_of(network), unpacked)
     return config
+
+
+def _check_changes(network):
+    """Raises a `ValueError` if what was changed of layers makes them larger: the parameters are counted without it."""
+    for part in ("changed_layers", "layers"):  # as files of before have it
+        entries = network.get(part) or {}
+        for name, changes in entries.items():
+            if larger := SIZES & changes.keys():
+                raise ValueError(f"It changes {min(larger)} of its layer {name[:100]}, whose size is fixed.")
+            if not 0 <= int(changes.get("lora_rank") or 0) <= bounds.LORA_RANK:
+                raise ValueError(f"Its layer {name[:100]} has a lora_rank above {bounds.LORA_RANK:,}.")
 
 
 def _check_arrays(content):

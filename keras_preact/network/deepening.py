@@ -22,6 +22,7 @@ from keras_preact.network.spec import NetworkSpec
 
 PLACES = ("end", "spread")
 BRANCHES = ("zero", "copy")
+TINY = 1e-12  # lost beside any signal, even after a thousand units
 IMAGES = 4  # on which the difference of copied units is measured
 
 
@@ -198,7 +199,10 @@ def _fresh(unit, name, value):
     """Returns the start of a new unit's weight, drawn as `value`, with which the unit computes the identity."""
     if name == "shortcut_conv/kernel":
         return np.eye(unit.out_width, dtype=value.dtype)[None, None]
-    return np.zeros_like(value) if name in _ends(unit) else value
+    scale, offset = _ends(unit)
+    if name == offset and unit.places.tail.endswith("R"):
+        return np.full_like(value, TINY)  # at 0 the ReLU after it has no gradient, and the unit would never learn
+    return np.zeros_like(value) if name in (scale, offset) else value
 
 
 def _shared(unit, name, value, count):

@@ -73,7 +73,9 @@ class ResidualNetwork(keras.Model):
         features: Mapping[str, str] | None = None,
         changed_layers: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+        policy = keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)
+        if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+            raise argument_error("dtype", "one policy for all layers, or its name", type(policy).__name__)
         top: dict[str, Any] = dict(
             include_top=include_top,
             pooling=pooling,
@@ -232,8 +234,8 @@ class ResidualNetwork(keras.Model):
     def save_weights(self, filepath: PathLike, overwrite: bool = True, max_shard_size: None = None) -> None:
         """Writes a `.weights.h5` file, aside and then renamed. Both layouts write, and read, the stacked one's file.
 
-        It holds the optimizer's state too, as Keras writes it; of a run of units that is frozen in part, zeros where it
-        is frozen.
+        It holds the optimizer's state too, as Keras writes it; of a run of units that is frozen in part, what it
+        begins with where it is frozen.
 
         Args:
             filepath: Where to; the name must end in `.weights.h5`.

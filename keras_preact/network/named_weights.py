@@ -77,9 +77,10 @@ def copy_optimizer(
     Args:
         source: A model; nothing is done if its optimizer is not built.
         target: A model whose optimizer is of the same kind.
-        partial: Whether the one may lack state of weights that the other has it of: there it is 0, or stays.
-        origins: The source's name of each weight of the target, None for one that is new and keeps the state that it
-            starts with, its average the weight itself; the same names if left out.
+        partial: Whether the source may lack state of weights that the target has it of: those keep what they start
+            with, an average the weight itself.
+        origins: The source's name of each weight of the target, None for one that is new and keeps what it starts
+            with, likewise; the same names if left out.
     """
     ours, theirs = optimizer_of(source), optimizer_of(target)
     if ours is None or theirs is None or not ours.built:
@@ -90,11 +91,9 @@ def copy_optimizer(
     for attribute in our_slots:
         read = _named_slots(source, our_slots[attribute])
         write = _named_slots(target, their_slots[attribute])
-        if origins is not None:
-            start = named_weights(target) if attribute == AVERAGES else write
-            read = {name: read.get(origins[name], start[name]) for name in write}
-        elif partial:
-            read = {**{name: _zeros(place) for name, place in write.items()}, **read}
+        if partial or origins is not None:
+            start, origin_of = named_weights(target) if attribute == AVERAGES else write, origins or {}
+            read = {name: read.get(origin_of.get(name, name), start[name]) for name in write}
         _copy(read, write)
     for one, other in zip(_others(ours, our_slots), _others(theirs, their_slots)):
         other.assign(one)
@@ -108,11 +107,6 @@ def optimizer_of(model: keras.Model) -> keras.optimizers.Optimizer | None:
 def inner_optimizer(optimizer: Optimizer) -> Optimizer:
     """Returns the optimizer that a `LossScaleOptimizer` holds; any other, its name or None as it is."""
     return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def _zeros(place):
-    variable, index = place
-    return keras.Variable(keras.ops.zeros(variable.shape, variable.dtype)), index
 
 
 def _named_slots(model, slots):

@@ -18,6 +18,7 @@ import numpy as np
 from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
 from keras_preact.locks import held
+from keras_preact.network.checks import check_not_quantized
 from keras_preact.network.claims import check_keras_file, classes_of
 from keras_preact.network.loaded import Loaded
 from keras_preact.network.model import FREE_FIELDS, ResidualNetwork
@@ -130,6 +131,7 @@ def load_pretrained(model: ResidualNetwork, source: Card | pathlib.Path) -> None
         model.card = source
     elif source.suffix == MODEL_ENDING:
         donor = read_model(source, "weights")
+        check_not_quantized(donor, "weights")  # int8 kernels have the shapes of the others
         model.loaded, model.card = _transfer(donor, model, str(source)), donor.card
     else:
         model.loaded, model.card = _load(model, source, str(source), *_head_and_channels(source, model)), None

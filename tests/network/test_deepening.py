@@ -56,6 +56,18 @@ def test_a_deepened_network_computes_the_same(ordering, shortcut, unit, place, f
         np.testing.assert_allclose(deeper(x, training=True), model(x, training=True), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("ordering", ["original", "relu_before_addition", "relu_only_preactivation", "preactivation"])
+def test_all_weights_of_the_new_units_learn(ordering):
+    deeper = deepen(network("basic", units=(1,), ordering=ordering), units=(2,))
+    before = {weight.path: weight.numpy() for weight in deeper.trainable_weights}
+    deeper.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", run_eagerly=True)
+    for _ in range(4):
+        deeper.train_on_batch(images(), np.arange(len(images())) % 2)
+    new = [weight for weight in deeper.trainable_weights if "unit02" in weight.path]
+    assert new
+    assert [weight.path for weight in new if np.array_equal(weight.numpy(), before[weight.path])] == []
+
+
 def test_both_layouts_become_the_same_network(float64):
     for place in ("end", "spread"):
         model, x = network("bottleneck"), images()

@@ -7,6 +7,7 @@ import math
 import pydoc
 
 import keras
+import numpy as np
 import pytest
 
 import keras_preact
@@ -273,3 +274,30 @@ def test_free_imagenet_depths():
     model = keras_preact.ResNet(family="imagenet", units=(1, 2, 1, 1), num_classes=5, input_shape=(64, 64, 3))
     assert model.spec.depth == 17
     assert model.name == "resnet17"
+
+
+def doubled(x):
+    return 2 * x
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("resnet8", {"widths": (16, 24, 32)}), ("resnet8", {"unit": "single"}), ("resnet14", {"units": (1, 2, 3)})],
+)
+def test_the_call_that_built_a_network_reads_its_file(name, fields, tmp_path):
+    network = keras_preact.get_model(name, input_shape=(8, 8, 3), **fields)
+    network.save(tmp_path / "own.keras")
+    again = keras_preact.get_model(name, input_shape=(8, 8, 3), weights=tmp_path / "own.keras", **fields)
+    assert all(map(np.array_equal, again.get_weights(), network.get_weights()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"classifier_activation": doubled}, "`classifier_activation` must be None or an activation.*Register"),
+        ({"dtype": keras.dtype_policies.DTypePolicyMap()}, "`dtype` must be one policy for all layers"),
+    ],
+)
+def test_what_no_file_could_hold_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        keras_preact.ResNet(8, **arguments)

@@ -187,6 +187,8 @@ BOMBS = {
     "widths": (with_config(widths=[4, 50_000]), "as many parameters as"),
     "classes": (with_config(num_classes=10**9), "as many parameters as"),
     "stem": (with_config(stem=5), "stem.*StemSpec.*stem=5"),
+    "layer": (with_config(changed_layers={"predictions": {"units": 20_000_000}}), "changes units of its layer pred"),
+    "rank": (with_config(changed_layers={"predictions": {"lora_rank": 10**9}}), "lora_rank above 4,096"),
     "foreign": (foreign, "class 'ResidualNetwork', not a network that keras_preact built"),
     "no fields": (lambda parts: parts.update({"config.json": b"[]"}), "list"),
     "links": (linked, "under another name"),

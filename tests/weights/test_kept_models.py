@@ -221,3 +221,32 @@ def test_backup_and_restore_resumes_exactly(layout, tmp_path):
     assert int(resumed.optimizer.iterations) == int(whole.optimizer.iterations) == 8
     for one, two in zip(whole.weights, resumed.weights):
         np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["relayout", "load_weights"])
+def test_an_average_of_what_was_frozen_begins_as_the_weight(how, tmp_path):
+    average = keras.optimizers.SGD(0.01, use_ema=True).get_config()
+    model = build("layers")
+    layer = model.get_layer("stage1_unit02_conv1")
+    layer.trainable = False
+    train(compiled(model, keras.optimizers.SGD.from_config(average)))
+    if how == "relayout":
+        layer.trainable = True
+        other = keras_preact.relayout(model, "stacked")
+    else:
+        model.save_weights(tmp_path / "model.weights.h5")
+        other = compiled(build("layers"), keras.optimizers.SGD.from_config(average))
+        other.load_weights(tmp_path / "model.weights.h5")
+    before = other.get_weights()
+    other.optimizer.finalize_variable_values(other.trainable_variables)
+    for one, two in zip(other.get_weights(), before):
+        np.testing.assert_allclose(one, two, atol=0.1)  # an average that began at 0 would be far off
+
+
+@ignore_quantize
+def test_int8_kernels_are_not_taken_for_floats(tmp_path):
+    model = build("layers")
+    model.quantize("int8")
+    model.save(tmp_path / "int8.keras")
+    with pytest.raises(ValueError, match="`weights` must be without quantized layers"):
+        build("layers", weights=tmp_path / "int8.keras")
