@@ -233,9 +233,8 @@ def build_of_family(family: str, which: Mapping[str, Any], arguments: Mapping[st
     weights = find_weights(rest.get("weights"), f"resnet{base.depth}")
     theirs = stated(weights)
     has_spec = theirs is not None and theirs.spec is not None
-    units = {name: fields[name] for name in ("unit", "units", "widths") if name in fields}
-    wanted: dict[str, Any] = {**which, **(units if has_spec else fields)}
-    spec = make_spec(**wanted)
+    decisive = ("unit", "units", "widths") if has_spec else SPEC_FIELDS  # the weights state the others
+    spec = make_spec(**{**which, **{name: value for name, value in fields.items() if name in decisive}})
     if has_spec:
         spec = changed(_checked_units(spec, theirs), fields)
     shape, tensor = rest.get("input_shape"), rest.get("input_tensor")
