@@ -291,7 +291,10 @@ def test_weights_that_came_with_the_package_do_not_say_where_their_data_lay(name
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
 @pytest.mark.parametrize("what", ["resnet164.digits.digit", "nowhere", 7])
 def test_what_names_nothing_is_one_sentence(verb, what, tmp_path):
-    expected = r"a network of keras_preact, a name of list_weights|None, a folder of trained weights, a \.weights\.h5"
+    expected = (
+        r"(the name of a network such as resnet110, )?a network of keras_preact, a name of list_weights|"
+        r"None, a folder of trained weights, a \.weights\.h5"
+    )
     with pytest.raises(ValueError, match=rf"`\w+` must be ({expected})") as refused:
         verb(what, (None, {"error_percent": 0.0}, "photo.png"), tmp_path)
     assert "\n" not in str(refused.value)
