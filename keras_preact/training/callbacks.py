@@ -85,7 +85,7 @@ class RunFiles(keras.callbacks.Callback):
         super().__init__()
         self.folder, self.rows, self.writes = pathlib.Path(folder), list(rows), writes
         self.evaluated = evaluated
-        self.plotted, self.is_plotted = time.monotonic(), True
+        self.plotted, self.is_plotted = time.monotonic(), not self.rows
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.rows.append({"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}})
@@ -97,13 +97,12 @@ class RunFiles(keras.callbacks.Callback):
             self._plot()
 
     def complete(self) -> None:
-        """Writes what a run that was stopped after its last checkpoint has not."""
-        table, picture = self.folder / "history.csv", self.folder / "curves.png"
+        """Draws the picture of all epochs, and writes their table if a stop has left it out."""
         if not self.writes or not self.rows:
             return
-        if not table.is_file():
+        if not (self.folder / "history.csv").is_file():
             self._write()
-        if not picture.is_file() or picture.stat().st_mtime < table.stat().st_mtime:
+        if not self.is_plotted:
             self._plot()
 
     def _write(self):
@@ -112,10 +111,6 @@ class RunFiles(keras.callbacks.Callback):
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.folder / "history.csv", text.getvalue())
-
-    def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        if not self.is_plotted:
-            self._plot()
 
     def _plot(self):
         with written_aside(self.folder / "curves.png") as aside:

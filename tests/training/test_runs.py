@@ -193,22 +193,17 @@ def test_curves_are_plotted_at_the_end_and_now_and_then_before(tmp_path, monkeyp
     assert plotted == []
     files.plotted -= PLOTTING_SECONDS
     files.on_epoch_end(2, {"loss": 1.0})
-    files.on_train_end()
+    files.complete()
     assert plotted == [3]
     files.plotted += PLOTTING_SECONDS
     files.on_epoch_end(3, {"loss": 1.0})
-    files.on_train_end()
+    files.complete()
     assert plotted == [3, 4]
 
 
 def test_curves_say_on_which_images_an_epoch_is_measured(tmp_path, monkeypatch):
     pictures = []
-
-    def plot(files):
-        pictures.append(curves(files.rows, files.evaluated))
-        (files.folder / "curves.png").touch()  # a run without it draws it at its end
-
-    monkeypatch.setattr(RunFiles, "_plot", plot)
+    monkeypatch.setattr(RunFiles, "_plot", lambda files: pictures.append(curves(files.rows, files.evaluated)))
     for count in (0, 32):
         recipe = QUICK.replace(steps=1, validation_images=count)
         keras_preact.train("ResNet8", data=DATA, recipe=recipe, output=tmp_path / str(count), **ALONE)
