@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from keras import ops
 
-from keras_preact.errors import argument_error
 from keras_preact.network.build import run_name
-from keras_preact.network.checks import check_not_quantized
+from keras_preact.network.checks import check_classifier, check_not_quantized
 from keras_preact.network.environment import ConvSpec, NetworkEnvironment
 from keras_preact.network.layers.batch_norm import batch_norm, folded
 from keras_preact.network.layers.conv import convolve
@@ -19,11 +19,9 @@ from keras_preact.network.unit_spec import UnitSpec
 from keras_preact.types import Tensor
 
 
-def checked(model: object) -> ResidualNetwork:
+def checked(model: Any) -> ResidualNetwork:
     """Returns `model` if it is a network of this package with a classifier; raises a `ValueError` if not."""
-    if not isinstance(model, ResidualNetwork) or not model.has_top:
-        expected = "a network of keras_preact that ends in its classifier (include_top=True)"
-        raise argument_error("model", expected, getattr(model, "name", model))
+    check_classifier(model, getattr(model, "name", model))
     check_not_quantized(model)
     return model
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from keras_preact.errors import argument_error
 from keras_preact.network.environment import ConvSpec, Environment
 from keras_preact.network.initializers import torch_uniform
 from keras_preact.network.layers.batch_norm import BatchNormalization
@@ -54,6 +55,14 @@ class LayerMaker:
             if changes and layer.name in self.made:
                 found[layer.name] = changes
         return found
+
+
+def policy_of(dtype: keras.DTypePolicy | str | None) -> keras.DTypePolicy:
+    """Returns the dtype policy that an argument means, the global one if it is None; a `ValueError` refuses a map."""
+    policy = keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        raise argument_error("dtype", "one policy for all layers, or its name", type(policy).__name__)
+    return policy
 
 
 def changes_of_before(changes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

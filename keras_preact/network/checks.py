@@ -18,6 +18,13 @@ UNROLLS = ("auto", "all")
 NAMED_UNITS = 50  # up to here, as in ResNet-152, a network has named layers; then depth takes long to compile
 
 
+def check_classifier(model: object, received: object) -> None:
+    """Raises a `ValueError` unless `model` is a network of this package that ends in its classifier."""
+    if not getattr(model, "has_top", False):
+        expected = "a network of keras_preact that ends in its classifier (include_top=True)"
+        raise argument_error("model", expected, received)
+
+
 def check_not_quantized(model: keras.Model, argument: str = "model") -> None:
     """Raises a `ValueError` for a network of which Keras' `quantize` made other weights, which only Keras computes."""
     for layer in model.layers:

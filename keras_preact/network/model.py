@@ -15,7 +15,7 @@ import keras
 from keras_preact.errors import argument_error
 from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
 from keras_preact.keras_hooks import of_this_backend, optimized_weights
-from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, changes_of_before, head
+from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, changes_of_before, head, policy_of
 from keras_preact.network.checks import Layout, check_execution, check_layout, check_replicated
 from keras_preact.network.claims import classes_of
 from keras_preact.network.loaded import Loaded
@@ -73,9 +73,7 @@ class ResidualNetwork(keras.Model):
         features: Mapping[str, str] | None = None,
         changed_layers: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        policy = keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)
-        if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-            raise argument_error("dtype", "one policy for all layers, or its name", type(policy).__name__)
+        policy = policy_of(dtype)
         top: dict[str, Any] = dict(
             include_top=include_top,
             pooling=pooling,

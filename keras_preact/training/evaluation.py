@@ -17,6 +17,7 @@ from keras_preact.data.dataset import DataLike, DataSet
 from keras_preact.data.files import FileSplit
 from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error
+from keras_preact.network.checks import check_classifier
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.source import Source, Trained, find_source
 from keras_preact.training.strategies import Devices
@@ -88,9 +89,7 @@ def fitting_data(
 def evaluate_source(source: Source, data: DataSet) -> dict[str, float]:
     """Returns the error and the loss of a `Source` on a `DataSet`, as `evaluate` does."""
     network = source.load()
-    if not network.has_top:
-        expected = "a network of keras_preact that ends in its classifier (include_top=True)"
-        raise argument_error("model", expected, source.name)
+    check_classifier(network, source.name)
     expected = (len(data.class_names), data.image_shape[-1])
     if (found := (network.output_shape[-1], source.channels)) != expected:
         received = "{} classes and {} channels".format(*expected)
