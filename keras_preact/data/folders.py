@@ -24,13 +24,13 @@ OF_MACOS = "__MACOSX"  # a folder that its archives bring along
 TEST_FOLDERS = ("test", "val", "validation")
 IN_MEMORY = 2**28  # bytes of pixels up to which images of one size are read at the start
 CHECKED = 50_000  # files up to which each is checked at the start
-
-IMAGENET_MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
-IMAGENET_STD = tuple(255 * value for value in (0.229, 0.224, 0.225))
-_SIZE_HINT = (
+SIZE_HELP = (
     "Pass image_size=64 (--image-size 64) where there is such an argument, else data=keras_preact.data.load(FOLDER, "
     "image_size=64)."
 )
+
+IMAGENET_MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
+IMAGENET_STD = tuple(255 * value for value in (0.229, 0.224, 0.225))
 IMAGENET, IMAGENET_OF_TFDS = "imagenet", "imagenet2012"
 IMAGENET_CROP = 224 / 256
 IMAGENET_HELP = (
@@ -66,7 +66,7 @@ def load_folder(
     sizes = {each.size for each in known}
     if size is None and len(sizes) != 1:
         received = f"images of {len(sizes)} sizes" if sizes else "no image that can be opened"
-        raise argument_error("image_size", f"given for {folder}", received, _SIZE_HINT)
+        raise argument_error("image_size", f"given for {folder}", received, SIZE_HELP)
     size = size or next(iter(sizes))
     shape = (*size, 1 if all(each.is_grey for each in known) else 3)
     in_files = [FileSplit(paths, labels, shape, skip_corrupt=skip_corrupt) for paths, labels in listed.values()]

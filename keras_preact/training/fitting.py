@@ -72,12 +72,14 @@ class Training:
             run_folder.make_folder(folder, experiment.plain(), run_options.overwrite)
             push()
         devices.barrier()
+        self.start = None
         try:
             self.start = self._resumed(network)
-        except ValueError:
+        except ValueError as error:
             if not run_options.overwrite:
                 raise
-            self.start = self._begun_anew(network)
+            log.warning(f"{error} The run begins anew.")
+            self._begin_anew(network)
         step = self.start.step if self.start else 0
         self.processes = Processes(run_options.clock, devices, self.start, recipe.global_batch_size)
         self._announce(step)
@@ -103,7 +105,7 @@ class Training:
         restore(self.model, start)
         return start
 
-    def _begun_anew(self, network):
+    def _begin_anew(self, network):
         """Removes the checkpoints of a run that cannot go on, and sets the model to its beginning."""
         self.devices.barrier()
         if self.devices.is_chief:
@@ -151,8 +153,7 @@ class Training:
             network.optimizer if network.compiled else self.make_optimizer(network),
             Crossentropy(classes, self.recipe.label_smoothing, dtype=loss_dtype(self.recipe.precision)),
             weighted_metrics=evaluation_metrics(),
-            # Keras cannot do XLA under a tf.distribute strategy; on a CPU TensorFlow is as fast without.
-            jit_compile=False if self.devices.on_tensorflow or _on_cpu_of_tensorflow(self.devices) else "auto",
+            jit_compile="auto" if self.devices.may_compile else False,
             with_network=True,  # `model.keras` holds the optimizer
         )
         model.optimizer.build(model.trainable_variables)
@@ -289,10 +290,6 @@ class Training:
         run_folder.write_card(self.folder, card)
         self.push()
         return card
-
-
-def _on_cpu_of_tensorflow(devices):
-    return devices.kind == "CPU" and keras.backend.backend() == "tensorflow"
 
 
 def _can_reside(data, augmentation):

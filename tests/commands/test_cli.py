@@ -109,6 +109,7 @@ def test_what_is_logged_is_shown_while_a_command_runs(capsys, monkeypatch):
         (["evaluate", "nowhere"], "a name of list_weights(), the folder of a run"),
         (["predict", "nowhere", "x.png"], "a name of list_weights(), the folder of a run"),
         (["predict", str(TRAINED / "resnet164.digits.digits"), "x.png"], "`image` must be an existing file"),
+        (["inspect", "VGG16"], "Nearest"),
         (["inspect", "resnt164"], "There is no such file. Nearest: resnet164."),
     ],
 )
