@@ -96,7 +96,7 @@ def copy_optimizer(
             read = {name: read.get(origin_of.get(name, name), start[name]) for name in write}
         _copy(read, write)
     for one, other in zip(_others(ours, our_slots), _others(theirs, their_slots)):
-        other.assign(one)
+        other.assign(keras.ops.copy(one.value))  # JAX would give one array away with the next step of either
 
 
 def optimizer_of(model: keras.Model) -> keras.optimizers.Optimizer | None:

@@ -68,6 +68,9 @@ class RecipeSGD(ClippingHook, keras.optimizers.SGD):
     def use_average(self, variables: Sequence[keras.Variable]) -> None:
         """Sets `variables` to their averages, if there are any."""
         super().finalize_variable_values(variables)
+        if keras.backend.backend() == "jax":  # both are one array now, which the next step gives away
+            for variable in variables:
+                variable.assign(keras.ops.copy(variable.value))
 
     def get_config(self) -> dict[str, Any]:
         own = {"l2": self.l2, "kernels_only": self.kernels_only, "momentum_rule": self.momentum_rule}

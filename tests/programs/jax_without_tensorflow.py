@@ -46,7 +46,8 @@ def training(folder):
     np.testing.assert_array_equal(again.predict(images, verbose=0), expected)
     model.save_weights(folder / "model.weights.h5")
     again.load_weights(folder / "model.weights.h5")
-    recipe = keras_preact.RECIPES["digits"].replace(epochs=1, global_batch_size=256)
+    own_arrays(model, images, labels)
+    recipe = keras_preact.RECIPES["digits"].replace(epochs=1, global_batch_size=256, ema=0.9)
     card = keras_preact.train("ResNet8", recipe=recipe, output=folder / "run", verbose=0)
     assert card["versions"]["jax"]
     assert not (folder / "run" / "saved_model").exists()
@@ -57,6 +58,15 @@ def training(folder):
     assert report["formats"]["onnx"]["probability_difference"] < 1e-5
     preparation()
     peers()
+
+
+def own_arrays(model, images, labels):
+    """A step gives the arrays of its model away; a copy in another layout keeps its own, also its optimizer."""
+    other = keras_preact.relayout(model, "stacked")
+    other.train_on_batch(images, labels)
+    for one in (model, other):
+        for variable in [*one.variables, *one.optimizer.variables]:
+            assert np.isfinite(keras.ops.convert_to_numpy(variable.value)).all()
 
 
 def peers():
