@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from keras_preact.types import Tensor
@@ -74,6 +75,30 @@ def build_metrics(model: keras.Model, labels: keras.KerasTensor, outputs: keras.
         outputs: One like the model's output.
     """
     model._compile_metrics.build(labels, outputs)
+
+
+def build_metrics_outside(model: keras.Model, labels: Any, outputs: Any) -> None:
+    """Makes the variables of a model's metrics, if there are none yet, outside the function that TensorFlow traces.
+
+    Under a strategy nothing is done: there Keras makes them before.
+
+    Args:
+        model: A compiled model.
+        labels: A batch of labels, in the structure that the model was compiled for.
+        outputs: The model's outputs for it.
+    """
+    import keras
+
+    metrics = model._compile_metrics
+    if metrics is None or metrics.built or model._distribute_strategy is not None:
+        return
+
+    def like(tensor):
+        return keras.KerasTensor(tensor.shape, keras.backend.standardize_dtype(tensor.dtype))
+
+    specs = [keras.tree.map_structure(like, tensors) for tensors in (labels, outputs)]
+    with ThreadPoolExecutor(1) as outside:  # a function is traced in one thread, and what others make is not its own
+        outside.submit(metrics.build, *specs).result()
 
 
 def value_of_replica(variable: keras.Variable) -> tf.Variable:

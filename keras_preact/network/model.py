@@ -14,7 +14,7 @@ import keras
 
 from keras_preact.errors import argument_error
 from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
-from keras_preact.keras_hooks import of_this_backend, optimized_weights
+from keras_preact.keras_hooks import build_metrics_outside, of_this_backend, optimized_weights
 from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, changes_of_before, head, policy_of
 from keras_preact.network.checks import Layout, check_execution, check_layout, check_replicated
 from keras_preact.network.claims import classes_of
@@ -179,6 +179,26 @@ class ResidualNetwork(keras.Model):
                     warnings.warn(f"Keras has no XLA for {replicas} replicas: jit_compile is off.", stacklevel=2)
                     jit_compile = False
         super().compile(optimizer, *args, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Makes the function of a step as `keras.Model` does, and the optimizer's variables first.
+
+        Made within the first step, as Keras does without a strategy, they have TensorFlow trace it twice.
+        """
+        optimizer, weights = self.optimizer, self.trainable_variables
+        if keras.backend.backend() == "tensorflow" and optimizer is not None and weights and not optimizer.built:
+            with self.distribute_strategy.scope():
+                optimizer.build(weights)
+        return super().make_train_function(force)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        """Computes what `compile` was given as metrics as `keras.Model` does, and makes their variables first.
+
+        Made within a step, too, they have TensorFlow trace it twice.
+        """
+        if keras.backend.backend() == "tensorflow" and y is not None:
+            build_metrics_outside(self, y, y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """Returns what Keras saves, and of which weights the optimizer has state, if not of the trainable ones."""

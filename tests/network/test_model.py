@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import keras_preact
+from keras_preact.network.model import ResidualNetwork
 from keras_preact.training.evaluation import evaluation_metrics
 from keras_preact.training.optimizers import RecipeSGD
 from keras_preact.training.training_model import Crossentropy
@@ -220,6 +221,29 @@ def test_training_goes_on_in_the_other_layout(layouts, optimizer):
     model.train_on_batch(images(), labels), other.train_on_batch(images(), labels)
     np.testing.assert_allclose(other(images()), model(images()), rtol=0, atol=1e-6)
     assert int(other.optimizer.iterations) == 3
+
+
+@pytest.mark.parametrize(("layout", "train"), [("stacked", "fit"), ("layers", "train_on_batch")])
+def test_a_step_is_traced_once(layout, train):
+    """Keras makes the variables of optimizer and metrics within it, for which TensorFlow traces a function again."""
+
+    class Counting(ResidualNetwork):
+        calls = 0
+
+        def call(self, *args, **kwargs):
+            type(self).calls += 1
+            return super().call(*args, **kwargs)
+
+    model = build(layout, keras_preact.NetworkSpec((1,), (4,), stem={"width": 4}), num_classes=5)
+    model.__class__ = Counting
+    model.compile(keras.optimizers.Adam(), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    getattr(model, train)(images(), np.arange(5))
+    assert Counting.calls == 1
+    model.compile(None, "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+    found = model.evaluate(images(), np.arange(5), return_dict=True, verbose=0)
+    assert Counting.calls == 2
+    answers = model(images()).numpy().argmax(-1)
+    assert found["accuracy"] == pytest.approx(np.mean(answers == np.arange(5)))
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
