@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import pathlib
@@ -128,7 +129,6 @@ def _module(model, preprocessing):
         for layer, parts in inference_weights(model).items()
     }
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, *preprocessing.input_shape), tf.float32)])
     def network(images):
         weights = {
             layer: {name: tf.convert_to_tensor(variable) for name, variable in parts.items()}
@@ -140,9 +140,8 @@ def _module(model, preprocessing):
             name: value if value.dtype == tf.float64 else tf.cast(value, tf.float32) for name, value in found.items()
         }
 
-    network = network.get_concrete_function()  # called as it was, TensorFlow would trace it twice
+    network = _traced(network, tf.TensorSpec((None, *preprocessing.input_shape), tf.float32))
 
-    @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, None, None, channels), tf.uint8, "images")])
     def serve(images):
         # No images may have no size either, as an empty JSON list; nothing can be resized from that.
         none = lambda: tf.zeros((0, *preprocessing.input_shape), tf.uint8)  # noqa: E731
@@ -150,27 +149,47 @@ def _module(model, preprocessing):
         images.set_shape((None, None, None, channels))
         return network(prepared(images, preprocessing))
 
-    module.serve = serve
+    module.serve = _named(serve, tf.TensorSpec((None, None, None, channels), tf.uint8, "images"))
     return module, network
+
+
+def _traced(function, signature):
+    """Returns a function of one tensor as a graph, which is called as it is: a `tf.function` is traced twice."""
+    import tensorflow as tf
+
+    return tf.function(function, autograph=False, input_signature=[signature]).get_concrete_function()
+
+
+def _named(function, signature):
+    """Returns the `tf.function` that a SavedModel keeps under a name, around a graph that is traced once."""
+    import tensorflow as tf
+
+    graph = _traced(function, signature)
+
+    @tf.function(autograph=False, input_signature=[signature])
+    @functools.wraps(function)  # the name of its argument
+    def named(*tensor, **by_name):
+        return graph(*tensor, **by_name)
+
+    return named
 
 
 def _take_files(module, network, preprocessing, class_names):
     """Gives a `tf.Module` that serves a network the functions that take image files."""
     import tensorflow as tf
 
-    signature, top = [tf.TensorSpec((None,), tf.string, "encoded")], min(TOP, len(class_names))
+    signature, top = tf.TensorSpec((None,), tf.string, "encoded"), min(TOP, len(class_names))
 
-    @tf.function(autograph=False, input_signature=signature)
     def serve_encoded(encoded):
         images, whole = cut_files(encoded, preprocessing)
         found = network(normalized(images, preprocessing))
         return {name: tf.where(whole[:, None], value, float("nan")) for name, value in found.items()}
 
-    answers = serve_encoded.get_concrete_function()  # as above
+    module.serve_encoded = _named(serve_encoded, signature)
+    answers = module.serve_encoded.get_concrete_function()
 
-    @tf.function(autograph=False, input_signature=signature)
     def classify(encoded):
         scores, places = tf.math.top_k(answers(encoded)["probabilities"], top)
         return {"classes": tf.where(tf.math.is_nan(scores), "", tf.gather(class_names, places)), "scores": scores}
 
-    module.serve_encoded, module.classify = serve_encoded, classify
+    module.classify = _named(classify, signature)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from products import diagonals
 from small_exports import FIVE, GIVEN, RGB, assert_close, expected, network, photographs, png
 
 import keras_preact
@@ -21,8 +22,7 @@ from keras_preact.exporting.savedmodel import write_savedmodel
 from keras_preact.training.predictor import read_images
 
 
-@pytest.mark.parametrize("layout", ["stacked", "layers"])
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(("layout", "dtype"), diagonals(("layers", "stacked"), ("float32", "mixed_bfloat16"), every=2))
 def test_a_savedmodel_of_either_layout_and_of_half_precision(layout, dtype, tmp_path):
     model, images = network(layout, dtype), photographs(5, 20, 28)
     export_savedmodel(model, tmp_path / "saved", RGB, FIVE, images)
@@ -31,7 +31,7 @@ def test_a_savedmodel_of_either_layout_and_of_half_precision(layout, dtype, tmp_
     assert_close(loaded.serve(tf.constant(images)), expected(model, images), 1e-5 if dtype == "float32" else 2e-2)
     jpeg = loaded.signatures["encoded"](encoded=tf.constant([png(images[0], "jpeg")]))
     decoded = np.asarray(Image.open(io.BytesIO(png(images[0], "jpeg"))))[None]
-    np.testing.assert_allclose(jpeg["logits"], loaded.serve(decoded)["logits"], atol=1e-5)
+    np.testing.assert_allclose(jpeg["logits"], loaded.serve(images=decoded)["logits"], atol=1e-5)
 
 
 def test_a_savedmodel_refuses_images_of_other_channels(tmp_path):
