@@ -216,7 +216,7 @@ def test_the_command_refuses_with_status_2(arguments, capsys):
         ),
     ],
 )
-def test_a_smoke_row_runs(table, row, name, paper, tmp_path, capsys, monkeypatch):
+def test_a_smoke_row_runs(table, row, name, paper, tmp_path, capsys, monkeypatch, eager):
     digits = load("digits")
     small = dataclasses.replace(digits, train=ArraySplit(digits.train.images[:256], digits.train.labels[:256]))
     monkeypatch.setattr(report, "load", lambda name, _: {"digits": small}[name])

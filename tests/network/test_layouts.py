@@ -72,7 +72,7 @@ def assert_same(ours, theirs, bound=1e-10):
     diagonals(tuple(keras_preact.ORDERINGS), SHORTCUTS, ("basic", "bottleneck"), every=2),
 )
 def test_one_step_is_the_same_for_every_variant(ordering, shortcut, unit):
-    spec = small_spec(ordering=ordering, shortcut=shortcut, unit=unit)
+    spec = small_spec(units=(3, 1), ordering=ordering, shortcut=shortcut, unit=unit)
     layered = randomized(build(spec, layout="layers"))
     stacked = keras_preact.relayout(layered, "stacked")
     images, _ = batch(3)

@@ -51,7 +51,7 @@ def test_there_are_no_other_notebooks():
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.long] if name in LONGER else []) for name in NOTEBOOKS]
 )
-def test_a_notebook_runs_in_its_quick_form(name, quick):
+def test_a_notebook_runs_in_its_quick_form(name, quick, eager):
     namespace = {"__name__": "__main__"}
     run(name, code_cells(name), namespace)
     assert namespace["QUICK"]
