@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
-import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -13,7 +10,7 @@ from typing import Any, Literal
 import keras
 
 from keras_preact.errors import argument_error
-from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
+from keras_preact.files import HDF5_DIGEST, hdf5_digest, written_aside
 from keras_preact.keras_hooks import build_metrics_outside, of_this_backend, optimized_weights
 from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, changes_of_before, head, policy_of
 from keras_preact.network.checks import Layout, check_execution, check_layout, check_replicated
@@ -34,6 +31,7 @@ from keras_preact.network.weights_files import (
     FINGERPRINT,
     check_whole,
     holds_optimizer,
+    misfit,
     read_fingerprint,
     weights_path,
 )
@@ -253,7 +251,8 @@ class ResidualNetwork(keras.Model):
         """Writes a `.weights.h5` file, aside and then renamed. Both layouts write, and read, the stacked one's file.
 
         It holds the optimizer's state too, as Keras writes it; of a run of units that is frozen in part, what it
-        begins with where it is frozen.
+        begins with where it is frozen. With the layout of layers it leaves out, with a warning, a state that has other
+        shapes than the weights (Adafactor) or an optimizer that cannot be copied (a schedule without `get_config`).
 
         Args:
             filepath: Where to; the name must end in `.weights.h5`.
@@ -304,7 +303,7 @@ class ResidualNetwork(keras.Model):
         except Exception as error:  # Keras has assigned some arrays by now
             for variable, value in zip(variables, before):
                 variable.assign(value)
-            reason = target._misfit(path) or " ".join(str(error).split())
+            reason = misfit(target, path) or " ".join(str(error).split())
             raise argument_error("filepath", "a whole weights file of this network", str(filepath), reason) from error
         if target is not self:
             copy_weights(target, self)
@@ -319,33 +318,13 @@ class ResidualNetwork(keras.Model):
             if not optimizer.built:
                 optimizer.build(self.trainable_variables)
             copy_trainable(self, other, partial=True)
-            other.optimizer = type(optimizer).from_config(optimizer.get_config())
-            copy_optimizer(self, other, partial=True)
+            try:
+                other.optimizer = type(optimizer).from_config(optimizer.get_config())
+                copy_optimizer(self, other, partial=True)
+            except (NotImplementedError, ValueError) as error:
+                other.optimizer, kind = None, type(optimizer).__name__
+                warnings.warn(f"Weights files of this layout leave out the state of {kind}: {error}", stacklevel=3)
         return other
-
-    def _misfit(self, path):
-        """Returns a sentence on the first array that a file lacks, or has in another shape than this stacked network.
-
-        Keras prints the values of such arrays, and does not say which one is missing. "" if it is something else.
-        """
-        import h5py
-
-        own = pathlib.Path(tempfile.mkdtemp()) / "own.weights.h5"
-        try:
-            keras.Model.save_weights(self, own)
-            with h5py.File(own, "r") as ours, h5py.File(path, "r") as file:
-                theirs = {name: array.shape for name, array in hdf5_arrays(file)}
-                for name, array in hdf5_arrays(ours):
-                    if name.startswith("layers/") and theirs.get(name) != array.shape:
-                        layer = self.get_layer(array.parent.attrs["name"])
-                        known = f"{layer.weights[int(name.rpartition('/')[2])].path} ({name})"
-                        found = f"has shape {theirs[name]}" if name in theirs else "is missing"
-                        return f"{known} {found}, where the network has {array.shape}."
-        except (OSError, RuntimeError, KeyError, ValueError):
-            pass
-        finally:
-            shutil.rmtree(own.parent, ignore_errors=True)
-        return ""
 
     def _check_fingerprint(self, path, theirs):
         ours = self.fingerprint
@@ -382,7 +361,8 @@ def relayout(
 
     Raises:
         ValueError: If `model` is no network of this package, an argument is not allowed, or `model` is frozen in part
-            within a run of units, which is one layer when stacked, or has a unit's layer with its own regularizer.
+            within a run of units, which is one layer when stacked, or has a unit's layer with its own regularizer. Or
+            if it is compiled with what Keras cannot copy, or with an optimizer whose state has not the weights' shapes.
     """
     if not isinstance(model, ResidualNetwork):
         raise argument_error("model", "a network that keras_preact built", type(model).__name__)
@@ -405,10 +385,18 @@ def relayout(
 
 def compile_alike(model: ResidualNetwork, other: ResidualNetwork, **how: Any) -> None:
     """Compiles `other` as `model` is, if it is, with the optimizer's state; `how` are arguments of `copy_optimizer`."""
-    if model.compiled and (config := model.get_compile_config()):
+    if not model.compiled:
+        return
+    try:
+        config = model.get_compile_config() or {}
         config.pop("optimized_weights", None)  # they are places in `model`
-        other.compile_from_config(config)
-        copy_optimizer(model, other, **how)
+        if config:
+            other.compile_from_config(config)
+    except (NotImplementedError, TypeError) as error:
+        reason = f"{' '.join(str(error).split())} Compile both after it is made."
+        expected = "compiled with what Keras can serialize, or not compiled"
+        raise argument_error("model", expected, model.name, reason) from error
+    copy_optimizer(model, other, **how)
 
 
 def converted(model: ResidualNetwork, **config: Any) -> ResidualNetwork:

@@ -81,6 +81,9 @@ def copy_optimizer(
             with, an average the weight itself.
         origins: The source's name of each weight of the target, None for one that is new and keeps what it starts
             with, likewise; the same names if left out.
+
+    Raises:
+        ValueError: If the state of stacked weights has other shapes than they, as Adafactor's has.
     """
     ours, theirs = optimizer_of(source), optimizer_of(target)
     if ours is None or theirs is None or not ours.built:
@@ -88,14 +91,20 @@ def copy_optimizer(
     if not theirs.built:
         theirs.build(target.trainable_variables)
     our_slots, their_slots = _slots(inner_optimizer(ours)), _slots(inner_optimizer(theirs))
+    copies = []
     for attribute in our_slots:
         read = _named_slots(source, our_slots[attribute])
         write = _named_slots(target, their_slots[attribute])
         if partial or origins is not None:
             start, origin_of = named_weights(target) if attribute == AVERAGES else write, origins or {}
             read = {name: read.get(origin_of.get(name, name), start[name]) for name in write}
+        copies.append((read, write))
+    others = _others(ours, our_slots), _others(theirs, their_slots)
+    if [one.shape for one in others[0]] != [other.shape for other in others[1]]:
+        raise _other_state(source)
+    for read, write in copies:
         _copy(read, write)
-    for one, other in zip(_others(ours, our_slots), _others(theirs, their_slots)):
+    for one, other in zip(*others):
         other.assign(keras.ops.copy(one.value))  # JAX would give one array away with the next step of either
 
 
@@ -111,8 +120,19 @@ def inner_optimizer(optimizer: Optimizer) -> Optimizer:
 
 def _named_slots(model, slots):
     """Returns one kind of the optimizer's slots as `named_weights` returns the weights they belong to."""
-    weights = named_weights(model).items()
-    return {name: (slots[id(variable)], index) for name, (variable, index) in weights if id(variable) in slots}
+    found = {}
+    for name, (variable, index) in named_weights(model).items():
+        if id(variable) in slots:
+            slot = slots[id(variable)]
+            if index is not None and slot.shape != variable.shape:
+                raise _other_state(model)
+            found[name] = (slot, index)
+    return found
+
+
+def _other_state(model):
+    kind = type(inner_optimizer(optimizer_of(model))).__name__
+    return argument_error("optimizer", "one whose state has the shapes of the weights, as Adam's has", kind)
 
 
 def _slots(optimizer):

@@ -4,11 +4,15 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
+import tempfile
 import textwrap
 from typing import Any
 
+import keras
+
 from keras_preact.errors import argument_error
-from keras_preact.files import HDF5_DIGEST, hdf5_digest
+from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest
 from keras_preact.network.claims import check_fingerprint
 from keras_preact.types import PathLike
 
@@ -68,3 +72,28 @@ def weights_path(filepath: PathLike) -> pathlib.Path:
     if not path.name.endswith(".weights.h5"):
         raise argument_error("filepath", "a name that ends in .weights.h5", str(filepath))
     return path
+
+
+def misfit(network: keras.Model, path: PathLike) -> str:
+    """Returns a sentence on the first array that a file lacks, or has in another shape than a stacked network.
+
+    Keras prints the values of such arrays, and does not say which one is missing. "" if it is something else.
+    """
+    import h5py
+
+    own = pathlib.Path(tempfile.mkdtemp()) / "own.weights.h5"
+    try:
+        keras.Model.save_weights(network, own)
+        with h5py.File(own, "r") as ours, h5py.File(path, "r") as file:
+            theirs = {name: array.shape for name, array in hdf5_arrays(file)}
+            for name, array in hdf5_arrays(ours):
+                if name.startswith("layers/") and theirs.get(name) != array.shape:
+                    layer = network.get_layer(array.parent.attrs["name"])
+                    known = f"{layer.weights[int(name.rpartition('/')[2])].path} ({name})"
+                    found = f"has shape {theirs[name]}" if name in theirs else "is missing"
+                    return f"{known} {found}, where the network has {array.shape}."
+    except (OSError, RuntimeError, KeyError, ValueError):
+        pass
+    finally:
+        shutil.rmtree(own.parent, ignore_errors=True)
+    return ""

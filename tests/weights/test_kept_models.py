@@ -189,6 +189,42 @@ def test_a_weights_file_has_the_optimizer_of_either_layout(layout, optimizer, tm
         assert_same(model.optimizer.variables, same.optimizer.variables)
 
 
+class Constant(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule without `get_config`, as people write them."""
+
+    def __call__(self, step):
+        return 0.01
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [(keras.optimizers.Adafactor, "Adafactor"), (lambda: keras.optimizers.SGD(Constant()), "Constant")],
+)
+def test_an_optimizer_that_has_no_other_layout_costs_a_weights_file_its_state_and_not_the_weights(
+    make, word, layout, tmp_path, recwarn
+):
+    model = train(compiled(build(layout), make()), 1)
+    model.save_weights(tmp_path / "a.weights.h5")
+    said = [str(warning.message) for warning in recwarn if "leave out the state" in str(warning.message)]
+    assert [word in message for message in said] == ([True] if layout == "layers" else [])
+    other = build("stacked", weights=tmp_path / "a.weights.h5")
+    np.testing.assert_allclose(other(IMAGES), model(IMAGES), atol=1e-6)
+    with pytest.raises(ValueError, match=word):
+        keras_preact.relayout(model, *set(LAYOUTS) - {layout})
+
+
+def test_a_network_whose_loss_keras_cannot_copy_is_refused_another_layout():
+    def loss(labels, outputs):
+        return keras.losses.sparse_categorical_crossentropy(labels, outputs)
+
+    model = build()
+    model.compile("sgd", loss)
+    with pytest.raises(ValueError, match="compiled with what Keras can serialize"):
+        keras_preact.relayout(model, "layers")
+
+
 def test_a_weights_file_of_a_network_frozen_in_part_has_its_optimizer(tmp_path):
     model = build("layers")
     freeze(model, "stage1_unit01_conv1", "stem")
