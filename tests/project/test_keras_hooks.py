@@ -92,6 +92,20 @@ def test_fit_does_not_call_a_model_before_the_first_step():
     assert calls[0] == calls[1] + 1
 
 
+def test_metrics_have_their_variables_outside_a_function_that_is_traced():
+    model, traces = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]), []
+    model.compile(metrics=["accuracy"])
+
+    @tf.function
+    def step(labels, outputs):
+        traces.append(labels)
+        keras_hooks.build_metrics_outside(model, labels, outputs)
+        return model.compute_metrics(None, labels, outputs)
+
+    assert float(step(tf.constant([0, 1]), tf.eye(2, 3))["accuracy"]) == 1.0
+    assert len(traces) == 1
+
+
 def test_metrics_have_their_variables_before_the_first_step():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
