@@ -119,6 +119,7 @@ def test_a_network_without_the_top_reads_the_trunk_of_one_with(tmp_path):
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*The structure of `inputs` doesn't match")  # Keras 3.10, of a part
 def test_a_backbone_in_a_bigger_model_trains_and_saves_in_both_layouts(tmp_path):
     first = randomized(build(features=["stage1", "stage3"], tap="activated"))
     models = []

@@ -260,6 +260,7 @@ def test_mixed_precision_keeps_logits_and_weights_in_float32(dtype, layout):
     np.testing.assert_allclose(predicted, exact(images()), atol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:.*The structure of `inputs` doesn't match")  # Keras 3.10, of a part
 def test_a_clone_and_a_part_are_models_too(tmp_path):
     model = trained()
     clone = keras.models.clone_model(model)

@@ -10,6 +10,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 import jax
 import numpy as np
 import pytest
+from jax import export
 
 import keras_preact
 from keras_preact.data import Augmentation, load
@@ -51,7 +52,7 @@ def lowered_for_tpu():
     model._symbolic_build(data_batch=batch)
     parts = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
     state = tuple([part.value for part in variables] for variables in (*parts, model.metrics_variables))
-    exported = jax.export.export(jax.jit(model.train_step), platforms=["tpu"])(state, batch)
+    exported = export.export(jax.jit(model.train_step), platforms=["tpu"])(state, batch)
     assert exported.platforms == ("tpu",)
     assert "stablehlo.while" in exported.mlir_module()
 
