@@ -50,6 +50,8 @@ def lowered_for_tpu():
     batch = TrainingBatches(data, 32, 0, augmentation)[0]
     model.optimizer.build(model.trainable_variables)
     model._symbolic_build(data_batch=batch)
+    if hasattr(model, "_record_training_state_sharding_spec"):  # as `fit` does in Keras 3.10
+        model._record_training_state_sharding_spec()
     parts = (model.trainable_variables, model.non_trainable_variables, model.optimizer.variables)
     state = tuple([part.value for part in variables] for variables in (*parts, model.metrics_variables))
     exported = export.export(jax.jit(model.train_step), platforms=["tpu"])(state, batch)
