@@ -119,16 +119,3 @@ def test_the_compiled_loop_is_the_same_however_it_is_run(execution):
     assert abs(step(stacked) - loss) < 1e-12
     assert_same(values(stacked), expected)
     np.testing.assert_allclose(stacked.predict(batch(4)[0], verbose=0), answers, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("layout", ["layers", "stacked"])
-@pytest.mark.parametrize("fields", [{"shortcut": "dropout"}, {"stochastic_depth": 0.5}], ids=str)
-def test_a_frozen_network_draws_in_training_and_keeps_its_statistics(fields, layout):
-    """As Keras' own Dropout and BatchNormalization do."""
-    model = build(small_spec(**fields), layout=layout)
-    model.trainable = False
-    before, images = values(model), batch()[0]
-    first, second, inference = (np.array(model(images, training=training)) for training in (True, True, False))
-    assert np.abs(first - second).max() > 1e-3
-    assert_same(values(model), before, 0.0)
-    np.testing.assert_array_equal(model(images), inference)

@@ -102,17 +102,13 @@ class ResidualUnits(keras.layers.Layer):
     def call(
         self, x: Tensor, training: bool = False, return_units: bool = False, return_lead: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        draw = self.seed_generator.next() if training and self.seed_generator is not None else None
-        training = bool(training) and self.trainable  # frozen, it draws as Keras' own dropout does, and moves nothing
+        training = bool(training) and self.trainable
         weights = self._cast() if training else self.constants or self._lean(self.folded())
-        if draw is not None:
-            rates = ops.convert_to_tensor([unit.drop_rate for unit in self.units], "float32")
-            weights = {**weights, "index": ops.arange(len(self.units), dtype="int32"), "drop_rate": rates}
         lead = self._led(x, weights, training) if return_lead else None
         if training:
-            x, units = self._train(x, weights, draw, return_units)
+            x, units = self._train(x, weights, return_units)
         else:
-            x, units = self._infer(x, weights, self._turn(), draw, return_units)
+            x, units = self._infer(x, weights, self._turn(), return_units)
         if return_lead:
             return x, lead
         return (x, units) if return_units else x
@@ -122,8 +118,13 @@ class ResidualUnits(keras.layers.Layer):
         first = {name: array[0] for name, array in weights.items()}
         return activate(Slices(self, first, training, None), x, self.unit.places.lead, "1")
 
-    def _train(self, x, weights, draw, return_units):
+    def _train(self, x, weights, return_units):
         """Applies the units with the batch's statistics and random draws, and moves the moving statistics."""
+        draw = None
+        if self.seed_generator is not None:
+            draw = self.seed_generator.next()
+            rates = ops.convert_to_tensor([unit.drop_rate for unit in self.units], "float32")
+            weights = {**weights, "index": ops.arange(len(self.units), dtype="int32"), "drop_rate": rates}
         moving = [name for name in self.stacks if "/moving_" in name]
         outputs = {name: (self.stacks[name].shape[1:], self.stacks[name].dtype) for name in moving}
         outputs |= self._units_of(x) if return_units else {}
@@ -138,12 +139,12 @@ class ResidualUnits(keras.layers.Layer):
             self.stacks[name].assign(stacks[name])
         return x, stacks.get("units")
 
-    def _infer(self, x, weights, turn, draw=None, return_units=False):
+    def _infer(self, x, weights, turn, return_units=False):
         """Applies the units with the moving statistics, `turn` of them in one turn of the loop."""
         outputs = self._units_of(x) if return_units else {}
 
         def step(x, slices):
-            x = residual_unit(Slices(self, slices, False, draw), x, self.unit)
+            x = residual_unit(Slices(self, slices, False, None), x, self.unit)
             return x, dict.fromkeys(outputs, x)
 
         x, stacks = scan(step, x, weights, outputs, turn)
@@ -310,8 +311,8 @@ class Slices(UnitEnvironment[Tensor]):
         return zero_pad(x, filters, strides)
 
     def _drop(self, x, shape, rate, draw):
-        """Sets elements of x to zero with probability `rate` where there are draws, and divides others by 1 - rate."""
-        if self.draw is None:
+        """Sets elements of x to zero with probability `rate` in training, and divides the others by 1 - rate."""
+        if not self.training:
             return x
         noise = uniform(shape, self.draw, 2 * self.slices["index"] + draw)
         wide = "float64" if self.layer.compute_dtype == "float64" else "float32"
