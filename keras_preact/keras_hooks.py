@@ -98,7 +98,7 @@ def build_metrics_outside(model: keras.Model, labels: Any, outputs: Any) -> None
 
     specs = [keras.tree.map_structure(like, tensors) for tensors in (labels, outputs)]
     with ThreadPoolExecutor(1) as outside:  # a function is traced in one thread, and what others make is not its own
-        outside.submit(metrics.build, *specs).result()
+        outside.submit(build_metrics, model, *specs).result()
 
 
 def value_of_replica(variable: keras.Variable) -> tf.Variable:

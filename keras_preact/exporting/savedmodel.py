@@ -154,7 +154,7 @@ def _module(model, preprocessing):
 
 
 def _traced(function, signature):
-    """Returns a function of one tensor as a graph, which is called as it is: a `tf.function` is traced twice."""
+    """Returns the concrete function of a function of one tensor; called as a `tf.function` it would be traced twice."""
     import tensorflow as tf
 
     return tf.function(function, autograph=False, input_signature=[signature]).get_concrete_function()

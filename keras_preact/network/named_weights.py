@@ -132,7 +132,8 @@ def _named_slots(model, slots):
 
 def _other_state(model):
     kind = type(inner_optimizer(optimizer_of(model))).__name__
-    return argument_error("optimizer", "one whose state has the shapes of the weights, as Adam's has", kind)
+    expected = "one whose state has the shapes of the weights, as Adam's has"
+    return argument_error("optimizer", expected, kind, "Change the network before it is compiled.")
 
 
 def _slots(optimizer):
