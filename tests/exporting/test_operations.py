@@ -36,7 +36,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_operation_of_the_paper_is_the_same_in_onnx_and_savedmodel(variant, tmp_path):
-    model, images = network(**{"units": (1, 3, 1), **VARIANTS[variant]}), photographs()
+    model, images = network(**VARIANTS[variant]), photographs()
     wanted = expected(model, images)
     write_onnx(model, tmp_path / "model.onnx", RGB, FIVE)
     assert_close(run_onnx(tmp_path / "model.onnx", images), wanted)
@@ -47,7 +47,7 @@ def test_every_operation_of_the_paper_is_the_same_in_onnx_and_savedmodel(variant
 
 @pytest.mark.parametrize("variant", ["original, zero_pad", "imagenet stem"])
 def test_litert_takes_every_network_and_the_batch_stays_free(variant, tmp_path):
-    model = network("layers", units=(1, 3, 1), **VARIANTS[variant])
+    model = network("layers", **VARIANTS[variant])
     write_litert(model, tmp_path / "model.tflite", RGB)
     runner, _ = reload.load_litert(str(tmp_path / "model.tflite"))
     for count in (1, 6):

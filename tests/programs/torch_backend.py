@@ -21,7 +21,7 @@ labels = np.arange(len(images)) % expected.shape[1]
 
 def network(layout, file, **options):
     """Returns the network of a weights file."""
-    return keras_preact.ResNet(11, input_shape=(16, 16, 1), layout=layout, weights=folder / file, **options)
+    return keras_preact.ResNet(29, input_shape=(16, 16, 1), layout=layout, weights=folder / file, **options)
 
 
 def fitted(layout, **options):

@@ -21,7 +21,7 @@ PROGRAM = pathlib.Path(__file__).parents[1] / "programs" / "torch_backend.py"
 def test_torch_fits_and_keeps_what_tensorflow_began(tmp_path):
     """Needs torch, which the extra `parity` brings."""
     images = np.random.default_rng(0).normal(size=(8, 16, 16, 1)).astype("float32")
-    model = keras_preact.ResNet(11, input_shape=(16, 16, 1))
+    model = keras_preact.ResNet(29, input_shape=(16, 16, 1))
     model.save_weights(tmp_path / "tensorflow.weights.h5")
     expected = {"probabilities": model.predict(images, verbose=0), **keras_preact.evaluate(model, "digits")}
     np.savez(tmp_path / "expected.npz", images=images, **expected)
@@ -29,7 +29,7 @@ def test_torch_fits_and_keeps_what_tensorflow_began(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("torch: done")
     other = keras.models.load_model(tmp_path / "torch.keras")
-    again = keras_preact.ResNet(11, weights=tmp_path / "torch.weights.h5", input_shape=(16, 16, 1))
+    again = keras_preact.ResNet(29, weights=tmp_path / "torch.weights.h5", input_shape=(16, 16, 1))
     np.testing.assert_allclose(other.predict(images, verbose=0), again.predict(images, verbose=0), atol=1e-6)
     assert type(other.optimizer) is keras.optimizers.SGD
     other.fit(images, np.arange(len(images)), verbose=0)
