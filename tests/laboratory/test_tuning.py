@@ -346,7 +346,8 @@ def test_the_command_refuses_an_unknown_axis(tmp_path, capsys):
 def test_a_sweep_that_is_killed_goes_on(tmp_path):
     folder = tmp_path / "sweep"
     command = [sys.executable, "-c", "from keras_preact.cli import main; main()", "sweep", "--model", "ResNet11"]
-    command += ["--over", "ordering=original:preactivation", "--seeds", "1", "--epochs", "3", "--output", str(folder)]
+    command += ["--over", "ordering=original:preactivation", "--seeds", "1", "--epochs", "3"]
+    command += ["--validation-images", "0", "--output", str(folder)]
     for pattern in ("runs/*original*/checkpoints/0*", "runs/*preactivation*/checkpoints/0*"):
         process = subprocess.Popen(command, env=os.environ)
         while not list(folder.glob(pattern)):
