@@ -22,7 +22,9 @@ from keras_preact.training.optimizers import make_optimizer
 from keras_preact.training.training_model import Crossentropy, TrainingModel
 
 folder = pathlib.Path(sys.argv[1])
-recipe = keras_preact.RECIPES["digits"].replace(epochs=1, global_batch_size=360, clip_norm=0.3, learning_rate=0.01)
+recipe = keras_preact.RECIPES["digits"].replace(
+    steps=3, warmup_steps=0, global_batch_size=40, clip_norm=0.3, learning_rate=0.01
+)
 for strategy, replicas in (("none", 1), ("auto", 4)):
     card = keras_preact.train("ResNet8", recipe=recipe, output=folder / strategy, strategy=strategy, verbose=0)
     assert card["devices"]["replicas"] == replicas

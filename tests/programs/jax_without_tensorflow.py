@@ -47,7 +47,7 @@ def training(folder):
     model.save_weights(folder / "model.weights.h5")
     again.load_weights(folder / "model.weights.h5")
     own_arrays(model, images, labels)
-    recipe = keras_preact.RECIPES["digits"].replace(epochs=1, global_batch_size=256, ema=0.9)
+    recipe = keras_preact.RECIPES["digits"].replace(steps=4, global_batch_size=16, ema=0.9)
     card = keras_preact.train("ResNet8", recipe=recipe, output=folder / "run", verbose=0)
     assert card["versions"]["jax"]
     assert not (folder / "run" / "saved_model").exists()
