@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 # The attribute of a Keras optimizer that holds the averages of the weights (`use_ema`).
 AVERAGES = "_model_variables_moving_average"
 WEIGHTS = "_trainable_variables"
+LATER = "uninitialized_variables"  # Keras' global list of the variables that get their values later
 
 
 def optimized_weights(optimizer: keras.optimizers.Optimizer | None) -> list[keras.Variable]:
@@ -99,6 +101,24 @@ def build_metrics_outside(model: keras.Model, labels: Any, outputs: Any) -> None
     specs = [keras.tree.map_structure(like, tensors) for tensors in (labels, outputs)]
     with ThreadPoolExecutor(1) as outside:  # a function is traced in one thread, and what others make is not its own
         outside.submit(build_metrics, model, *specs).result()
+
+
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Builds networks in its body whose variables have a shape and no value, in a fraction of the time: to be counted.
+
+    Keras would give them values when it next leaves a scope of this kind, so they are taken off its list.
+    """
+    import keras
+    from keras.src.backend.common import global_state
+
+    waiting = global_state.get_global_attribute(LATER)
+    global_state.set_global_attribute(LATER, [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute(LATER, waiting)
 
 
 def value_of_replica(variable: keras.Variable) -> tf.Variable:

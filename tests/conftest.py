@@ -12,6 +12,7 @@ import pytest
 
 from keras_preact import exporting
 from keras_preact.data import DATA_SETS
+from keras_preact.keras_hooks import without_values
 from keras_preact.network.shortcuts import SHORTCUTS
 from keras_preact.network.unit_spec import ORDERINGS, UNIT_KINDS
 from keras_preact.training.callbacks import RunFiles
@@ -61,6 +62,13 @@ def savedmodel():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "can_export", CAN_EXPORT)
         patch.setattr(RunFiles, "_plot", PLOT)
+        yield
+
+
+@pytest.fixture
+def no_values():
+    """Builds networks whose weights have no values, which costs most of a large one's time."""
+    with without_values():
         yield
 
 

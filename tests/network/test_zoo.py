@@ -52,7 +52,7 @@ def test_parameters_and_multiply_adds_are_the_papers_to_the_digit(row):
         ("osmr_b", 152, 1000, 60_185_256),
     ],
 )
-def test_other_implementations_graphs_have_their_counts(implementation, depth, classes, trainable):
+def test_other_implementations_graphs_have_their_counts(implementation, depth, classes, trainable, no_values):
     fields = keras_preact.IMPLEMENTATIONS[implementation]
     model = keras_preact.ResNet(depth, family="imagenet", num_classes=classes, layout="stacked", **fields)
     assert sum(math.prod(variable.shape) for variable in model.trainable_variables) == trainable
@@ -87,14 +87,14 @@ def test_every_network_is_a_def_whose_help_shows_every_argument(name):
     assert "ordering: Where BN and ReLU stand" in shown
 
 
-def test_the_registry_lists_the_functions_in_lower_case():
+def test_the_registry_lists_the_functions_in_lower_case(no_values):
     names = keras_preact.list_models()
     assert names == ["resnet110", "resnet164", "resnet1001", "resnet50", "resnet101", "resnet152", "resnet200"]
     assert keras_preact.get_model("ResNet164", num_classes=7).output_shape == (None, 7)
     assert keras_preact.get_model("resnet29").spec.depth == 29
 
 
-def test_the_defaults_are_the_papers():
+def test_the_defaults_are_the_papers(no_values):
     assert keras_preact.ResNet110().spec.widening == "zero_pad"
     cifar = keras_preact.ResNet1001(num_classes=10)
     assert (cifar.input_shape, cifar.output_shape) == ((None, 32, 32, 3), (None, 10))
@@ -104,7 +104,7 @@ def test_the_defaults_are_the_papers():
     assert (imagenet.spec.stride_on, imagenet.spec.stem.pool) == ("3x3", "negative_infinity")
 
 
-def test_networks_of_up_to_50_units_have_named_layers():
+def test_networks_of_up_to_50_units_have_named_layers(no_values):
     of = lambda spec, unroll="auto", remat=0: chosen_layout(None, spec, unroll, remat)  # noqa: E731
     assert [of(network_spec(name)) for name in ("resnet50", "resnet152", "resnet29")] == ["layers"] * 3  # 16, 50, 9
     assert [of(network_spec(name)) for name in ("resnet200", "resnet164", "resnet110")] == ["stacked"] * 3  # 66, 54, 54
@@ -114,7 +114,7 @@ def test_networks_of_up_to_50_units_have_named_layers():
         assert keras_preact.build_network(spec, **chosen).layout == "stacked"
 
 
-def test_layer_names_are_frozen():
+def test_layer_names_are_frozen(no_values):
     spec = keras_preact.NetworkSpec((2, 2), (4, 8))
     model = keras_preact.build_network(spec, layout="layers")
     unit = ["bn1", "relu1", "conv1", "bn2", "relu2", "conv2", "bn3", "relu3", "conv3", "add"]
@@ -190,7 +190,7 @@ def test_every_way_to_a_network_names_an_unknown_argument():
         keras_preact.ResNetFeatures("resnet29", "stage1", orderings="original")
 
 
-def test_a_depth_of_both_families_asks_for_one():
+def test_a_depth_of_both_families_asks_for_one(no_values):
     depths = [depth for depth in IMAGENET_UNITS if cifar_has(depth)]
     assert depths == [50, 101, 152, 200]
     for depth in depths:
@@ -245,7 +245,7 @@ def test_channels_first_is_refused_with_a_sentence():
         keras.config.set_image_data_format("channels_last")
 
 
-def test_sizes_channels_and_heads():
+def test_sizes_channels_and_heads(no_values):
     spec = keras_preact.NetworkSpec((1, 1), (4, 8))
     build = lambda **arguments: keras_preact.build_network(spec, **arguments)  # noqa: E731
     assert build(input_shape=(None, None, 1)).output_shape == (None, 10)

@@ -312,9 +312,9 @@ def count_layers(model):
         ("resnet1001", "stacked", (1000, 3, 1000)),
     ],
 )
-def test_there_are_as_many_normalisations_as_convolutions_without_projections(name, layout, expected):
+def test_there_are_as_many_normalisations_as_convolutions_without_projections(name, layout, expected, no_values):
     assert count_layers(keras_preact.get_model(name, layout=layout, dtype="float32")) == expected
 
 
-def test_the_original_network_normalises_its_projections_too():
+def test_the_original_network_normalises_its_projections_too(no_values):
     assert count_layers(keras_preact.get_model("resnet164", ordering="original")) == (163, 3, 166)

@@ -118,6 +118,17 @@ def test_metrics_have_their_variables_before_the_first_step():
     assert list(map(id, model.metrics_variables)) == list(map(id, variables))
 
 
+def test_variables_without_values_have_shapes_and_never_get_values():
+    with keras_hooks.without_values():
+        counted = keras.layers.Dense(3)
+        counted.build((None, 2))
+    assert counted.count_params() == 9
+    with keras.StatelessScope():  # which gives values when it is left
+        other = keras.Variable(initializer="ones", shape=(2,))
+    np.testing.assert_array_equal(other, [1.0, 1.0])
+    assert counted.kernel._value is None
+
+
 def test_the_value_of_a_replica_is_a_variable_of_tensorflow():
     plain = keras.Variable(2.0)
     assert keras_hooks.value_of_replica(plain) is plain.value

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from keras_preact.keras_hooks import without_values
 from keras_preact.network.costs import model_costs, table
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.resnets import ResNet
@@ -77,8 +78,9 @@ ROWS = (
 
 
 def measure(row: Row) -> tuple[int, int]:
-    """Returns (trainable parameters of the built model, multiply-adds) of a `Row`."""
-    model = row.build()
+    """Returns (trainable parameters of the built model, multiply-adds) of a `Row`; its weights get no values."""
+    with without_values():
+        model = row.build()
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     return parameters, sum(cost.multiply_adds for cost in model_costs(model))
 
