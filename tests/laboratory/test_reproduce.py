@@ -218,7 +218,9 @@ def test_the_command_refuses_with_status_2(arguments, capsys):
 )
 def test_a_smoke_row_runs(table, row, name, paper, tmp_path, capsys, monkeypatch, eager):
     digits = load("digits")
-    small = dataclasses.replace(digits, train=ArraySplit(digits.train.images[:64], digits.train.labels[:64]))
+    few = {name: getattr(digits, name) for name in ("train", "test")}
+    few = {name: ArraySplit(split.images[:64], split.labels[:64]) for name, split in few.items()}
+    small = dataclasses.replace(digits, **few)
     monkeypatch.setattr(report, "load", lambda name, _: {"digits": small}[name])
     main(["reproduce", table, "--row", row, "--output", str(tmp_path)])
     out = capsys.readouterr().out
