@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import inspect
 import logging
 import pathlib
@@ -147,6 +148,14 @@ def carry_out(
     usual = pathlib.Path("runs") / f"{experiment.model}.{safe_name(data.name)}.{experiment.recipe_name}"
     output = remote_folder.without_scheme(str(run_options.output or usual))
     _check_output(output, experiment.weights)
+    card = _trained(experiment, data, validation, training_class, run_options, output)
+    gc.collect()  # TensorFlow's iterators stand in cycles; one left at exit can wait a minute for the interpreter
+    return card
+
+
+def _trained(experiment, data, validation, training_class, run_options, output):
+    """Trains in a run folder, and returns its card."""
+    recipe = experiment.recipe
     with remote_folder.local_copy(output) as (folder, push):
         folder = run_folder.check_folder(folder, experiment.plain(), run_options.overwrite)
         if (finished := run_folder.finished_card(folder, run_options.overwrite)) is not None:
