@@ -149,7 +149,9 @@ def carry_out(
     output = remote_folder.without_scheme(str(run_options.output or usual))
     _check_output(output, experiment.weights)
     card = _trained(experiment, data, validation, training_class, run_options, output)
-    gc.collect()  # TensorFlow's iterators stand in cycles; one left at exit can wait a minute for the interpreter
+    # An exception that a callback keeps (matplotlib's parser does) holds the frames of `fit`, and TensorFlow's iterator
+    # with them: at the end of the process that waits for the interpreter, a minute and more.
+    gc.collect()
     return card
 
 

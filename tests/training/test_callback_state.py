@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import math
+import threading
 
 import keras
 import numpy as np
@@ -333,3 +334,22 @@ def test_what_a_checkpoint_claims_is_held_to_its_bytes_before_it_is_unpacked(cha
     monkeypatch.undo()
     checkpoints.save(tmp_path, checkpoints.Checkpoint(4, arrays, {}))
     assert (checkpoints.newest(tmp_path).step, folder.name) == (4, "000000003")
+
+
+class KeepsAFrame(keras.callbacks.Callback):
+    """Leaves an exception in a cycle, as matplotlib's parser of labels does: its frame holds those of `fit`."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        try:
+            raise LookupError
+        except LookupError as error:
+            kept = error  # in a frame that the exception holds
+            assert kept.__traceback__.tb_frame.f_back
+
+
+def test_a_run_leaves_no_iterator_to_the_end_of_the_process(tmp_path):
+    """There it would wait for the interpreter, up to a minute and more."""
+    before = set(threading.enumerate())
+    train(tmp_path, RECIPE.replace(epochs=1), callbacks=[KeepsAFrame()])
+    left = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert not [name for name in left if name.startswith("ThreadPoolExecutor")]  # which reads the batches
