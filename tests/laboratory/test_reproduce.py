@@ -218,9 +218,8 @@ def test_the_command_refuses_with_status_2(arguments, capsys):
 )
 def test_a_smoke_row_runs(table, row, name, paper, tmp_path, capsys, monkeypatch, eager):
     digits = load("digits")
-    few = {name: getattr(digits, name) for name in ("train", "test")}
-    few = {name: ArraySplit(split.images[:64], split.labels[:64]) for name, split in few.items()}
-    small = dataclasses.replace(digits, **few)
+    train, test = (ArraySplit(split.images[:64], split.labels[:64]) for split in (digits.train, digits.test))
+    small = dataclasses.replace(digits, train=train, test=test)
     monkeypatch.setattr(report, "load", lambda name, _: {"digits": small}[name])
     main(["reproduce", table, "--row", row, "--output", str(tmp_path)])
     out = capsys.readouterr().out
