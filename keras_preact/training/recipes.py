@@ -83,6 +83,22 @@ RECIPES = {
         cutout=12,
         **_CIFAR_CROP,
     ),
+    "grown_cifar": Recipe(
+        source="ours: a trained network, deepened, trains on (`start`) by SGD at a constant rate; the average of its "
+        "weights is kept (Izmailov et al. 2018, arXiv 1803.05407)",
+        epochs=8,
+        global_batch_size=256,
+        learning_rate=0.02,
+        schedule="constant",
+        warmup_steps=100,
+        nesterov=True,
+        weight_decay=3e-4,
+        weight_decay_kind="l2_kernels",
+        ema=0.998,
+        label_smoothing=0.1,
+        cutout=12,
+        **_CIFAR_CROP,
+    ),
 }
 
 
