@@ -130,6 +130,10 @@ def _module(model, preprocessing):
     }
 
     def network(images):
+        # On some processors TensorFlow fuses convolutions with what follows, and then fails without an image.
+        count, one = tf.shape(images)[0], lambda: tf.zeros((1, *preprocessing.input_shape))
+        images = tf.cond(count == 0, one, lambda: images)
+        images.set_shape((None, *preprocessing.input_shape))
         weights = {
             layer: {name: tf.convert_to_tensor(variable) for name, variable in parts.items()}
             for layer, parts in module.weights.items()
@@ -137,7 +141,8 @@ def _module(model, preprocessing):
         found = outputs(model, weights, images)
         # NumPy has no bfloat16, and TensorFlow Serving's JSON no half precision at all.
         return {
-            name: value if value.dtype == tf.float64 else tf.cast(value, tf.float32) for name, value in found.items()
+            name: (value if value.dtype == tf.float64 else tf.cast(value, tf.float32))[:count]
+            for name, value in found.items()
         }
 
     network = _traced(network, tf.TensorSpec((None, *preprocessing.input_shape), tf.float32))
