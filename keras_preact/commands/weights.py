@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -61,19 +62,25 @@ def fetch(
 
 
 def keep(
-    run: Positional[pathlib.Path], /, *, output: pathlib.Path = TRAINED, data_dir: pathlib.Path | None = None
+    run: Positional[pathlib.Path],
+    /,
+    *,
+    output: pathlib.Path = TRAINED,
+    data_dir: pathlib.Path | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
 ) -> None:
     """Writes weights, card and history of a finished run to a folder <model>.<data>.<recipe>.
 
     Args:
-        run: The folder of a finished run.
+        run: The folder of a finished run, or one that this verb wrote.
         output: Where to make the folder; among the weights of this package if left out.
         data_dir: Where the data set's files are, if not where the run found them; a run of mixed precision is measured
             again in float32.
+        dtype: How convolution kernels are stored; float16 halves the file, whose error is measured again.
     """
     from keras_preact.training import publish
 
-    print(publish.keep_weights(run, output, data_dir))
+    print(publish.keep_weights(run, output, data_dir, dtype))
 
 
 def verify(

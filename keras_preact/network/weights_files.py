@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_preact.errors import argument_error
-from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest
+from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
 from keras_preact.network.claims import check_fingerprint
 from keras_preact.types import PathLike
 
@@ -72,6 +72,28 @@ def weights_path(filepath: PathLike) -> pathlib.Path:
     if not path.name.endswith(".weights.h5"):
         raise argument_error("filepath", "a name that ends in .weights.h5", str(filepath))
     return path
+
+
+def halve_kernels(path: PathLike) -> None:
+    """Stores the convolution kernels of a weights file, nearly all of its numbers, as float16; all else stays.
+
+    Statistics of BN do not fit into float16: a deep network's variances grow beyond it.
+    """
+    import h5py
+
+    with written_aside(pathlib.Path(path)) as aside, h5py.File(path, "r") as ours, h5py.File(aside, "w") as file:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Dataset):
+                is_kernel = item.ndim >= 4 and item.dtype == "float32"
+                copied = file.create_dataset(name, data=item[()].astype("float16") if is_kernel else item[()])
+            else:
+                copied = file.create_group(name)
+            copied.attrs.update(item.attrs)
+
+        ours.visititems(copy)
+        file.attrs.update(ours.attrs)
+        file.attrs[HDF5_DIGEST] = hdf5_digest(file, finite=True)
 
 
 def misfit(network: keras.Model, path: PathLike) -> str:

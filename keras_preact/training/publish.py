@@ -5,35 +5,46 @@ import json
 import math
 import pathlib
 import shutil
+from typing import Literal
 
-from keras_preact.errors import argument_error
+from keras_preact.errors import argument_error, check_choice
 from keras_preact.files import file_digest, write_text, written_aside
 from keras_preact.names import command_line, dotted_name
+from keras_preact.network.weights_files import halve_kernels
 from keras_preact.training import evaluation, run_folder
 from keras_preact.training.source import RUN, Trained, find_source
 from keras_preact.types import PathLike
 from keras_preact.weights.cards import CARD, TRAINED, WEIGHTS, get_card, list_weights
 
 
-def keep_weights(run: PathLike, output: PathLike = TRAINED, data_dir: PathLike | None = None) -> pathlib.Path:
+def keep_weights(
+    run: PathLike,
+    output: PathLike = TRAINED,
+    data_dir: PathLike | None = None,
+    dtype: Literal["float32", "float16"] = "float32",
+) -> pathlib.Path:
     """Writes what is worth keeping of a finished run: the weights without the optimizer's state, card, history.
 
-    The card states the error in float32, in which weights are used: that of a run in another precision is measured
-    again, on the run's data set.
+    The card states the error of the file, computed in float32: unless the run was in float32 and the file is, it is
+    measured again, on the run's data set.
 
     Args:
-        run: The folder of a finished run.
+        run: The folder of a finished run, or one that this function wrote.
         output: The folder in which to make `<model>.<data set>.<recipe>`; one of that name is replaced.
         data_dir: Where the data set's files are, if not where the run found them.
+        dtype: How convolution kernels are stored; `"float16"` halves the file.
 
     Returns:
         The path of the new folder.
 
     Raises:
-        ValueError: If `run` holds no finished run, or `output` something else of that name.
+        ValueError: If `run` holds no finished run, `output` something else of that name, or `dtype` is neither.
     """
-    folder, card = pathlib.Path(run), run_folder.read_card(run)
-    network = run_folder.load_model(folder)
+    check_choice("dtype", dtype, ("float32", "float16"))
+    folder = pathlib.Path(run)
+    is_kept = (folder / WEIGHTS).is_file()
+    card = run_folder.read_card(folder, RUN if is_kept else CARD)
+    network = find_source(folder).load() if is_kept else run_folder.load_model(folder)
     # Of a folder of images the data set's name is the folder's.
     name = dotted_name(card["model"], pathlib.PurePath(card["data"]).name, card["recipe"]["name"])
     path = pathlib.Path(output) / name
@@ -42,10 +53,13 @@ def keep_weights(run: PathLike, output: PathLike = TRAINED, data_dir: PathLike |
     with written_aside(path) as aside:
         aside.mkdir()
         network.save_weights(aside / WEIGHTS)
-        _write_card(aside, name, card, card["error_percent"])
-        if _precision(card) != "float32":
+        if dtype == "float16":
+            halve_kernels(aside / WEIGHTS)
+        _write_card(aside, name, card, card["error_percent"], dtype)
+        if (_precision(card), dtype) != ("float32", "float32"):
             data = evaluation.data_of(find_source(folder), data_dir)
-            _write_card(aside, name, card, evaluation.evaluate_source(find_source(aside), data)["error_percent"])
+            error_percent = evaluation.evaluate_source(find_source(aside), data)["error_percent"]
+            _write_card(aside, name, card, error_percent, dtype)
         program, _, arguments = card.get("command", "").partition(" ")
         command = f"{command_line([program])} {arguments}".strip()  # older cards say where the program lay
         write_text(aside / RUN, json.dumps({**card, "command": command}, indent=2) + "\n")
@@ -53,7 +67,7 @@ def keep_weights(run: PathLike, output: PathLike = TRAINED, data_dir: PathLike |
     return path
 
 
-def _write_card(folder, name, run, error_percent):
+def _write_card(folder, name, run, error_percent, dtype):
     """Writes the `Card` of a run's weights, which lie in `folder`.
 
     Args:
@@ -61,9 +75,12 @@ def _write_card(folder, name, run, error_percent):
         name: The weights'.
         run: The run's card.
         error_percent: In float32.
+        dtype: That of the kernels in the file.
     """
     recipe, precision = run["recipe"], _precision(run)
-    how = "" if precision == "float32" else f" in float32 ({run['error_percent']} % in {precision}, as trained)"
+    how = "" if dtype == "float32" else f", kernels rounded to {dtype},"
+    if (precision, dtype) != ("float32", "float32"):
+        how += f" in float32 ({run['error_percent']} % in {precision}, as trained)"
     fields = {
         "name": name,
         "author": "keras_preact",

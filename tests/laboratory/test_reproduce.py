@@ -148,6 +148,20 @@ def test_the_stored_results_are_read_whatever_fields_recipes_had_then(capsys):
     assert "rank correlation of 11 rows" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("table", "rows"), [("table1", 11), ("table2", 10), ("table3", 6)])
+def test_every_row_that_the_scale_small_has_is_stored_with_where_it_is_from(table, rows, capsys):
+    stored = pathlib.Path(__file__).parents[2] / "examples" / "results" / "small"
+    found = [
+        result
+        for results in reproduce_table(table, scale="small", output=stored, run=False).values()
+        for result in results
+    ]
+    assert len(found) == rows
+    assert f"rank correlation of {rows} rows" in capsys.readouterr().out
+    for result in found:
+        assert all(result[name] for name in ("command", "device", "versions", "commit", "date", "error_percent"))
+
+
 def test_ranks_are_compared_with_fails_last():
     worst, paper = math.inf, [6.61, 8.17, 12.0, math.inf]
     assert rank_correlation(list(zip(paper, [1.0, 2.0, 3.0, worst]))) == pytest.approx(1.0)
