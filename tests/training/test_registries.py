@@ -168,7 +168,7 @@ def test_the_command_line_imports_a_module_of_ones_own(tmp_path):
     command = [sys.executable, "-m", "keras_preact", "--import", "own_rows"]
     done = subprocess.run([*command, "list"], capture_output=True, text=True, cwd=tmp_path, env=os.environ)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "modern_cifar, mine\n" in done.stdout
+    assert f"{[*RECIPES][-1]}, mine\n" in done.stdout
     assert "mine_first" in done.stdout
 
 
