@@ -25,8 +25,8 @@ def keep_weights(
 ) -> pathlib.Path:
     """Writes what is worth keeping of a finished run: the weights without the optimizer's state, card, history.
 
-    The card states the error of the file, computed in float32: unless the run was in float32 and the file is, it is
-    measured again, on the run's data set.
+    The card states the error of the file, computed in float32. It is measured again on the run's data set, unless run
+    and file are in float32.
 
     Args:
         run: The folder of a finished run, or one that this function wrote.
@@ -56,7 +56,7 @@ def keep_weights(
         if dtype == "float16":
             halve_kernels(aside / WEIGHTS)
         _write_card(aside, name, card, card["error_percent"], dtype)
-        if (_precision(card), dtype) != ("float32", "float32"):
+        if is_kept or (_precision(card), dtype) != ("float32", "float32"):  # what was kept may be rounded
             data = evaluation.data_of(find_source(folder), data_dir)
             error_percent = evaluation.evaluate_source(find_source(aside), data)["error_percent"]
             _write_card(aside, name, card, error_percent, dtype)
