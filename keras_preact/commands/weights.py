@@ -72,7 +72,7 @@ def keep(
     """Writes weights, card and history of a finished run to a folder <model>.<data>.<recipe>.
 
     Args:
-        run: The folder of a finished run, or one that this verb wrote.
+        run: The folder of a finished run, or one that this verb wrote, to be rounded by --dtype float16.
         output: Where to make the folder; among the weights of this package if left out.
         data_dir: Where the data set's files are, if not where the run found them; a run of mixed precision is measured
             again in float32.

@@ -75,10 +75,7 @@ def weights_path(filepath: PathLike) -> pathlib.Path:
 
 
 def halve_kernels(path: PathLike) -> None:
-    """Stores the convolution kernels of a weights file, nearly all of its numbers, as float16; all else stays.
-
-    Statistics of BN do not fit into float16: a deep network's variances grow beyond it.
-    """
+    """Stores the convolution kernels of a weights file, nearly all of its numbers, as float16; all else stays."""
     import h5py
 
     with written_aside(pathlib.Path(path)) as aside, h5py.File(path, "r") as ours, h5py.File(aside, "w") as file:

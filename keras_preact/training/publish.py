@@ -29,7 +29,7 @@ def keep_weights(
     and file are in float32.
 
     Args:
-        run: The folder of a finished run, or one that this function wrote.
+        run: The folder of a finished run, or one that this function wrote, to be rounded.
         output: The folder in which to make `<model>.<data set>.<recipe>`; one of that name is replaced.
         data_dir: Where the data set's files are, if not where the run found them.
         dtype: How convolution kernels are stored; `"float16"` halves the file.
@@ -38,11 +38,14 @@ def keep_weights(
         The path of the new folder.
 
     Raises:
-        ValueError: If `run` holds no finished run, `output` something else of that name, or `dtype` is neither.
+        ValueError: If `run` holds no finished run, `output` something else of that name, or `dtype` is neither, or
+            float32 for weights that are kept already.
     """
     check_choice("dtype", dtype, ("float32", "float16"))
     folder = pathlib.Path(run)
     is_kept = (folder / WEIGHTS).is_file()
+    if is_kept and dtype == "float32":
+        raise argument_error("dtype", "float16 for weights that are kept already", dtype, "Or copy their folder.")
     card = run_folder.read_card(folder, RUN if is_kept else CARD)
     network = find_source(folder).load() if is_kept else run_folder.load_model(folder)
     # Of a folder of images the data set's name is the folder's.
@@ -56,7 +59,7 @@ def keep_weights(
         if dtype == "float16":
             halve_kernels(aside / WEIGHTS)
         _write_card(aside, name, card, card["error_percent"], dtype)
-        if is_kept or (_precision(card), dtype) != ("float32", "float32"):  # what was kept may be rounded
+        if (_precision(card), dtype) != ("float32", "float32"):
             data = evaluation.data_of(find_source(folder), data_dir)
             error_percent = evaluation.evaluate_source(find_source(aside), data)["error_percent"]
             _write_card(aside, name, card, error_percent, dtype)
