@@ -83,6 +83,23 @@ RECIPES = {
         cutout=12,
         **_CIFAR_CROP,
     ),
+    "levels_cifar": Recipe(
+        source="ours: modern_cifar in levels (Chang et al. 2018, arXiv 1710.10348), for ResNet-164 on two CPU cores",
+        levels=((56, 24, 20), (164, 24, 7), (164, 0, 8)),
+        epochs=35,
+        global_batch_size=128,
+        learning_rate=0.1,
+        schedule="linear",
+        warmup_steps=200,
+        validation_images=500,
+        optimizer="muon",
+        nesterov=True,
+        weight_decay=0.01,
+        weight_decay_kind="decoupled",
+        label_smoothing=0.1,
+        cutout=12,
+        **_CIFAR_CROP,
+    ),
     "grown_cifar": Recipe(
         source="ours: a trained network, deepened, trains on (`start`) by SGD at a constant rate; the average of its "
         "weights is kept (Izmailov et al. 2018, arXiv 1803.05407)",
