@@ -63,6 +63,37 @@ def training_step(network, images, labels, precision="float32"):
     return step
 
 
+def inference(network, images, precision="float32", is_compiled=False):
+    """Returns a function that computes the probabilities of one batch, as a float32 array.
+
+    Args:
+        network: The `nn.Module`; it is changed.
+        images: float32 array (batch, height, width, channels).
+        precision: `"float32"`, or `"mixed_bfloat16"` for weights and signals in bfloat16.
+        is_compiled: Whether by `torch.compile`, else eagerly.
+    """
+    images = torch.from_numpy(images).permute(0, 3, 1, 2)
+    network = network.eval()
+    if precision == "mixed_bfloat16":
+        network, images = network.bfloat16(), images.bfloat16()
+    network = torch.compile(network) if is_compiled else network
+
+    def answer():
+        with torch.inference_mode():
+            return network(images).float().softmax(-1).numpy()
+
+    return answer
+
+
+def set_statistics(network, **ranges):
+    """Draws gamma, beta, moving_mean and moving_variance of every BN evenly from (low, high)."""
+    names = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for name, ours in names.items():
+                getattr(module, name).data.uniform_(*ranges[ours])
+
+
 def limits(seconds_of):
     """Returns what the machine can do: GFLOP/s of a product of matrices in two precisions, and GB/s of a copy.
 

@@ -117,6 +117,20 @@ def test_batch_norm_takes_the_statistics_of_the_batch_in_training_and_else_the_m
     assert none == [None, None]
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_moving_statistics_and_scales_are_not_rounded_to_the_precision_of_the_images(dtype):
+    x = tf.cast(normal(4, 3, 5, 6, dtype="float32"), dtype)
+    weights = norm_weights(6, "float32")
+    y, *_ = batch_norm(x, {name: tf.constant(value) for name, value in weights.items()}, EPSILON, False)
+    scale = weights["gamma"] / np.sqrt(weights["moving_variance"] + EPSILON)
+    offset = weights["beta"] - weights["moving_mean"] * scale
+    expected = np.asarray(tf.cast(x, "float32")) * scale + offset
+    for found in (y, scaled(x, tf.constant(scale), tf.constant(offset))):
+        assert found.dtype == dtype
+        last_digit = np.abs(expected) * {"bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]
+        np.testing.assert_array_less(np.abs(np.asarray(tf.cast(found, "float32")) - expected), last_digit + 1e-6)
+
+
 def test_batch_norm_without_gamma_and_beta_only_normalises():
     x, weights = normal(4, 3, 5, 6, dtype="float32"), norm_weights(6, "float32")
     bare = {name: weights[name] for name in ("moving_mean", "moving_variance")}

@@ -23,8 +23,9 @@ def batch_norm(
         synchronized: Whether to take the statistics over all replicas of a `tf.distribute` strategy.
     """
     gamma, beta = weights.get("gamma"), weights.get("beta")
-    if training and not synchronized and keras.backend.backend() == "tensorflow" and x.dtype != "float64":
-        return _fused(x, gamma, beta, epsilon)
+    if not (training and synchronized) and keras.backend.backend() == "tensorflow" and x.dtype != "float64":
+        moving = None if training else (weights["moving_mean"], weights["moving_variance"])
+        return _fused(x, gamma, beta, moving, epsilon)
     # Statistics of half precision need more digits. (Keras' `result_type` makes float32 of float64 on JAX.)
     dtype = "float64" if keras.backend.standardize_dtype(x.dtype) == "float64" else "float32"
     wide = ops.cast(x, dtype)
@@ -50,13 +51,21 @@ def folded(kernel: Tensor, bias: Tensor | None, bn: Mapping[str, Tensor], epsilo
     return ops.cast(kernel, scale.dtype) * scale[..., None, None, None, :], bn["beta"] - mean * scale
 
 
-def _fused(x, gamma, beta, epsilon):
-    """Runs TensorFlow's one kernel for all of it, which Keras does not use; it returns N / (N - 1) of the variance."""
+def _fused(x, gamma, beta, moving, epsilon):
+    """Runs TensorFlow's one kernel for all of it, which Keras does not use; ReLU becomes part of it in inference.
+
+    `moving` is (mean, variance), or None in training. The kernel returns N / (N - 1) of the batch's variance.
+    """
     import tensorflow as tf
 
     channels = x.shape[-1]
-    gamma = tf.ones(channels) if gamma is None else tf.cast(gamma, tf.float32)  # the kernel takes no other
+    # The kernel takes no other dtype.
+    gamma = tf.ones(channels) if gamma is None else tf.cast(gamma, tf.float32)
     beta = tf.zeros(channels) if beta is None else tf.cast(beta, tf.float32)
+    if moving is not None:
+        mean, variance = (tf.cast(value, tf.float32) for value in moving)
+        parts = dict(scale=gamma, offset=beta, mean=mean, variance=variance)
+        return tf.raw_ops.FusedBatchNormV3(x=x, **parts, epsilon=epsilon, is_training=False).y, None, None
     y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=epsilon, is_training=True)
     count = tf.cast(tf.size(x) // channels, variance.dtype)
     return y, mean, variance * ((count - 1.0) / count)
@@ -69,6 +78,9 @@ def scaled(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
 
         # As a convolution this is one kernel, with the ReLU after it; otherwise three, of which two are slow.
         return tf.nn.bias_add(tf.nn.depthwise_conv2d(x, scale[None, None, :, None], (1, 1, 1, 1), "VALID"), offset)
+    if keras.backend.backend() == "tensorflow" and x.dtype != "float64":  # a convolution would round the scale
+        still = (ops.zeros_like(scale), ops.ones_like(scale))
+        return _fused(x, scale, offset, still, 0.0)[0]
     return ops.cast(ops.cast(x, scale.dtype) * scale + offset, x.dtype)
 
 
