@@ -104,7 +104,10 @@ class Devices:
                 raise
 
         def make(_context=None):
-            return tf.data.Dataset.from_generator(parts, output_signature=_map(signature, spec)).prefetch(2)
+            made = tf.data.Dataset.from_generator(parts, output_signature=_map(signature, spec)).prefetch(2)
+            options = tf.data.Options()
+            options.autotune.enabled = False  # an iterator's end waits for its thread, up to a minute
+            return made.with_options(options)
 
         return self.strategy.distribute_datasets_from_function(make) if self.strategy is not None else make()
 

@@ -78,6 +78,12 @@ def test_devices_that_are_not_there_are_refused(name, variables, message, monkey
         make_devices(name)
 
 
+def test_no_thread_tunes_the_batches_which_their_iterators_end_would_wait_for():
+    dataset = make_devices("none").dataset(lambda: iter([np.arange(2)]), ((2,), "int64"))
+    assert [list(batch.numpy()) for batch in dataset] == [[0, 1]]
+    assert dataset.options().autotune.enabled is False
+
+
 @pytest.mark.parametrize("strategy", ["auto", "multi_worker"])
 def test_workers_that_built_a_network_before_they_met_are_told_to_pass_a_file(strategy, tmp_path, monkeypatch):
     """TensorFlow looks for no peers once it has computed, and a network that is there cannot be taken along."""
