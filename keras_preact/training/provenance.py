@@ -46,16 +46,19 @@ def _processor():
     return f"{os.cpu_count()} x {name}"
 
 
-def suited_precision(cpu_flags: str | None = None) -> str | None:
+def suited_precision(cpu_flags: str | None = None, backend: str | None = None) -> str | None:
     """Returns a sentence on the precision that suits this machine's processor; None where it cannot be told.
 
     Args:
         cpu_flags: What the processor can do, in Linux' words; by default those of `/proc/cpuinfo`.
+        backend: Keras' backend; by default the present one.
     """
     if cpu_flags is None:
         cpu_flags = _cpu_info("flags") or _cpu_info("Features")  # of x86, of ARM
     if not cpu_flags:
         return None
+    if (backend or keras.backend.backend()) == "jax":  # docs/benchmarks.md
+        return "On a CPU JAX trains faster in float32 than in bfloat16."
     if {"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_flags.split()):
         return "This CPU computes bfloat16 natively: train with --precision mixed_bfloat16."
     return "This CPU does not compute bfloat16 natively: float32 trains faster on it."

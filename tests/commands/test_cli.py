@@ -42,15 +42,16 @@ def test_inspect_shows_stages_of_a_name(capsys):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "backend", "said"),
     [
-        ("fpu avx2 avx512_bf16", "mixed_bfloat16"),
-        ("fp asimd bf16", "mixed_bfloat16"),
-        ("fpu avx2 avx512f", "float32 trains faster"),
+        ("fpu avx2 avx512_bf16", "tensorflow", "mixed_bfloat16"),
+        ("fp asimd bf16", "tensorflow", "mixed_bfloat16"),
+        ("fpu avx2 avx512f", "tensorflow", "float32 trains faster"),
+        ("fpu avx2 avx512_bf16", "jax", "JAX trains faster in float32"),
     ],
 )
-def test_the_precision_that_suits_a_processor_is_told_by_its_flags(flags, said):
-    assert said in suited_precision(flags)
+def test_the_precision_that_suits_a_processor_is_told_by_its_flags(flags, backend, said):
+    assert said in suited_precision(flags, backend)
 
 
 def test_train_evaluate_predict_and_inspect(tmp_path, capsys):
