@@ -10,19 +10,20 @@ from typing import Any
 
 import keras
 
-from keras_preact.data.batches import EvaluationBatches, TrainingBatches
+from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import DataLike, held_out
 from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error, check_choice, check_number
 from keras_preact.laboratory.sweep import axes
 from keras_preact.network.shortcuts import SHORTCUTS
 from keras_preact.training.callbacks import StopOnNonFiniteLoss
-from keras_preact.training.evaluation import batch_size, evaluation_metrics, loaded
+from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, loaded
 from keras_preact.training.experiment import check_backend
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import as_recipe
+from keras_preact.training.strategies import make_devices
 from keras_preact.training.training_model import Crossentropy, TrainingModel, loss_dtype
 from keras_preact.types import PathLike
 from keras_preact.zoo import get_model
@@ -191,18 +192,22 @@ class PreActHyperModel(keras_tuner.HyperModel):
         batches = self._batches(recipe)
         steps = batches.steps_per_epoch
         guard = StopOnNonFiniteLoss(make_schedule(recipe, steps), initial_epoch * steps)
+        devices = make_devices("none")
+        validation, validation_steps = evaluation_data(self.validation, devices)
         try:
-            history = model.fit(
-                Feed(batches, initial_epoch * steps)(),
-                epochs=epochs or recipe.epochs,
-                initial_epoch=initial_epoch,
-                steps_per_epoch=steps,
-                validation_data=EvaluationBatches(self.validation, "test", batch_size(len(self.validation.test))),
-                callbacks=[guard, *callbacks],
-                shuffle=False,  # the batches have their own order
-                verbose=verbose,
-                **keywords,
-            )
+            with devices.own_errors():
+                history = model.fit(
+                    devices.dataset(Feed(batches, initial_epoch * steps), batches.spec()),
+                    epochs=epochs or recipe.epochs,
+                    initial_epoch=initial_epoch,
+                    steps_per_epoch=steps,
+                    validation_data=validation,
+                    validation_steps=validation_steps,
+                    callbacks=[guard, *callbacks],
+                    shuffle=False,  # the batches have their own order
+                    verbose=verbose,
+                    **keywords,
+                )
         except FloatingPointError as error:
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
         losses = history.history["val_loss"]
