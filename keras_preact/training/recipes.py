@@ -8,6 +8,17 @@ from keras_preact.names import add_row
 from keras_preact.training.recipe import Recipe
 
 _CIFAR_CROP: dict[str, Any] = dict(crop_padding=4, pad_value="mean", flip=True)
+_MODERN: dict[str, Any] = dict(
+    learning_rate=0.1,
+    warmup_steps=200,
+    optimizer="muon",
+    nesterov=True,
+    weight_decay=0.01,
+    weight_decay_kind="decoupled",
+    label_smoothing=0.1,
+    cutout=12,
+    **_CIFAR_CROP,
+)
 
 RECIPES = {
     "digits": Recipe(
@@ -73,32 +84,16 @@ RECIPES = {
         source="ours: Muon (Jordan et al. 2024), cosine, decoupled weight decay, label smoothing, cutout",
         epochs=75,
         global_batch_size=512,
-        learning_rate=0.1,
-        warmup_steps=200,
-        optimizer="muon",
-        nesterov=True,
-        weight_decay=0.01,
-        weight_decay_kind="decoupled",
-        label_smoothing=0.1,
-        cutout=12,
-        **_CIFAR_CROP,
+        **_MODERN,
     ),
     "levels_cifar": Recipe(
         source="ours: modern_cifar in levels (Chang et al. 2018, arXiv 1710.10348), for ResNet-164 on two CPU cores",
         levels=((56, 24, 20), (164, 24, 7), (164, 0, 8)),
         epochs=35,
         global_batch_size=128,
-        learning_rate=0.1,
         schedule="linear",
-        warmup_steps=200,
         validation_images=500,
-        optimizer="muon",
-        nesterov=True,
-        weight_decay=0.01,
-        weight_decay_kind="decoupled",
-        label_smoothing=0.1,
-        cutout=12,
-        **_CIFAR_CROP,
+        **_MODERN,
     ),
     "grown_cifar": Recipe(
         source="ours: a trained network, deepened, trains on (`start`) by SGD at a constant rate; the average of its "
