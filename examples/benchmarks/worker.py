@@ -1,6 +1,6 @@
 """One measurement in a process of its own: a task, as a dict that JSON can hold, becomes numbers by name.
 
-`depth.py`, `steps.py` and `inference.py` call `run_worker`; the rest of this file is what the new process runs.
+`depth.py` and `steps.py` call `run_worker`; the rest of this file is what the new process runs.
 """
 
 import json
@@ -175,7 +175,7 @@ def measure_predict(task):
 
 
 def measure_inference(task):
-    """Returns the seconds of the first answer to a batch of images and of later ones, and the peak memory."""
+    """Returns the seconds to the first answer, with imports and building, those of later ones, and the peak memory."""
     prepare = torch_inference if task["backend"] == "torch" else keras_inference
     start, answer = time.perf_counter(), prepare(task, batch(task["batch"])[0])
     probabilities = answer()
