@@ -9,7 +9,6 @@ from keras_preact.training.recipe import Recipe
 
 _CIFAR_CROP: dict[str, Any] = dict(crop_padding=4, pad_value="mean", flip=True)
 _MODERN: dict[str, Any] = dict(
-    learning_rate=0.1,
     warmup_steps=200,
     optimizer="muon",
     nesterov=True,
@@ -84,6 +83,7 @@ RECIPES = {
         source="ours: Muon (Jordan et al. 2024), cosine, decoupled weight decay, label smoothing, cutout",
         epochs=75,
         global_batch_size=512,
+        learning_rate=0.1,
         **_MODERN,
     ),
     "levels_cifar": Recipe(
@@ -91,6 +91,16 @@ RECIPES = {
         levels=((56, 24, 20), (164, 24, 7), (164, 0, 8)),
         epochs=35,
         global_batch_size=128,
+        learning_rate=0.1,
+        schedule="linear",
+        validation_images=500,
+        **_MODERN,
+    ),
+    "continued_cifar": Recipe(
+        source="ours: a trained network, perhaps deepened, trains on (`start`) as by modern_cifar, from a lower rate",
+        epochs=15,
+        global_batch_size=128,
+        learning_rate=0.03,
         schedule="linear",
         validation_images=500,
         **_MODERN,
