@@ -98,7 +98,7 @@ RECIPES = {
     ),
     "continued_cifar": Recipe(
         source="ours: a trained network, perhaps deepened, trains on (`start`) as by modern_cifar, from a lower rate",
-        epochs=15,
+        epochs=18,
         global_batch_size=128,
         learning_rate=0.03,
         schedule="linear",
