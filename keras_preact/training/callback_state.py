@@ -101,18 +101,19 @@ class OneTraining(keras.callbacks.Callback):
 
     Args:
         callback: A `keras.callbacks.Callback`.
+        whole: The parameters of the whole training, which the callback is told instead of those of a call of `fit`.
     """
 
-    def __init__(self, callback: keras.callbacks.Callback) -> None:
+    def __init__(self, callback: keras.callbacks.Callback, whole: Mapping[str, Any]) -> None:
         super().__init__()
-        self.callback, self.has_begun = callback, False
+        self.callback, self.whole, self.has_begun = callback, whole, False
         for name in dir(keras.callbacks.Callback):
             # What the callback leaves to Keras is not passed on: a hook after each batch makes JAX wait for the device.
             if name.startswith("on_") and name not in ("on_train_begin", "on_train_end") and _is_own(callback, name):
                 setattr(self, name, getattr(callback, name))
 
     def set_params(self, params: dict[str, Any]) -> None:
-        self.callback.set_params(params)
+        self.callback.set_params({**params, **self.whole})
 
     def set_model(self, model: keras.Model) -> None:
         self.callback.set_model(model)

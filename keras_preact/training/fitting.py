@@ -194,17 +194,15 @@ class Training:
 
     def fit(self, signals: EndingSignals) -> None:
         """Trains from the restored step to the last, or to what ends the training; `signals` may end it before."""
-        callbacks, verbose = self._callbacks(signals), self.run_options.verbose
+        callbacks = self._callbacks(signals)
         stopped = self.start is not None and self.start.state.get("stopped")
-        if verbose == "auto":
-            verbose = 1 if sys.stdout.isatty() else 2
         validation, validation_steps = evaluation_data(self.validation, self.devices)
         options = dict(
             shuffle=False,  # the batches have their own order
             validation_data=validation,
             validation_steps=validation_steps,
             callbacks=callbacks,
-            verbose=verbose if self.devices.is_chief else 0,
+            verbose=0,  # one of the callbacks shows the progress
         )
         self.processes.begin_fit()
         for number in range(self.level, len(self.levels)) if not stopped else ():
@@ -214,7 +212,7 @@ class Training:
             if self.model.stop_training:
                 break
         self._check_end()
-        callbacks[-1].end(self.model, -(-self.total_steps // self.steps_per_epoch))
+        callbacks[-1].end(self.model, self._epochs)
         self.processes.end_fit()
 
     def _check_end(self):
@@ -222,6 +220,18 @@ class Training:
         found, depth = self.model.network.spec.depth, self.levels[-1].depth
         if depth not in (None, found):
             raise RuntimeError(f"A callback ended the training at {found} layers, before the level of {depth} layers.")
+
+    @property
+    def _epochs(self):
+        """Those of the whole training, of which the last may be short."""
+        return -(-self.total_steps // self.steps_per_epoch)
+
+    @property
+    def _verbose(self):
+        if not self.devices.is_chief:
+            return 0
+        verbose = self.run_options.verbose
+        return (1 if sys.stdout.isatty() else 2) if verbose == "auto" else verbose
 
     def _callbacks(self, signals):
         """Returns the callbacks of `fit`, first to last: the guard comes before what writes, checkpoints after all."""
@@ -246,7 +256,10 @@ class Training:
             signals,
         )
         logs = _tensorboard(self.folder) if devices.is_chief else []
-        return [guard, files, *map(OneTraining, counted), *logs, checkpointing]
+        progress = [keras.callbacks.ProgbarLogger()] if self._verbose else []
+        whole = {"epochs": self._epochs, "verbose": self._verbose}
+        shared = [OneTraining(callback, whole) for callback in (*counted, *progress)]
+        return [guard, files, *shared, *logs, checkpointing]
 
     def _fit_level(self, checkpointing, options):
         """Trains from the step that was reached to the end of the level, or of the training.

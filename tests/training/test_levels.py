@@ -1,5 +1,8 @@
 """Trainings in levels, and trainings that begin with trained weights."""
 
+import contextlib
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -79,11 +82,13 @@ def test_a_training_in_levels_ends_with_the_whole_network(whole):
     assert card["recipe"]["levels"] == RECIPE.levels
 
 
-def test_a_resume_is_the_same_to_the_bit_in_every_level(whole, tmp_path):
-    for steps in (2, 4):  # of 9: within a level, then at the end of one
-        with pytest.raises(Stop):
-            train(tmp_path / "cut", callbacks=[StopAfter(steps)])
-    train(tmp_path / "cut")
+def test_a_resume_is_the_same_to_the_bit_in_every_level(whole, tmp_path, capsys):
+    shown = []
+    for steps in (2, 4, None):  # of 9: within a level, then at the end of one
+        with pytest.raises(Stop) if steps else contextlib.nullcontext():
+            train(tmp_path / "cut", verbose=2, callbacks=[StopAfter(steps)] if steps else [])
+        shown.append(re.findall("Epoch .*", capsys.readouterr().out))
+    assert shown == [["Epoch 1/3"], ["Epoch 1/3", "Epoch 2/3"], ["Epoch 2/3", "Epoch 3/3"]]
     ours, theirs = (checkpoints.newest(folder / "checkpoints") for folder in (tmp_path / "cut", whole[0]))
     assert ours.step == theirs.step == 9
     for name, array in theirs.arrays.items():
