@@ -21,7 +21,7 @@ _MODERN: dict[str, Any] = dict(
 
 RECIPES = {
     "digits": Recipe(
-        source="ours: ResNet-164 on scikit-learn's digits in one to two minutes on two CPU cores",
+        source="ours: ResNet-164 on scikit-learn's digits in minutes on two CPU cores",
         epochs=6,
         global_batch_size=32,
         learning_rate=0.1,

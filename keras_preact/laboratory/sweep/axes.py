@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from keras_preact.data.augment import PAD_VALUES
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.network.families import key_of, model_family, model_key, network_spec
 from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS, UNIT_KINDS, ShortcutSpec
@@ -24,6 +25,7 @@ CHOICES = {
     "momentum_rule": MOMENTUM_RULES,
     "optimizer": OPTIMIZERS,
     "precision": PRECISIONS,
+    "pad_value": PAD_VALUES,
 }
 # `seed` is what repeats a point; all points share images of one size; the text and tuples of a recipe are no axes.
 RECIPE_AXES = tuple(
