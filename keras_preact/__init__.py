@@ -18,11 +18,12 @@ if TYPE_CHECKING:  # for editors and type checkers: the names of _AT_ONCE and _L
     from keras_preact.laboratory.reproduce.reproduce import reproduce
     from keras_preact.laboratory.sweep.grid import sweep
     from keras_preact.laboratory.sweep.hypermodel import PreActHyperModel
+    from keras_preact.network.copies import relayout
     from keras_preact.network.costs import summary
     from keras_preact.network.deepening import deepen
     from keras_preact.network.families import IMPLEMENTATIONS, cifar_spec, imagenet_spec
     from keras_preact.network.frozen import frozen_function
-    from keras_preact.network.model import ResidualNetwork, relayout
+    from keras_preact.network.model import ResidualNetwork
     from keras_preact.network.registry import register_ordering, register_shortcut, register_unit
     from keras_preact.network.shortcuts import SHORTCUT_PARAMETERS, ShortcutParameter, ShortcutSpec
     from keras_preact.network.spec import NetworkSpec, StemSpec
@@ -86,7 +87,7 @@ _AT_ONCE = {
     "register_ordering": "keras_preact.network.registry",
     "register_shortcut": "keras_preact.network.registry",
     "register_unit": "keras_preact.network.registry",
-    "relayout": "keras_preact.network.model",
+    "relayout": "keras_preact.network.copies",
     "summary": "keras_preact.network.costs",
 }
 # Public names whose modules bring more than Keras with them; they are imported when first asked for.

@@ -279,7 +279,7 @@ def get_model(name: str, *, family: Literal["cifar", "imagenet"] | None = None, 
         ValueError: If there is none of that name, or an argument is not allowed; the nearest is named.
     """
     check_arguments("get_model", keywords, ("family", *ARGUMENTS), FOREIGN)
-    return build_of_family(*chosen(name, family), keywords)
+    return build_of_family(*chosen(name, family, keywords.get("unit")), keywords)
 
 
 def fetch_weights(

@@ -8,7 +8,8 @@ from typing import Any
 from keras import ops
 
 from keras_preact.network.build import run_name
-from keras_preact.network.checks import check_classifier, check_not_quantized
+from keras_preact.network.checks import check_classifier, check_computes_alike, check_not_quantized
+from keras_preact.network.copies import without_lora
 from keras_preact.network.environment import ConvSpec, NetworkEnvironment
 from keras_preact.network.layers.batch_norm import batch_norm, folded
 from keras_preact.network.layers.conv import convolve
@@ -20,19 +21,23 @@ from keras_preact.types import Tensor
 
 
 def checked(model: Any) -> ResidualNetwork:
-    """Returns `model` if it is a network of this package with a classifier; raises a `ValueError` if not."""
+    """Returns `model` if it is a network of this package with a classifier; a `ValueError` if not."""
     check_classifier(model, getattr(model, "name", model))
     check_not_quantized(model)
+    check_computes_alike(model)
     return model
 
 
 def stacked(model: ResidualNetwork, dtype: str | None = None) -> ResidualNetwork:
     """Returns the network in the stacked layout, in which building and tracing do not grow with depth, and in `dtype`.
 
+    A kernel holds what LoRA adds to it.
+
     Args:
         model: A `ResidualNetwork` of either layout.
         dtype: A Keras dtype policy's name; that of the model if None.
     """
+    model = without_lora(model)
     changes = {"layout": "stacked", "dtype": dtype or model.get_config()["dtype"]}
     config = model.get_config()
     return model if {**config, **changes} == config else converted(model, **changes)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from keras_preact.errors import argument_error, check_choice, check_integer
-from keras_preact.network.parts import TAPS
+from keras_preact.network.parts import CLASSIFIER, TAPS
 from keras_preact.network.spec import NetworkSpec
 
 if TYPE_CHECKING:
     import keras
 
+    from keras_preact.network.model import ResidualNetwork
+
 Layout: TypeAlias = Literal["stacked", "layers"]
 LAYOUTS: tuple[Layout, ...] = ("stacked", "layers")
 UNROLLS = ("auto", "all")
+# What may be changed of a layer without a change of what it computes in inference; LoRA is part of a copy's kernels.
+HARMLESS = re.compile(
+    r"trainable|dtype|momentum|bn_momentum|bn_synchronized|unroll|remat|lora_\w+|\w+_(regularizer|constraint|initializer)"
+)
 NAMED_UNITS = 50  # up to here, as in ResNet-152, a network has named layers; then depth takes long to compile
 
 
@@ -31,6 +38,23 @@ def check_not_quantized(model: keras.Model, argument: str = "model") -> None:
         if getattr(layer, "quantization_mode", None):
             hint = 'Take the network before that; the export format "litert_int8" quantizes all of it.'
             raise argument_error(argument, "without quantized layers", f"{layer.name}: {layer.quantization_mode}", hint)
+
+
+def check_computes_alike(
+    model: ResidualNetwork, argument: str = "model", kept: Collection[str] = (CLASSIFIER,)
+) -> None:
+    """Raises a `ValueError` if a layer computes otherwise than this package made it, where a copy would not.
+
+    Args:
+        model: A `ResidualNetwork`, of which e.g. a layer was given another activation.
+        argument: What the message names.
+        kept: Names of the layers whose changes the copy has, too.
+    """
+    for name, changes in model.get_config().get("changed_layers", {}).items():
+        for entry in changes if name not in kept else ():
+            if not HARMLESS.fullmatch(entry):
+                hint = "Only Keras' own functions compute it so: `predict`, `save` and the like."
+                raise argument_error(argument, f"a network whose {name} has no {entry} of its own", model.name, hint)
 
 
 def check_replicated(replicas: int, optimizer: keras.optimizers.Optimizer | str, steps_per_execution: int) -> None:

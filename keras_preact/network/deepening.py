@@ -13,10 +13,11 @@ import numpy as np
 
 from keras_preact.errors import argument_error, check_choice, check_integers
 from keras_preact.network.claims import as_far_as
+from keras_preact.network.copies import compile_alike
 from keras_preact.network.families import units_of_depth
 from keras_preact.network.loaded import Loaded
-from keras_preact.network.model import ResidualNetwork, compile_alike
-from keras_preact.network.named_weights import assign, copy_trainable, named_weights
+from keras_preact.network.model import ResidualNetwork
+from keras_preact.network.named_weights import assign, copy_trainable, divide_averages, named_weights
 from keras_preact.network.shapes import unit_operations, weights_of
 from keras_preact.network.spec import NetworkSpec
 
@@ -73,11 +74,12 @@ def deepen(
     name = f"resnet{new.depth}" if model.name == f"resnet{old.depth}" else model.name
     other = ResidualNetwork.from_config({**model.construction(), "spec": new.to_dict(), "name": name})
     origins = _origins(other, plan)
-    _copy_weights(model, other, plan, branch)
+    shared = _copy_weights(model, other, plan, branch)
     operations = {_operation(ours): theirs and _operation(theirs) for ours, theirs in origins.items()}
     copy_trainable(model, other, origins=operations)
     other.card, other.loaded = model.card, _report(model, other, origins, place, branch)
     compile_alike(model, other, origins=origins)
+    divide_averages(other, shared)
     return other
 
 
@@ -162,7 +164,8 @@ def _operation(name):
 
 
 def _copy_weights(source, target, plan, branch):
-    """Sets the weights of a deepened network."""
+    """Sets the weights of a deepened network; returns by how much those of old units were divided."""
+    divided = {}
     theirs, ours = named_weights(source), named_weights(target)
     old = {name: _value(place) for name, place in theirs.items()}
     values: dict[str, Any] = {name: old.get(name) for name in ours}
@@ -176,9 +179,13 @@ def _copy_weights(source, target, plan, branch):
                 if copy and branch == "zero":
                     value = _fresh(unit, name, _value(ours[place]))
                 elif branch == "copy" and alike[origin.name] > 1:
-                    value = _shared(unit, name, value, alike[origin.name])
+                    count = alike[origin.name] if name in _ends(unit) else 1
+                    value = _divided(value, count)
+                    if not copy:
+                        divided[place] = count
                 values[place] = value
     assign(ours, values.__getitem__)
+    return divided
 
 
 def _value(place):
@@ -202,12 +209,13 @@ def _fresh(unit, name, value):
     scale, offset = _ends(unit)
     if name == offset and unit.places.tail.endswith("R"):
         return np.full_like(value, TINY)  # at 0 the ReLU after it has no gradient, and the unit would never learn
+    if name == scale and unit.places.tail == "R":
+        return value * np.asarray(TINY, value.dtype)  # likewise, of an ordering of one's own
     return np.zeros_like(value) if name in (scale, offset) else value
 
 
-def _shared(unit, name, value, count):
-    """Returns a weight of one of `count` equal units that together add about what one of them would alone."""
-    return value / np.asarray(count, value.dtype) if name in _ends(unit) else value
+def _divided(value, count):
+    return value / np.asarray(count, value.dtype)
 
 
 def _report(source, target, origins, place, branch):

@@ -192,10 +192,10 @@ def _exists(make_spec, depth, unit):
     return True
 
 
-def key_of(family: str, depth: int) -> tuple[str, dict[str, str]]:
+def key_of(family: str, depth: int, unit: str | None = None) -> tuple[str, dict[str, str]]:
     """Returns (name, options) by which `get_model` builds a depth of a family, whichever the bare name stands for."""
     key = f"resnet{depth}"
-    named = NETWORKS[key][0] if key in NETWORKS else family_of(depth)
+    named = NETWORKS[key][0] if key in NETWORKS else family_of(depth, unit)
     return key, {} if named == family else {"family": family}
 
 
@@ -204,30 +204,35 @@ def is_model_name(name: object) -> TypeGuard[str]:
     return isinstance(name, str) and re.fullmatch(r"resnet\d+", name.lower()) is not None
 
 
-def model_key(name: object) -> str:
-    """Returns `name`, in any case, as `get_model` takes it; raises a `ValueError` if there is no such network."""
+def model_key(name: object, unit: str | None = None) -> str:
+    """Returns `name`, in any case, as `get_model` takes it; raises a `ValueError` if there is no such network.
+
+    Args:
+        name: What was given as the name of a network.
+        unit: The kind of unit, if it is known: some depths exist of that kind alone.
+    """
     key = name.lower() if isinstance(name, str) else name
     if is_model_name(key) and key not in NETWORKS:
-        family_of(int(key[6:]))
+        family_of(int(key[6:]), unit)
         return key
     return check_choice("model", key, NETWORKS, "Or resnet<depth>, of a depth that a family has.")
 
 
-def chosen(name: object, family: str | None) -> tuple[str, dict[str, Any]]:
+def chosen(name: object, family: str | None, unit: str | None = None) -> tuple[str, dict[str, Any]]:
     """Returns the family of a name, and the arguments of its function that choose the network."""
-    key = model_key(name)
+    key = model_key(name, unit)
     if key in NETWORKS and family in (None, NETWORKS[key][0]):
         return NETWORKS[key]
-    depth = int(key[6:])
-    return family_of(depth) if family is None else check_choice("family", family, FAMILIES), {"depth": depth}
+    which: dict[str, Any] = {"depth": int(key[6:])} | ({} if unit is None else {"unit": unit})
+    return family_of(**which) if family is None else check_choice("family", family, FAMILIES), which
 
 
-def model_family(name: object) -> str:
+def model_family(name: object, unit: str | None = None) -> str:
     """Returns `"cifar"` or `"imagenet"`, the family that `get_model` takes `name` from."""
-    return chosen(name, None)[0]
+    return chosen(name, None, unit)[0]
 
 
 def network_spec(name: object, family: str | None = None, **fields: Any) -> NetworkSpec:
     """Returns the `NetworkSpec` of the network that `get_model(name, family=family)` builds, some fields changed."""
-    family, which = chosen(name, family)
+    family, which = chosen(name, family, fields.get("unit"))
     return FAMILIES[family][0](**{**which, **fields})

@@ -9,10 +9,9 @@ import keras
 
 from keras_preact.errors import argument_error
 from keras_preact.keras_hooks import as_constants
-from keras_preact.network.checks import check_not_quantized
+from keras_preact.network.checks import check_computes_alike, check_not_quantized
 from keras_preact.network.layers.residual_units import ResidualUnits
-from keras_preact.network.model import ResidualNetwork
-from keras_preact.network.named_weights import copy_weights
+from keras_preact.network.model import ResidualNetwork, converted
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -36,7 +35,8 @@ def frozen_function(
         signature: The `tf.TensorSpec` of the argument. If None, a batch of any size of images of `model`'s input shape.
 
     Raises:
-        ValueError: If `model` is no network of this package, or the backend is not TensorFlow.
+        ValueError: If `model` is no network of this package, or one that was quantized or has a layer within units that
+            computes otherwise than it was made, or the backend is not TensorFlow.
     """
     if not isinstance(model, ResidualNetwork):
         raise argument_error("model", "a network that keras_preact built", type(model).__name__)
@@ -45,8 +45,8 @@ def frozen_function(
         raise argument_error("KERAS_BACKEND", '"tensorflow" to freeze a network', keras.backend.backend())
     import tensorflow as tf
 
-    network = ResidualNetwork.from_config({**model.get_config(), "layout": "stacked", "unroll": "all", "remat": 0})
-    copy_weights(model, network)
+    network = converted(model, layout="stacked", unroll="all", remat=0)
+    check_computes_alike(model, kept=[layer.name for layer in network.layers])
     for layer in network.layers:
         if isinstance(layer, ResidualUnits):
             layer.freeze()

@@ -1,11 +1,11 @@
-"""`ResidualNetwork`: the `keras.Model` of a `NetworkSpec`, its weights files, and the change of layout."""
+"""`ResidualNetwork`: the `keras.Model` of a `NetworkSpec`, and its weights files."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import keras
 
@@ -13,8 +13,8 @@ from keras_preact.errors import argument_error
 from keras_preact.files import HDF5_DIGEST, hdf5_digest, written_aside
 from keras_preact.keras_hooks import build_metrics_outside, of_this_backend, optimized_weights
 from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, changes_of_before, head, policy_of
-from keras_preact.network.checks import Layout, check_execution, check_layout, check_replicated
-from keras_preact.network.claims import classes_of
+from keras_preact.network.checks import Layout, check_replicated
+from keras_preact.network.claims import as_far_as, classes_of
 from keras_preact.network.loaded import Loaded
 from keras_preact.network.named_weights import (
     copy_optimizer,
@@ -25,7 +25,7 @@ from keras_preact.network.named_weights import (
     optimizer_of,
 )
 from keras_preact.network.parts import feature_maps, residual_network
-from keras_preact.network.spec import NetworkSpec
+from keras_preact.network.spec import CONV_PLACES, NetworkSpec
 from keras_preact.network.unit_layers import check_has_layer, check_units_alike
 from keras_preact.network.weights_files import (
     FINGERPRINT,
@@ -229,10 +229,13 @@ class ResidualNetwork(keras.Model):
     def with_features(self, features: Mapping[str, str]) -> ResidualNetwork:
         """Returns the network, with a copy of its weights, that returns `features`, as `check_features` gives them."""
         other = type(self).from_config({**self.get_config(), "features": features})
-        if missing := named_weights(other).keys() - named_weights(self).keys():
-            raise argument_error(
-                "features", "of the stages that the network holds", list(features), f"{min(missing)} is not there."
-            )
+        theirs, ours = (len(as_far_as(self.spec, those).units) for those in (features, self.features))
+        missing = sorted(named_weights(other).keys() - named_weights(self).keys())
+        if theirs > ours:  # stacked units after the last stage are there as a whole, of which it has read a part
+            missing = [f"stage{theirs}"]
+        if missing:
+            hint = f"{missing[0]} is not there."
+            raise argument_error("features", "of the stages that the network holds", list(features), hint)
         copy_weights(self, other)
         other.card, other.loaded = self.card, self.loaded
         return other
@@ -333,6 +336,8 @@ class ResidualNetwork(keras.Model):
         names = {**ours, **theirs}
         if not self.has_top and "features" not in theirs:  # it reads the trunk of a whole network's file
             names = names.keys() - {"num_classes", "features"}
+        if isinstance(places := theirs.get("conv_bias"), list):  # a set, which files of before have in any order
+            theirs = {**theirs, "conv_bias": [place for place in CONV_PLACES if place in places]}
         differ = sorted(name for name in names if ours.get(name) != theirs.get(name))
         sides = "; ".join(f"{name}: file {theirs.get(name)!r}, model {ours.get(name)!r}" for name in differ)
         if differ:
@@ -340,63 +345,6 @@ class ResidualNetwork(keras.Model):
 
 
 keras.saving.get_custom_objects()["ResidualNetwork"] = ResidualNetwork  # what a .h5 file calls the class
-
-
-def relayout(
-    model: ResidualNetwork,
-    layout: Layout,
-    unroll: int | Literal["auto", "all"] | None = None,
-    remat: bool | int | None = None,
-) -> ResidualNetwork:
-    """Returns the same network in another layout, with the same weights and, if compiled, optimizer state.
-
-    Args:
-        model: A `ResidualNetwork`.
-        layout: `"stacked"` or `"layers"`.
-        unroll: As in `zoo.build_network`; that of `model` if None, which the layout of layers keeps for the other.
-        remat: Likewise.
-
-    Returns:
-        `model` itself if nothing changes, else a new `ResidualNetwork`, compiled as `model` is.
-
-    Raises:
-        ValueError: If `model` is no network of this package, an argument is not allowed, or `model` is frozen in part
-            within a run of units, which is one layer when stacked, or has a unit's layer with its own regularizer. Or
-            if it is compiled with what Keras cannot copy, or with an optimizer whose state has not the weights' shapes.
-    """
-    if not isinstance(model, ResidualNetwork):
-        raise argument_error("model", "a network that keras_preact built", type(model).__name__)
-    layout, config = check_layout(layout, unroll, remat), model.get_config()
-    unroll, remat = check_execution(
-        config["unroll"] if unroll is None else unroll, config["remat"] if remat is None else remat
-    )
-    changes = {"layout": layout, "unroll": unroll, "remat": remat}
-    if all(str(config[name]) == str(value) for name, value in changes.items()):  # 1 is no True here
-        return model
-    names = {layer.name for layer in ResidualNetwork.from_config({**config, **changes, "changed_layers": None}).layers}
-    for name, own in config.get("changed_layers", {}).items():
-        if (left := own.keys() - {"trainable"}) and name not in names:
-            raise argument_error("layout", f'"{model.layout}" while {name} has its own {min(left)}', layout)
-    other = converted(model, **changes)
-    copy_trainable(model, other)
-    compile_alike(model, other, partial=True)
-    return other
-
-
-def compile_alike(model: ResidualNetwork, other: ResidualNetwork, **how: Any) -> None:
-    """Compiles `other` as `model` is, if it is, with the optimizer's state; `how` are arguments of `copy_optimizer`."""
-    if not model.compiled:
-        return
-    try:
-        config = model.get_compile_config() or {}
-        config.pop("optimized_weights", None)  # they are places in `model`
-        if config:
-            other.compile_from_config(config)
-    except (NotImplementedError, TypeError) as error:
-        reason = f"{' '.join(str(error).split())} Compile both after it is made."
-        expected = "compiled with what Keras can serialize, or not compiled"
-        raise argument_error("model", expected, model.name, reason) from error
-    copy_optimizer(model, other, **how)
 
 
 def converted(model: ResidualNetwork, **config: Any) -> ResidualNetwork:

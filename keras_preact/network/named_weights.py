@@ -11,6 +11,7 @@ from keras_preact.keras_hooks import AVERAGES, WEIGHTS, optimized_weights
 from keras_preact.network.layers.residual_units import ResidualUnits
 
 Optimizer = TypeVar("Optimizer")  # what `compile` takes for one, or None
+_LORA = "/lora_kernel_"
 Place: TypeAlias = tuple[keras.Variable, int | None]  # a weight: a variable, or what is at an index of one
 
 
@@ -32,11 +33,18 @@ def named_weights(model: keras.Model) -> dict[str, Place]:
 
 
 def copy_weights(source: keras.Model, target: keras.Model, partial: bool = False) -> None:
-    """Copies all weights between models of one network in any layouts; if `partial`, those that both have."""
+    """Copies all weights between models of one network in any layouts; if `partial`, those that both have.
+
+    A kernel takes what its LoRA adds with it to a target without one. A LoRA that the source has not is zero.
+    """
     read, write = named_weights(source), named_weights(target)
+    own = {name: np.zeros(place[0].shape) for name, place in write.items() if _LORA in name and name not in read}
+    for layer in source.layers:
+        if getattr(layer, "lora_enabled", False) and f"{layer.name}{_LORA}a" not in write:
+            own[f"{layer.name}/kernel"] = keras.ops.convert_to_numpy(layer.kernel)
     if partial:
         read = {**write, **read}
-    _copy(read, write)
+    _copy(read, write, own)
 
 
 def copy_trainable(
@@ -108,6 +116,18 @@ def copy_optimizer(
         other.assign(keras.ops.copy(one.value))  # JAX would give one array away with the next step of either
 
 
+def divide_averages(model: keras.Model, by: Mapping[str, int]) -> None:
+    """Divides the averages of weights that a model's optimizer keeps, if it does, by numbers, by name of the weight."""
+    slots = _slots(inner_optimizer(optimizer_of(model))).get(AVERAGES, {}) if getattr(model, "compiled", False) else {}
+    places = _named_slots(model, slots)
+    _copy(places, places, {name: _value(*place) / by.get(name, 1) for name, place in places.items() if by})
+
+
+def _value(variable, index):
+    array = keras.ops.convert_to_numpy(variable.value)
+    return array if index is None else array[index]
+
+
 def optimizer_of(model: keras.Model) -> keras.optimizers.Optimizer | None:
     """Returns a model's optimizer, or None if it is not compiled."""
     return getattr(model, "optimizer", None)
@@ -155,11 +175,13 @@ def _others(optimizer, slots):
     return [variable for variable in optimizer.variables if id(variable) not in known]
 
 
-def _copy(source, target):
-    """Copies values by name between two dicts as `named_weights` returns."""
-    arrays = {}
+def _copy(source, target, own=None):
+    """Copies values by name between two dicts as `named_weights` returns; those of `own`, a dict, are given."""
+    arrays, own = {}, own or {}
 
     def value_of(name):
+        if name in own:
+            return own[name]
         origin, place = source[name]
         if id(origin) not in arrays:
             arrays[id(origin)] = keras.ops.convert_to_numpy(origin.value)

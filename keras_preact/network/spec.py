@@ -176,7 +176,8 @@ class NetworkSpec:
         check_choice("widening_reads", self.widening_reads, ("activated", "raw"))
         if not isinstance(self.conv_bias, (tuple, list)):
             raise argument_error("conv_bias", f"some of {', '.join(CONV_PLACES)}, in a tuple", self.conv_bias)
-        put("conv_bias", tuple(check_choice("conv_bias", place, CONV_PLACES) for place in self.conv_bias))
+        places = {check_choice("conv_bias", place, CONV_PLACES) for place in self.conv_bias}
+        put("conv_bias", tuple(sorted(places, key=CONV_PLACES.index)))
         put("bn_momentum", check_number("bn_momentum", self.bn_momentum, 0.0, 1.0, below_high=True))
         put("bn_epsilon", check_number("bn_epsilon", self.bn_epsilon, 0.0, 1.0))
         put("stochastic_depth", self._check_stochastic_depth())

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from keras_preact.errors import argument_error
+from keras_preact.network.checks import check_computes_alike
+from keras_preact.network.copies import without_lora
 from keras_preact.network.deepening import check_identity, deepen
 from keras_preact.network.families import units_of_depth
 from keras_preact.network.model import ResidualNetwork
@@ -86,7 +88,8 @@ def begin_with(network: ResidualNetwork, source: Source) -> None:
     Raises:
         ValueError: If the weights are of another network, or of a deeper one.
     """
-    trained = source.load()
+    trained = without_lora(source.load())
+    check_computes_alike(trained, "start")
     if any(theirs > ours for theirs, ours in zip(trained.spec.units, network.spec.units)):
         hint = "A network can be deepened, but not made shallower."
         raise argument_error("start", f"at most {network.spec.units} units deep", trained.spec.units, hint)

@@ -106,12 +106,12 @@ def train(
     if not isinstance(model, str) or model in list_weights():
         received = getattr(model, "name", model)
         raise argument_error("model", "the name of a network", received, "Trained weights go into start=.")
-    key = model_key(model)
     own = [name for name in inspect.signature(train).parameters if name != "fields"]
     check_arguments("train", fields, [*own, *RECIPE_FIELDS, *NETWORK_OPTIONS])
     fields, options = split_fields(fields, model_options)
     name, recipe = named_recipe(recipe, **fields)
     options = run_folder.plain_options(options)
+    key = model_key(model, options.get("unit"))
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
     where, begin = str(data_dir) if data_dir else None, None if start is None else find_source(start, "start")
     place = data.folder or data.name

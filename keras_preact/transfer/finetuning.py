@@ -16,6 +16,8 @@ import numpy as np
 from keras_preact.data.dataset import DataLike, DataSet, Subset
 from keras_preact.errors import argument_error, check_arguments, check_integer
 from keras_preact.names import check_name
+from keras_preact.network.checks import check_computes_alike
+from keras_preact.network.copies import without_lora
 from keras_preact.network.families import cifar_spec, imagenet_spec
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.parts import CLASSIFIER
@@ -258,6 +260,8 @@ def new_head(
     Raises:
         ValueError: If the images are too small, or a part of the trunk is not there.
     """
+    check_computes_alike(trained, "weights")
+    trained = without_lora(trained)
     config = trained.get_config()
     network = build_network(
         spec,

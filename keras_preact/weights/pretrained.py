@@ -18,8 +18,9 @@ import numpy as np
 from keras_preact.errors import argument_error
 from keras_preact.files import written_aside
 from keras_preact.locks import held
-from keras_preact.network.checks import check_not_quantized
+from keras_preact.network.checks import check_computes_alike, check_not_quantized
 from keras_preact.network.claims import check_keras_file, classes_of
+from keras_preact.network.copies import without_lora
 from keras_preact.network.loaded import Loaded
 from keras_preact.network.model import FREE_FIELDS, ResidualNetwork
 from keras_preact.network.named_weights import assign, named_weights
@@ -132,7 +133,8 @@ def load_pretrained(model: ResidualNetwork, source: Card | pathlib.Path) -> None
     elif source.suffix == MODEL_ENDING:
         donor = read_model(source, "weights")
         check_not_quantized(donor, "weights")  # int8 kernels have the shapes of the others
-        model.loaded, model.card = _transfer(donor, model, str(source)), donor.card
+        check_computes_alike(donor, "weights")
+        model.loaded, model.card = _transfer(without_lora(donor), model, str(source)), donor.card
     else:
         model.loaded, model.card = _load(model, source, str(source), *_head_and_channels(source, model)), None
 

@@ -67,6 +67,8 @@ def test_a_measurement_is_frozen_and_readable(small, tmp_path):
     assert values["direct_norm"] == list(small.direct_norm)
     assert values["units"] == list(small.units)
     assert values["loss"] == small.loss
+    dataclasses.replace(small, loss=float("nan")).to_json(tmp_path / "nan.json")
+    assert json.loads((tmp_path / "nan.json").read_text(), parse_constant=pytest.fail)["loss"] is None
 
 
 @float64

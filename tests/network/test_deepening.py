@@ -70,6 +70,18 @@ def test_all_weights_of_the_new_units_learn(ordering):
     assert [weight.path for weight in new if np.array_equal(weight.numpy(), before[weight.path])] == []
 
 
+def test_the_kernel_that_ends_a_unit_before_a_relu_learns(registries):
+    keras_preact.register_ordering("relu_tail", lead="B", tail="R")
+    model, x = network(units=(1,), widths=(16,), ordering="relu_tail"), images()
+    deeper = deepen(model, units=(2,))
+    np.testing.assert_allclose(deeper(x), model(x), rtol=0, atol=1e-9)
+    kernel = named_weights(deeper)["stage1_unit02_conv2/kernel"][0]
+    before = kernel.numpy()
+    deeper.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy", run_eagerly=True)
+    deeper.train_on_batch(x, np.arange(len(x)) % 2)
+    assert np.abs(kernel.numpy() - before).max() > 1e-6
+
+
 def test_both_layouts_become_the_same_network(float64):
     for place in ("end", "spread"):
         model, x = network("bottleneck"), images()
@@ -213,6 +225,12 @@ def test_copies_share_what_one_unit_added(float64):
     for number in (3, 4, 5, 6):
         variable, index = weights[f"stage1_unit0{number}_conv3/kernel"]
         np.testing.assert_allclose(variable.numpy()[index], last / 4)
+    model.compile(keras.optimizers.SGD(0.0, use_ema=True), "sparse_categorical_crossentropy", run_eagerly=True)
+    model.train_on_batch(x, np.arange(len(x)) % 2)  # which leaves the averages at the weights
+    grown = deepen(model, units=(6, 3), branch="copy")
+    grown.optimizer.finalize_variable_values(grown.trainable_variables)
+    for ours, theirs in zip(grown.trainable_variables, deeper.trainable_variables):
+        np.testing.assert_allclose(ours, theirs, err_msg=ours.path)
     stated = float(deeper.loaded.adapted[0].rpartition(" ")[2])
     difference = np.abs(deeper(x).numpy() - model(x).numpy()).max()
     assert 0 < stated < 1

@@ -69,6 +69,12 @@ def test_a_wrong_field_is_refused_by_name(fields, message):
         NetworkSpec(**{"units": (2, 2), "widths": (4, 8), **fields})
 
 
+def test_places_of_biases_have_no_order():
+    assert NetworkSpec((2, 2), (4, 8), conv_bias=("last", "stem")) == NetworkSpec(
+        (2, 2), (4, 8), conv_bias=["stem", "last"]
+    )
+
+
 def test_an_unknown_field_is_an_error_that_lists_the_fields():
     with pytest.raises(ValueError, match=r'"stride_on".*Nearest: "strides"'):
         cifar_spec(29).replace(stride="3x3")

@@ -15,9 +15,11 @@ from keras_preact.laboratory.analysis.gradients import check_backend, linearized
 from keras_preact.laboratory.analysis.probe import GRADIENTS, SIGNALS, MeasuredUnit, Settings, measured_unit
 from keras_preact.laboratory.analysis.result import Propagation
 from keras_preact.network.build import classifier_logits
+from keras_preact.network.checks import check_computes_alike, check_not_quantized
+from keras_preact.network.claims import as_far_as
 from keras_preact.network.layers.residual_units import ResidualUnits
-from keras_preact.network.model import ResidualNetwork
-from keras_preact.network.named_weights import copy_trainable, copy_weights
+from keras_preact.network.model import ResidualNetwork, converted
+from keras_preact.network.named_weights import copy_trainable
 from keras_preact.network.parts import CLASSIFIER
 from keras_preact.network.unit_spec import UnitSpec
 from keras_preact.training.source import find_source
@@ -70,7 +72,7 @@ def analyze(
     deletions = check_integer("deletions", deletions, minimum=0)
     if deletions and labels is None:
         raise argument_error("deletions", "0 without labels: its effect is one on the loss", deletions)
-    network = _stacked(model)
+    network = _stacked(model, training)
     units, ends = _units(network, training, check_integer("seed", seed, minimum=0))
     stem = keras.Model(network.input, ends[0].input)
     signals, columns = _forward(units, _called(stem, images.astype(network.variable_dtype), training))
@@ -149,15 +151,21 @@ def _binary(labels, logits):
     return ops.softplus(logits) - ops.cast(labels, logits.dtype) * logits
 
 
-def _stacked(model):
+def _stacked(model, training):
     """Returns the network with stacked units that computes in float32, or float64: `model` itself, or a copy."""
+    check_not_quantized(model)
     dtype = "float64" if model.variable_dtype == "float64" else "float32"
     config = {**model.get_config(), "layout": "stacked", "dtype": dtype}
     if config == model.get_config():
         return model
-    network = ResidualNetwork.from_config(config)
-    copy_weights(model, network)
-    copy_trainable(model, network)
+    network = converted(model, layout="stacked", dtype=dtype)
+    check_computes_alike(model, kept=[layer.name for layer in network.layers])
+    try:
+        copy_trainable(model, network, partial=not training)
+    except ValueError as error:
+        raise argument_error(
+            "training", "False while some of the equal units of a stage are frozen", training
+        ) from error
     return network
 
 
@@ -175,8 +183,9 @@ class _Unit:
 
 
 def _units(network, training, seed):
-    """Returns the network's units, and its first and last layer of units."""
-    layers = [layer for layer in network.layers if isinstance(layer, ResidualUnits)]
+    """Returns the network's units, of a backbone as far as its last feature, and its first and last layer of them."""
+    stages = len(as_far_as(network.spec, network.features).units)
+    layers = [layer for layer in network.layers if isinstance(layer, ResidualUnits) and layer.units[0].stage <= stages]
     units: list[_Unit] = []
     draw = np.array([seed, 0], "uint32")
     for layer in layers:

@@ -117,6 +117,7 @@ class Propagation:
     def to_json(self, path: PathLike) -> None:
         """Writes all attributes to a JSON file, whole or not at all; what is not a number becomes null."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values |= {name: None for name in ("loss", "gradient_at_end") if not math.isfinite(values[name] or 0.0)}
         arrays = {name: [_plain(entry, None) for entry in array] for name, array in self.columns.items()}
         write_text(path, json.dumps({**values, **arrays}, indent=1) + "\n")
 

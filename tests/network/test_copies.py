@@ -1,0 +1,156 @@
+"""Copies of networks whose layers a person changed: LoRA goes with them, and what a copy cannot do is refused."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import keras_preact
+from keras_preact.data import from_arrays
+from keras_preact.network.copies import without_lora
+from keras_preact.network.named_weights import named_weights
+from keras_preact.training.recipe import Recipe
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(3, 8, 8, 3)).astype("float32")
+
+
+def network(**arguments):
+    return keras_preact.ResNet(11, input_shape=(8, 8, 3), **arguments)
+
+
+def adapted(model):
+    """Gives convolutions within units, the first one and the classifier LoRA that counts; returns the model."""
+    for layer in model.layers:
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)) and layer.weights:
+            layer.enable_lora(2)
+            for weight in (layer.lora_kernel_a, layer.lora_kernel_b):
+                weight.assign(RNG.normal(scale=0.3, size=weight.shape))
+    return model
+
+
+def difference(ours, theirs):
+    return float(np.abs(np.asarray(ours) - np.asarray(theirs)).max())
+
+
+@pytest.fixture(scope="module")
+def lora():
+    plain = network()
+    weights = plain.get_weights()
+    model = network()
+    model.set_weights(weights)
+    model = adapted(model)
+    assert difference(model(IMAGES), plain(IMAGES)) > 1e-3
+    return model
+
+
+def test_what_lora_adds_is_in_weights_files_and_copies(lora, tmp_path):
+    lora.save_weights(tmp_path / "lora.weights.h5")
+    lora.save(tmp_path / "lora.keras")
+    read, again = network(), adapted(network())
+    for model in (read, again):  # the second has a LoRA of its own, which is zero then, as in Keras
+        model.load_weights(tmp_path / "lora.weights.h5")
+    named = network(weights=tmp_path / "lora.keras")
+    for copy in (read, again, named, without_lora(lora)):
+        assert difference(copy(IMAGES), lora(IMAGES)) < 1e-5
+    assert not any("lora" in weight.path for weight in without_lora(lora).weights)
+    assert without_lora(read) is read
+
+
+def test_what_lora_adds_is_frozen_measured_exported_and_trained_on(lora, tmp_path):
+    assert difference(keras_preact.frozen_function(lora)(IMAGES), lora(IMAGES)) < 1e-5
+    labels = np.array([1, 2, 3])
+    probabilities = np.asarray(lora(IMAGES))[np.arange(3), labels]
+    found = keras_preact.analyze(lora, IMAGES, labels, training=False)
+    assert found.loss == pytest.approx(-np.log(probabilities).mean(), rel=1e-4)
+    keras_preact.export(lora, tmp_path / "out", formats=("savedmodel",), sample_images=pixels(3), **HOW)  # it compares
+    data = from_arrays(pixels(20), np.arange(20) % 10, pixels(20), np.arange(20) % 10)
+    recipe = Recipe(steps=1, learning_rate=0.0, weight_decay=0.0, global_batch_size=4)
+    lora.save(tmp_path / "lora.keras")
+    folder = tmp_path / "run"
+    keras_preact.train("ResNet11", data=data, recipe=recipe, start=tmp_path / "lora.keras", output=folder, verbose=0)
+    ours = {
+        name: np.asarray(place[0])
+        for name, place in named_weights(keras_preact.relayout(run(folder), "layers")).items()
+    }
+    for layer in lora.layers:
+        if getattr(layer, "lora_enabled", False):
+            np.testing.assert_allclose(ours[f"{layer.name}/kernel"], layer.kernel, atol=1e-6)
+
+
+def run(folder):
+    return keras.models.load_model(folder / "model.keras")
+
+
+HOW = {"mean": (127.5,) * 3, "std": (60.0,) * 3}
+
+
+def pixels(count):
+    return RNG.integers(256, size=(count, 8, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def silu(tmp_path_factory):
+    """A network with another activation, and its file."""
+    model = network()
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Activation):
+            layer.activation = keras.activations.silu
+    path = tmp_path_factory.mktemp("silu") / "silu.keras"
+    model.save(path)
+    return model, path
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, path: keras_preact.frozen_function(model),
+        lambda model, path: keras_preact.analyze(model, IMAGES),
+        lambda model, path: keras_preact.export(model, path.parent / "out", sample_images=pixels(3), **HOW),
+        lambda model, path: network(weights=path),
+        lambda model, path: keras_preact.finetune(
+            path, from_arrays(pixels(8), np.arange(8) % 2, pixels(8), np.arange(8) % 2), output=path.parent / "tuned"
+        ),
+    ],
+    ids=["frozen_function", "analyze", "export", "weights", "finetune"],
+)
+def test_what_copies_would_compute_otherwise_is_refused(use, silu):
+    with pytest.raises(ValueError, match=r"a network whose \w+relu\w* has no activation of its own"):
+        use(*silu)
+
+
+def test_regularized_and_frozen_layers_are_copied_all_the_same():
+    model = network()
+    for layer in model.layers:
+        layer.trainable = "bn" not in layer.name
+        if isinstance(layer, keras.layers.Conv2D):
+            layer.kernel_regularizer = keras.regularizers.L2(1e-4)
+    assert difference(keras_preact.frozen_function(model)(IMAGES), model(IMAGES)) < 1e-5
+    keras_preact.analyze(model, IMAGES, training=False)
+    with pytest.raises(
+        ValueError, match=r"`training` must be False while some of the equal units of a stage are frozen"
+    ):
+        keras_preact.analyze(model, IMAGES)
+
+
+@pytest.mark.parametrize("layout", ["layers", "stacked"])
+def test_a_backbone_is_frozen_and_measured_as_far_as_it_goes(layout):
+    backbone = network(features="stage1", tap="activated", layout=layout)
+    (ours,) = keras.tree.flatten(keras_preact.frozen_function(backbone)(IMAGES))
+    assert difference(ours, keras.tree.flatten(backbone(IMAGES))[0]) < 1e-5
+    found = keras_preact.analyze(backbone, IMAGES, training=False)
+    assert set(found.stage) == {1}
+    with pytest.raises(
+        ValueError, match=r"`features` must be of the stages that the network holds.*stage2.* not there"
+    ):
+        keras_preact.ResNetFeatures(backbone, "stage2")
+
+
+def test_a_quantized_network_is_not_measured():
+    model = network()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the layers that have no weights
+        model.quantize("int8")
+    with pytest.raises(ValueError, match=r"`model` must be without quantized layers"):
+        keras_preact.analyze(model, IMAGES)
