@@ -41,6 +41,20 @@ def test_the_parameters_of_a_shortcut_depend_on_it(data):
     assert len(hypermodel.validation.test) == 6
 
 
+def test_a_range_of_whole_numbers_has_whole_numbers(data):
+    space = {"global_batch_size": Range(8, 16, step=8), "depth": (8,)}
+    hypermodel, hp = PreActHyperModel(data, space, TINY), keras_tuner.HyperParameters()
+    hypermodel.build(hp)
+    assert hp.values["global_batch_size"] == 8
+    assert type(hp.values["global_batch_size"]) is int
+    for space, message in (
+        ({"global_batch_size": Range(8, 16, step=0.5)}, "step of global_batch_size"),
+        ({"schedule": ("cosine", "plateau")}, "`patience` must be epochs with"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PreActHyperModel(data, space, TINY)
+
+
 def test_a_search_trains_as_the_recipe_says(data):
     recipe = TINY.replace(optimizer="muon", weight_decay_kind="decoupled", image_size=4)
     hypermodel = PreActHyperModel(data, {"optimizer": ("muon", "sgd"), "depth": (8,)}, recipe)

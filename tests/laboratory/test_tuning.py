@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import MappingProxyType
 
 import pytest
 import tensorflow as tf
@@ -116,6 +117,7 @@ def test_a_wrong_axis_is_refused_before_anything_is_written(over, message, tmp_p
     [
         ({"strategy": "tpu"}, "strategy.*where there is no TPU"),
         ({"model_options": {"ordring": "original"}}, '`model_options` must be one of .*Nearest: "ordering"'),
+        ({"model_options": {"dtype": "mixed_bfloat16"}}, "`model_options` must be one of .*dtype"),
         ({"recipe": TINY.replace(global_batch_size=15, mixup=1.0)}, "global_batch_size.*multiple of 2.*15"),
     ],
 )
@@ -123,6 +125,25 @@ def test_a_sweep_that_no_run_of_which_could_start_is_refused(arguments, message,
     with pytest.raises(ValueError, match=message):
         sweep("ordering", data=data, output=tmp_path / "sweep", **arguments)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_fields_that_need_one_another_are_axes_beside_it(tmp_path, data, trained):
+    assert "plateau" not in axes.parse_axes("schedule")["schedule"]
+    assert axes.parse_axes({"patience": range(2, 4), "schedule": ("plateau",)})["patience"] == (2, 3)
+    assert axes.parse_axes(MappingProxyType({"depth": (8, 14)})) == {"depth": (8, 14)}
+    sweep("depth=8", data=data, seeds=1, early_stopping=2, validation_images=5, output=tmp_path / "sweep")
+    recipe = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["recipe"]
+    assert (recipe["early_stopping"], recipe["validation_images"]) == (2, 5)
+    sweep("early_stopping=2:3", data=data, seeds=1, output=tmp_path / "tenth")
+    assert json.loads((tmp_path / "tenth" / "sweep.json").read_text())["recipe"]["validation_images"] == 6
+
+
+def test_depths_of_one_kind_of_unit_are_axes(registries):
+    keras_preact.register_unit("five", kernels=(3,) * 5)
+    assert axes.network_of({"depth": 5}, "resnet8", {"unit": "single"})[0] == "resnet5"
+    assert keras_preact.get_model("resnet17", unit="five", input_shape=(8, 8, 3)).spec.units == (1, 1, 1)
+    with pytest.raises(ValueError, match=r"`depth` must be 6n \+ 2"):
+        keras_preact.get_model("resnet5")
 
 
 # Sweeps

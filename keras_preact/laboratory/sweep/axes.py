@@ -10,8 +10,9 @@ from keras_preact.data.augment import PAD_VALUES
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.network.families import key_of, model_family, model_key, network_spec
 from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS, UNIT_KINDS, ShortcutSpec
+from keras_preact.training.experiment import NETWORK_OPTIONS
 from keras_preact.training.recipe import MOMENTUM_RULES, OPTIMIZERS, PRECISIONS, SCHEDULES, WEIGHT_DECAYS, Recipe
-from keras_preact.zoo import ARGUMENTS, SPEC_FIELDS
+from keras_preact.zoo import SPEC_FIELDS
 
 # Axes with values that are known; the others need theirs. Three are tables that `keras_preact.register_...` adds to.
 CHOICES = {
@@ -26,6 +27,11 @@ CHOICES = {
     "optimizer": OPTIMIZERS,
     "precision": PRECISIONS,
     "pad_value": PAD_VALUES,
+}
+_NEEDS_MORE = {"schedule": ("plateau",)}  # values that a bare name does not mean: they need another field of the recipe
+_BESIDE: dict[str, dict[str, Any]] = {  # what a field of the recipe cannot be checked without
+    "patience": {"schedule": "plateau", "validation_images": 1},
+    "early_stopping": {"validation_images": 1},
 }
 # `seed` is what repeats a point; all points share images of one size; the text and tuples of a recipe are no axes.
 RECIPE_AXES = tuple(
@@ -56,14 +62,15 @@ def parse_axes(over: str | Iterable[str] | Mapping[str, Sequence[Any]]) -> dict[
 
     Args:
         over: A dict of sequences, a sequence of axes, or a string: axes with commas between them, each a name (all its
-            values) or `name=value:value:...`, e.g. `"shortcut,depth=20:32"`.
+            values; of `schedule` all but "plateau", which needs a patience) or `name=value:value:...`, e.g.
+            `"shortcut,depth=20:32"`.
 
     Raises:
         ValueError: If there is no such axis, or its values are missing or none of its own.
     """
     if isinstance(over, str):
         over = [part.strip() for part in over.split(",") if part.strip()]
-    if not isinstance(over, dict):
+    if not isinstance(over, Mapping):
         parts = [str(part).partition("=") for part in over]
         over = {
             name: [_value(word) for word in values.split(":")] if equals else None for name, equals, values in parts
@@ -86,15 +93,15 @@ def _check_axis(name, values):
     if values is None:
         if name not in CHOICES:
             raise argument_error("over", f"with values for {name}", name, f"For example {name}={_example(name)}.")
-        return tuple(CHOICES[name])
-    values = tuple(values) if isinstance(values, (list, tuple)) else (values,)
+        return tuple(value for value in CHOICES[name] if value not in _NEEDS_MORE.get(name, ()))
+    values = tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
     if not values or len(set(values)) < len(values):
         raise argument_error(name, "values, none of them twice", values)
     for value in values:
         if name in CHOICES:
             check_choice(name, value, CHOICES[name])
         elif name in RECIPE_AXES:
-            Recipe().replace(**{name: value})
+            Recipe().replace(**{**_BESIDE.get(name, {}), name: value})
         elif name in parameters():
             ShortcutSpec(takers(name)[0], **{name: value})
         else:
@@ -151,7 +158,7 @@ def network_of(
     """
     options = dict(options or {})
     for name in options:
-        check_choice("model_options", name, ("family", *ARGUMENTS))
+        check_choice("model_options", name, NETWORK_OPTIONS)
     shortcut = ShortcutSpec.of(options.get("shortcut", "identity"))
     if "shortcut" in point and point["shortcut"] != shortcut.name:
         shortcut = ShortcutSpec(point["shortcut"])
@@ -160,12 +167,13 @@ def network_of(
     for name in ("ordering", "unit", "widening", "stride_on"):
         if name in point:
             options[name] = point[name]
-    key, family = model_key(model), options.get("family")
+    unit, family = options.get("unit"), options.get("family")
+    key = model_key(model, unit)
     if "depth" in point:
-        key, which = key_of(family or model_family(key), point["depth"])
+        key, which = key_of(family or model_family(key, unit), point["depth"], unit)
         options = {**options, **which}
     if "width" in point:
-        stages = len(network_spec(key, options.get("family")).widths)
+        stages = len(network_spec(key, options.get("family"), **({"unit": unit} if unit else {})).widths)
         options["widths"] = [point["width"] * 2**stage for stage in range(stages)]
         stem = options.get("stem") or {}
         options["stem"] = {**(stem if isinstance(stem, Mapping) else dataclasses.asdict(stem)), "width": point["width"]}

@@ -93,7 +93,9 @@ def sweep(
     check_arguments("sweep", fields, [*own, *RECIPE_FIELDS])
     recipe = as_recipe(recipe)
     check_epochs(recipe, fields)
-    recipe = recipe.replace(**fields)
+    held_out = recipe.validation_images if validation_images is None else validation_images
+    # What a tenth of the images is shows when they are loaded; until then one stands for them.
+    recipe = recipe.replace(validation_images=held_out or int(validation_images is None), **fields)
     limit = math.inf if fail_percent is None else check_number("fail_percent", fail_percent, 0.0, 100.0)
     options = run_folder.plain_options(model_options)
     points = axes_and_points.grid(axes, ShortcutSpec.of(options.get("shortcut", "identity")).name)
@@ -102,9 +104,7 @@ def sweep(
     networks = [axes_and_points.network_of(point, model, options) for point in points]
     data = loaded(data, data_dir, recipe.image_size)
     if validation_images is None and "validation_images" not in axes:
-        validation_images = recipe.validation_images or max(1, len(data.train) // 10)
-    if validation_images is not None:
-        recipe = recipe.replace(validation_images=validation_images)
+        recipe = recipe.replace(validation_images=held_out or max(1, len(data.train) // 10))
     recipes = [axes_and_points.recipe_of(point, recipe) for point in points]
     folder = pathlib.Path(output or pathlib.Path("runs") / f"sweep.{safe_name(data.name)}")
     name = data.folder or data.name
@@ -114,7 +114,13 @@ def sweep(
         for seed in range(recipe.seed, recipe.seed + seeds)
     ]
     check_trials([trial for _, trial in trials], strategy)
-    about = {"over": axes, "model": model_key(model), "data": name, "recipe": vars(recipe), "options": options}
+    about = {
+        "over": axes,
+        "model": model_key(model, options.get("unit")),
+        "data": name,
+        "recipe": vars(recipe),
+        "options": options,
+    }
     _check_folder(folder, {**about, "identity": run_folder.identity(data)})
     report = _Report(folder, tuple(axes), trials, limit)
     wanted, common = [trial for _, trial in trials], {"strategy": strategy, "verbose": verbose}

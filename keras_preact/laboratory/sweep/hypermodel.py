@@ -13,7 +13,7 @@ import keras
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import DataLike, held_out
 from keras_preact.data.preparation import Preparation
-from keras_preact.errors import argument_error, check_choice, check_number
+from keras_preact.errors import argument_error, check_choice, check_integer, check_number
 from keras_preact.laboratory.sweep import axes
 from keras_preact.network.shortcuts import SHORTCUTS
 from keras_preact.training.callbacks import StopOnNonFiniteLoss
@@ -130,6 +130,9 @@ class PreActHyperModel(keras_tuner.HyperModel):
         for point in [{"depth": depth} for depth in self.space.get("depth", ())] or [{}]:
             _, options = self.network(point)
         _check_takers(self.space, options["shortcut"]["name"])
+        for name in self.space.keys() & set(axes.RECIPE_AXES):
+            for value in _ends(self.space[name]):
+                axes.recipe_of({name: value}, self.recipe)
         data = loaded(data, data_dir, self.recipe.image_size)
         count = validation_images or self.recipe.validation_images or len(data.train) // 10
         self.data, self.validation = held_out(data, count, self.recipe.seed)
@@ -231,10 +234,12 @@ def _checked(space):
         if name == "validation_images":
             raise argument_error("space", "without validation_images", name, "Pass validation_images=.")
     ranges = {name: values for name, values in space.items() if isinstance(values, Range)}
-    bounds = {name: (values.low, values.high)[: 1 + (values.low < values.high)] for name, values in ranges.items()}
+    bounds = {name: _ends(values) for name, values in ranges.items()}
     for name in ranges:
         if name in axes.CHOICES or name in ("depth", "width"):
             raise argument_error(name, "a sequence of values", space[name])
+        if _is_whole(name) and ranges[name].step is not None:
+            check_integer(f"step of {name}", ranges[name].step)
     known = axes.parse_axes({**space, **bounds})
     return {name: ranges.get(name, known[name]) for name in known}
 
@@ -249,4 +254,17 @@ def _check_takers(space, shortcut):
 def _value(hp, name, values):
     if not isinstance(values, Range):
         return hp.Choice(name, list(values))
-    return hp.Float(name, values.low, values.high, step=values.step, sampling=values.sampling)
+    kind = hp.Int if _is_whole(name) else hp.Float
+    return kind(name, values.low, values.high, step=values.step, sampling=values.sampling)
+
+
+def _ends(values):
+    """Returns the values of an axis, of a `Range` its ends."""
+    if not isinstance(values, Range):
+        return values
+    return (values.low,) if values.low == values.high else (values.low, values.high)
+
+
+def _is_whole(name):
+    """Returns whether a field of the recipe is a whole number."""
+    return type(getattr(Recipe(), name, None)) is int
