@@ -214,6 +214,9 @@ def function_of(name: str, arguments: Sequence[str] = ()) -> Callable[..., Any]:
     return _with_keras(function) if verb.computes else function
 
 
+imports: list[str] = []  # what `import_own` has imported, as arguments: workers import it, too
+
+
 def import_own(arguments: Sequence[str]) -> Sequence[str]:
     """Imports the modules that `--import` names before the verb, from the working folder too; returns the rest.
 
@@ -225,6 +228,7 @@ def import_own(arguments: Sequence[str]) -> Sequence[str]:
         folder, _, module = name.removesuffix(".py").rpartition("/")
         if not module:
             raise argument_error("import", "the name of a module, or of its file", name)
+        imports.append(f"--import={name}")
         sys.path.insert(0, os.path.abspath(folder))
         try:
             importlib.import_module(module)

@@ -199,8 +199,9 @@ def launch(command: Positional[tuple[str, ...]], /, *, workers: int = 2, max_res
         workers: Their number.
         max_restarts: How often the job is started again from its last checkpoint.
     """
+    from keras_preact import cli
     from keras_preact.training import launcher
 
-    program = [sys.executable, "-P", "-m", "keras_preact"]
+    program = [sys.executable, "-P", "-m", "keras_preact", *cli.imports]
     if status := launcher.launch([*program, *command], workers, max_restarts):
         raise SystemExit(status)

@@ -96,9 +96,13 @@ def verify(
     """
     from keras_preact.training import publish
 
-    found = [publish.verify(each, data_dir, skip_corrupt) for each in what or publish.own_weights()]
-    for one in found:
+    agree = True
+    for each in what or publish.own_weights():
+        one = publish.verify(each, data_dir, skip_corrupt)
+        agree = agree and one.agrees
         verdict = "agrees" if one.agrees else "DIFFERS"
-        print(f"{one.name}: error {one.error_percent:.2f} %, stated {one.published_percent:.2f} %: {verdict}")
-    if not all(one.agrees for one in found):
+        print(
+            f"{one.name}: error {one.error_percent:.2f} %, stated {one.published_percent:.2f} %: {verdict}", flush=True
+        )
+    if not agree:
         raise SystemExit(1)

@@ -62,13 +62,18 @@ def load_folder(
     folder, size = pathlib.Path(folder), None if image_size is None else _size(image_size)
     parts, looks = _readable(_parts(folder), skip_corrupt)
     names, listed = _splits(folder, parts)
-    known = [looks[path] for path in listed["train"][0] if path in looks and looks[path].problem is None]
-    sizes = {each.size for each in known}
+    known, tested = (
+        [looks[path] for path in listed[split][0] if path in looks and looks[path].problem is None]
+        for split in ("train", "test")
+    )
+    sizes = {each.size for each in (*known, *tested)}
     if size is None and len(sizes) != 1:
         received = f"images of {len(sizes)} sizes" if sizes else "no image that can be opened"
         raise argument_error("image_size", f"given for {folder}", received, SIZE_HELP)
     size = size or next(iter(sizes))
     shape = (*size, 1 if all(each.is_grey for each in known) else 3)
+    if shape[-1] == 1 and (coloured := sum(not each.is_grey for each in tested)):
+        log.warning(f"All training images of {folder} are grey; so are taken {coloured} test images that have colour.")
     in_files = [FileSplit(paths, labels, shape, skip_corrupt=skip_corrupt) for paths, labels in listed.values()]
     train, test, path = *in_files, folder.resolve()
     if sizes - {size} or sum(map(len, in_files)) * np.prod(shape) > IN_MEMORY:

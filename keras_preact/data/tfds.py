@@ -29,10 +29,10 @@ def tfds_folder() -> pathlib.Path:
 
 def find_prepared(name: str, folder: pathlib.Path) -> pathlib.Path | None:
     """Returns the folder of the data set called `name`, its newest version, in `folder` or a folder within; or None."""
+    folder = folder.resolve()
     for pattern in ("dataset_info.json", "*/dataset_info.json", f"{name}/*/dataset_info.json"):
-        found = [path.parent for path in sorted(folder.glob(pattern)) if name in path.parts]
-        if found:
-            return found[-1]
+        if found := [path.parent for path in folder.glob(pattern) if name in path.parts]:
+            return max(found, key=lambda path: [int(part) if part.isdigit() else -1 for part in path.name.split(".")])
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import logging
 import math
 from typing import Any
 
@@ -24,6 +25,8 @@ from keras_preact.training.strategies import Devices
 from keras_preact.training.training_model import CROSSENTROPY, Crossentropy, ErrorPercent, TrainingModel
 from keras_preact.types import PathLike
 from keras_preact.weights.cuts import cut
+
+log = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 256  # images at most
 OLD_STATISTICS = 0.01
@@ -78,7 +81,9 @@ def fitting_data(
     """Returns a data set, its image files resized and cut as those that a `Source` was trained on, if that is known."""
     how = source.preprocessing
     size = None if how is None else how.size
-    data = loaded(data, data_dir, size, skip_corrupt or source.skip_corrupt)
+    if source.skip_corrupt and not isinstance(data, DataSet):  # of its own images, and of other folders
+        skip_corrupt = skip_corrupt or data == source.data or data not in (*DATA_SETS, *ALIASES)
+    data = loaded(data, data_dir, size, skip_corrupt)
     if how is None or not isinstance(data.test, FileSplit) or how.size != data.image_shape[:2]:
         return data
     if (how.transform, how.crop, how.interpolation) == ("ours", data.crop, data.interpolation):
@@ -94,9 +99,22 @@ def evaluate_source(source: Source, data: DataSet) -> dict[str, float]:
     if (found := (network.output_shape[-1], source.channels)) != expected:
         received = "{} classes and {} channels".format(*expected)
         raise argument_error("data", "of {} classes and images of {} channel(s), as the model".format(*found), received)
+    _check_classes(source, data)
     if (how := source.preprocessing) is not None:
         data = dataclasses.replace(data, mean=how.mean, std=how.std)
     return measure(network, data)
+
+
+def _check_classes(source, data):
+    """Raises a `ValueError` if a class has another place in `data`, or others are there; warns if all names differ."""
+    trained, found = source.classes, data.class_names
+    if trained is None or tuple(trained) == tuple(found):
+        return
+    ours, theirs = next(pair for pair in zip(trained, found) if pair[0] != pair[1])
+    if set(trained) & set(found):
+        hint = "Classes are told apart by their order."
+        raise argument_error("data", f"of the classes that {source.name} was trained on, as {ours!r}", theirs, hint)
+    log.warning(f"The classes of {data.name} have other names than those of {source.name}: {theirs!r} and {ours!r}.")
 
 
 def measure(network: keras.Model, data: DataSet) -> dict[str, float]:
@@ -112,6 +130,9 @@ def loaded(
 ) -> DataSet:
     """Returns a `DataSet`, or the one that `data.load` finds by that name or path, files' images of `image_size`."""
     if isinstance(data, DataSet):
+        for name, value in (("data_dir", data_dir), ("skip_corrupt", skip_corrupt or None)):
+            if value is not None:
+                raise argument_error(name, "left out with a DataSet, which is loaded already", str(value))
         return data
     size = image_size or None
     return load(data, data_dir, image_size=None if has_own_size(data) else size, skip_corrupt=skip_corrupt)

@@ -79,7 +79,7 @@ class Training:
             if not run_options.overwrite:
                 raise
             log.warning(f"{error} The run begins anew.")
-            self._begin_anew(network)
+            self._begin_anew()
         step = self.start.step if self.start else 0
         self.processes = Processes(run_options.clock, devices, self.start, recipe.global_batch_size)
         self._announce(step)
@@ -105,13 +105,14 @@ class Training:
         restore(self.model, start)
         return start
 
-    def _begin_anew(self, network):
+    def _begin_anew(self):
         """Removes the checkpoints of a run that cannot go on, and sets the model to its beginning."""
         self.devices.barrier()
         if self.devices.is_chief:
             run_folder.remove_checkpoints(self.folder)
         self.devices.barrier()
-        self.level, self.model = 0, self._begun(network)
+        keras.utils.set_random_seed(self.recipe.seed)
+        self.level, self.model = 0, self._begun(self.make_network())
 
     @property
     def fixed_statistics(self) -> bool:
@@ -189,6 +190,8 @@ class Training:
             )
         if devices.on_tensorflow and devices.kind == "GPU":
             log.info("XLA is off: Keras cannot compile a step under a tf.distribute strategy.")
+        if (warmup := self.recipe.warmup_steps) >= self.total_steps:
+            log.warning(f"The learning rate rises for {warmup:,} steps, and the training has {self.total_steps:,}.")
         if step:
             log.info(f"resuming after step {step:,} of {self.total_steps:,}")
 

@@ -32,8 +32,10 @@ class Muon(RecipeSGD):
             return
         dtype = variable.dtype
         gradient, momentum = ops.cast(gradient, dtype), ops.cast(self.momentum, dtype)
-        velocity = self.momentums[index_of(self, variable)]
-        self.assign(velocity, momentum * velocity + gradient)
+        velocity = gradient
+        if self.momentum:
+            velocity = self.momentums[index_of(self, variable)]
+            self.assign(velocity, momentum * velocity + gradient)
         step = orthogonal(gradient + momentum * velocity if self.nesterov else velocity)
         self.assign_sub(variable, ops.cast(learning_rate * RATE, dtype) * step)
 

@@ -63,6 +63,8 @@ def loss_dtype(policy: keras.DTypePolicy | str) -> str:
 class TrainingModel(keras.Model):
     """Trains `network` on dicts of uint8 images and draws; what is saved is the network alone.
 
+    So Keras' callbacks save, and put back, the network; its weights files only if it is compiled, too.
+
     It reports one `loss`: in training the one that is minimised; in evaluation the metric `CROSSENTROPY`, where Keras'
     own would smooth labels, and count the images that fill the last batch up.
 
@@ -116,6 +118,28 @@ class TrainingModel(keras.Model):
                 optimizer, jit_compile = self.network.optimizer, self.network.jit_compile
                 kwargs["auto_scale_loss"] = False  # the network's optimizer is scaled already
             super().compile(optimizer, *args, jit_compile=jit_compile, **kwargs)
+
+    def save(self, *arguments: Any, **keywords: Any) -> None:
+        """Saves the network."""
+        self.network.save(*arguments, **keywords)
+
+    def get_weights(self) -> list[Any]:
+        """Returns the network's weights; the model's would hold the training images, where they are on the device."""
+        return self.network.get_weights()
+
+    def set_weights(self, weights: list[Any]) -> None:
+        """Sets the network's weights."""
+        self.network.set_weights(weights)
+
+    def save_weights(self, *arguments: Any, **keywords: Any) -> None:
+        """Writes the network's weights file, or this model's, with its optimizer, if it alone is compiled."""
+        save = self.network.save_weights if self.network.compiled else super().save_weights
+        save(*arguments, **keywords)
+
+    def load_weights(self, *arguments: Any, **keywords: Any) -> None:
+        """Reads what `save_weights` wrote."""
+        load = self.network.load_weights if self.network.compiled else super().load_weights
+        load(*arguments, **keywords)
 
     def evaluate(self, *arguments: Any, **keywords: Any) -> Any:
         """Evaluates as `keras.Model` does."""

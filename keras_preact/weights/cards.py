@@ -211,6 +211,14 @@ def register_weights(
     network = str(name).partition(".")[0]
     if network != f"resnet{spec.depth}":
         raise argument_error("name", f"resnet{spec.depth}.<data set>.<recipe>, as the spec is so deep", name)
+    if not isinstance(preprocessing, Preprocessing):
+        raise argument_error("preprocessing", "a Preprocessing", preprocessing)
+    if converter is not None:
+        from keras_preact.weights.converters import CONVERTERS
+
+        check_choice("converter", converter, CONVERTERS)
+    elif not str(path or url).endswith(".weights.h5"):
+        raise argument_error("path, url", "a .weights.h5 file, without a converter", str(path or url))
     if path is not None:
         path = pathlib.Path(path).resolve()
         if not path.is_file():

@@ -1,5 +1,6 @@
 """Data sets from files: image folders, ImageNet's layout, and what is refused."""
 
+import pathlib
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ import keras_preact
 from keras_preact.data import DATA_SETS, Augmentation, files, folders, load
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
+from keras_preact.data.tfds import find_prepared
 from keras_preact.training import evaluation, publish, run_folder
 
 RNG = np.random.default_rng(0)
@@ -72,12 +74,19 @@ def test_a_folder_without_a_split_is_split_by_its_names(tmp_path):
     assert set(load(tmp_path / "all").test.images[:, 0, 0, 0]) >= {ord(letter) for letter in letters[1]}
 
 
-def test_images_of_many_sizes_are_resized_and_cropped(tmp_path):
+def test_images_of_many_sizes_are_resized_and_cropped(tmp_path, caplog):
     stripes = np.repeat(np.linspace(0, 255, 30).astype(np.uint8)[None, :, None], 12, 0).repeat(3, 2)
     for name, pixels in (("train/a/1.png", stripes), ("train/a/2.png", colours(20, 9)), ("test/a/3.png", stripes)):
         write(tmp_path / "mixed" / name, pixels)
     with pytest.raises(ValueError, match=r"image_size.*given.*2 sizes.*--image-size"):
         load(tmp_path / "mixed")
+    for name in ("train/a/1.png", "train/b/1.png"):
+        write(tmp_path / "tested" / name, np.zeros((9, 9), np.uint8))
+    write(tmp_path / "tested/test/a/3.png", stripes)
+    with pytest.raises(ValueError, match=r"image_size.*given.*2 sizes"):
+        load(tmp_path / "tested")
+    assert load(tmp_path / "tested", image_size=9).image_shape == (9, 9, 1)
+    assert "so are taken 1 test images that have colour" in caplog.text
     data = load(tmp_path / "mixed", image_size=8)
     assert data.image_shape == (8, 8, 3)
     resized = np.asarray(Image.fromarray(stripes).resize((20, 8), Image.Resampling.BICUBIC))
@@ -262,3 +271,13 @@ def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, capl
         shard.write_bytes(shard.read_bytes()[:-9])
         with pytest.raises(ValueError, match=r"data_dir.*whole.*imagenet2012-train.tfrecord.*cut short"):
             load("imagenet", image_size=32)
+
+
+def test_the_newest_version_that_tfds_prepared_is_found_from_anywhere(tmp_path, monkeypatch):
+    for version in ("3.0.9", "3.0.10", "3.0.2"):
+        (tmp_path / "cifar10" / version).mkdir(parents=True)
+        (tmp_path / "cifar10" / version / "dataset_info.json").touch()
+    for folder in (tmp_path, tmp_path / "cifar10"):
+        assert find_prepared("cifar10", folder) == tmp_path / "cifar10" / "3.0.10"
+    monkeypatch.chdir(tmp_path / "cifar10" / "3.0.9")
+    assert find_prepared("cifar10", pathlib.Path()) == tmp_path / "cifar10" / "3.0.9"

@@ -127,6 +127,18 @@ def test_best_weights_are_set_once_at_the_end_of_a_training_of_several_fits(tmp_
     assert all(map(np.array_equal, run_folder.load_model(tmp_path / "killed").get_weights(), whole))
 
 
+def test_keras_callback_for_checkpoints_writes_the_network(tmp_path):
+    whole, weights = tmp_path / "whole.keras", tmp_path / "kept.weights.h5"
+    kept = keras.callbacks.ModelCheckpoint
+    callbacks = [kept(whole), kept(weights, save_weights_only=True)]
+    train(tmp_path / "run", RECIPE.replace(epochs=1), callbacks=callbacks)
+    again = keras_preact.ResNet(8, input_shape=(8, 8, 1), num_classes=3)
+    again.load_weights(weights)
+    for network in (keras.models.load_model(whole), again):
+        x = IMAGES.astype("float32") / 128 - 1
+        np.testing.assert_allclose(network(x), run_folder.load_model(tmp_path / "run")(x), atol=1e-6)
+
+
 def test_a_checkpoint_of_before_gives_counters_in_the_order_of_the_callbacks():
     state = {"counters": [{"wait": 2, "best": 0.5}, {}], "history": []}
     callbacks = [keras.callbacks.ReduceLROnPlateau(), Losses()]

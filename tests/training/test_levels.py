@@ -96,6 +96,16 @@ def test_a_resume_is_the_same_to_the_bit_in_every_level(whole, tmp_path, capsys)
     assert ours.state == theirs.state
 
 
+@pytest.mark.filterwarnings("ignore:The checkpoint .* is damaged")
+def test_a_run_that_cannot_go_on_begins_anew_as_in_a_new_folder(whole, tmp_path):
+    with pytest.raises(Stop):
+        train(tmp_path / "anew", callbacks=[StopAfter(5)])
+    for path in (tmp_path / "anew" / "checkpoints").rglob("*.npz"):
+        path.write_bytes(b"damaged")
+    train(tmp_path / "anew", overwrite=True)
+    assert (tmp_path / "anew" / "history.csv").read_text() == (whole[0] / "history.csv").read_text()
+
+
 def test_a_training_begins_with_weights_which_are_deepened_and_adds_up_what_they_took(whole, tmp_path):
     folder, first = whole
     still = Recipe(epochs=1, global_batch_size=8, learning_rate=0.0, weight_decay=0.0, source="a test's")

@@ -33,6 +33,17 @@ def test_stacked_kernels_are_as_many_matrices():
         np.testing.assert_allclose(one, orthogonal(keras.ops.convert_to_tensor(kernel)), rtol=1e-4, atol=1e-6)
 
 
+def test_without_momentum_a_step_is_the_gradients():
+    optimizer = make_optimizer(Recipe(optimizer="muon", momentum=0.0, learning_rate=1.0, schedule="constant"), 1, Muon)
+    gradient = keras.ops.convert_to_tensor(RNG.normal(size=(1, 1, 4, 4)).astype("float32"))
+    kernel = keras.Variable(np.zeros((1, 1, 4, 4), "float32"), name="conv_kernel")
+    for count in (1, 2):
+        optimizer.apply([gradient], [kernel])
+        np.testing.assert_allclose(
+            kernel.numpy(), -count * RATE * np.asarray(orthogonal(gradient)), rtol=1e-4, atol=1e-6
+        )
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_a_step_is_the_one_computed_by_hand_across_a_change_of_the_rate(nesterov):
     recipe = Recipe(

@@ -71,6 +71,11 @@ def test_a_data_set_is_given_what_its_function_takes(tmp_path):
     keras_preact.register_data("plain", images)
     assert (load("sized", tmp_path, image_size=8).name, asked) == ("sized", [(tmp_path, 8)])
     assert load("plain").name == "plain"
+    run, recipe = tmp_path / "run", RECIPE.replace(steps=1)
+    corrupt = dict(strategy="none", skip_corrupt=True, verbose=0, checkpoint_steps=0)
+    keras_preact.train("ResNet8", data="digits", recipe=recipe, output=run, **corrupt)  # whose loader takes the flag
+    with pytest.raises(ValueError, match=r"`data` must be of 10 classes"):  # and not that the flag must be left out
+        keras_preact.evaluate(run, "plain")
     for arguments in ({"data_dir": tmp_path}, {"image_size": 8}, {"skip_corrupt": True}):
         with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` must be left out for plain, whose function"):
             load("plain", **arguments)
@@ -120,6 +125,13 @@ def test_weights_of_another_author_are_read_by_a_converter_of_ones_own(tmp_path,
         keras_preact.build_network(SPEC, weights=short.name)
 
 
+def weights(**changes):
+    """Registers weights, which are not read yet."""
+    how = keras_preact.Preprocessing((8, 8), (127.5,) * 3, (60.0,) * 3)
+    known = dict(spec=SPEC, preprocessing=how, classes=("ant", "bee"), error_percent=1.0, path=__file__)
+    return keras_preact.register_weights(f"resnet{SPEC.depth}.insects.mine", **{**known, **changes})
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -133,12 +145,16 @@ def test_weights_of_another_author_are_read_by_a_converter_of_ones_own(tmp_path,
         (lambda: keras_preact.register_data("mine", lambda path: images()), "function.*no other arguments.*path"),
         (lambda: keras_preact.register_converter("timm", np.load, str.lower), "name.*no other converter has"),
         (lambda: keras_preact.register_converter("mine", "npz", str.lower), "read.*a function"),
+        (lambda: weights(converter="nope"), "`converter` must be one of"),
+        (lambda: weights(preprocessing=None), "`preprocessing` must be a Preprocessing"),
+        (lambda: weights(path=__file__), r"`path, url` must be a \.weights\.h5 file, without a converter"),
     ],
 )
 def test_what_cannot_be_registered_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
     assert "mine" not in {*RECIPES, *DATA_SETS, *CONVERTERS}
+    assert not [name for name in keras_preact.list_weights() if name.endswith(".mine")]
 
 
 def test_what_is_registered_again_by_the_same_lines_is_replaced():
@@ -170,6 +186,14 @@ def test_the_command_line_imports_a_module_of_ones_own(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{[*RECIPES][-1]}, mine\n" in done.stdout
     assert "mine_first" in done.stdout
+
+
+def test_workers_import_what_their_launcher_did(tmp_path):
+    (tmp_path / "own_rows.py").write_text(MODULE)
+    command = [sys.executable, "-m", "keras_preact", "--import", "own_rows", "launch", "--workers", "1"]
+    command += ["--max-restarts", "0", "--", "train", "ResNet8", "--recipe", "mine", "--epochs", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
+    assert "`epochs` must be" in done.stderr  # the recipe is known: it takes this field to refuse the command
 
 
 def test_what_cannot_be_imported_is_one_sentence(tmp_path, capsys, monkeypatch):

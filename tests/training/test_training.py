@@ -165,6 +165,36 @@ def test_evaluate_measures_the_same_again(run):
     assert keras_preact.evaluate(folder)["error_percent"] == card["error_percent"]
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("1023456789", r"`data` must be of the classes that .* was trained on, as '0'\. Received: data='1'"),
+        ("abcdefghij", None),
+    ],
+)
+def test_classes_in_another_order_are_refused_and_other_names_are_said(names, message, run, caplog):
+    digits = load("digits")
+    data = dataclasses.replace(digits, class_names=tuple(names))
+    if message:
+        with pytest.raises(ValueError, match=message):
+            keras_preact.evaluate(run[0], data)
+    else:
+        assert keras_preact.evaluate(run[0], data) == keras_preact.evaluate(run[0], digits)
+        assert "have other names than those of" in caplog.text
+
+
+def test_a_warm_up_that_the_training_does_not_reach_the_end_of_is_said(tmp_path, caplog):
+    recipe = QUICK.replace(epochs=0, steps=1, warmup_steps=3)
+    keras_preact.train("ResNet8", recipe=recipe, output=tmp_path / "run", verbose=0)
+    assert "The learning rate rises for 3 steps, and the training has 1." in caplog.text
+
+
+def test_a_data_set_that_is_loaded_takes_no_place(run):
+    for name, value in (("data_dir", "nowhere"), ("skip_corrupt", True)):
+        with pytest.raises(ValueError, match=f"`{name}` must be left out with a DataSet"):
+            keras_preact.train("ResNet11", data=load("digits"), **{name: value})
+
+
 def test_the_savedmodel_takes_uint8_images_of_any_size(run):
     folder, _ = run
     data = load("digits")
