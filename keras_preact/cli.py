@@ -214,14 +214,13 @@ def function_of(name: str, arguments: Sequence[str] = ()) -> Callable[..., Any]:
     return _with_keras(function) if verb.computes else function
 
 
-imports: list[str] = []  # what `import_own` has imported, as arguments: workers import it, too
-
-
 def import_own(arguments: Sequence[str]) -> Sequence[str]:
     """Imports the modules that `--import` names before the verb, from the working folder too; returns the rest.
 
-    What they register (recipes, data sets, orderings, ...) then has a name on the command line.
+    What they register (recipes, data sets, orderings, ...) then has a name on the command line, and on that of the
+    workers that `launch` starts.
     """
+    imports = []
     while arguments and arguments[0].partition("=")[0] == "--import":
         _, equals, name = arguments[0].partition("=")
         name, arguments = (name, arguments[1:]) if equals else ((arguments[1:] or [""])[0], arguments[2:])
@@ -236,6 +235,9 @@ def import_own(arguments: Sequence[str]) -> Sequence[str]:
             if error.name != module:
                 raise
             raise argument_error("import", "a module that can be imported", name, str(error)) from error
+    if imports and arguments[:1] == ["launch"] and "--" in arguments:
+        command = arguments.index("--") + 1
+        return [*arguments[:command], *imports, *arguments[command:]]
     return arguments
 
 

@@ -199,9 +199,8 @@ def launch(command: Positional[tuple[str, ...]], /, *, workers: int = 2, max_res
         workers: Their number.
         max_restarts: How often the job is started again from its last checkpoint.
     """
-    from keras_preact import cli
     from keras_preact.training import launcher
 
-    program = [sys.executable, "-P", "-m", "keras_preact", *cli.imports]
+    program = [sys.executable, "-P", "-m", "keras_preact"]
     if status := launcher.launch([*program, *command], workers, max_restarts):
         raise SystemExit(status)

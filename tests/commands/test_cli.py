@@ -189,7 +189,7 @@ def test_notes_are_held_back_and_shown_if_their_writer_fails_or_crashes(end, sai
 
 def test_a_command_that_computes_shows_no_notes_of_tensorflow(tmp_path):
     command = [sys.executable, "-m", "keras_preact", "train", "ResNet8"]
-    flags = ["--epochs", "1", "--global-batch-size", "256", "--output", str(tmp_path / "run")]
+    flags = ["--epochs", "1", "--warmup-steps", "0", "--global-batch-size", "256", "--output", str(tmp_path / "run")]
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run([*command, *flags], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -99,7 +99,7 @@ def photos(tmp_path_factory):
     return folder, write_photos(folder)
 
 
-SHORT = ("--image-size", "16", "--steps", "3", "--global-batch-size", "8")
+SHORT = ("--image-size", "16", "--steps", "3", "--warmup-steps", "0", "--global-batch-size", "8")
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ ORDER = {
     "network": [
         *(
             "deepening",
+            "copies",
             "costs",
             "frozen",
             "model",

@@ -61,7 +61,8 @@ def test_options_that_are_usual_are_those_left_out(tmp_path, caplog):
         keras_preact.train("ResNet8", data=DATA, recipe=QUICK, output=tmp_path / "run", ordering="original", **ALONE)
 
 
-def test_of_an_overwritten_run_nothing_is_left_and_a_data_dir_is_absolute(tmp_path, monkeypatch):
+def test_of_an_overwritten_run_nothing_is_left_and_a_data_dir_is_absolute(tmp_path, monkeypatch, registries):
+    keras_preact.register_data("placed", lambda data_dir: DATA)
     folder = tmp_path / "run"
     keras_preact.train("ResNet8", data=DATA, recipe=QUICK, output=folder, **ALONE)
     (folder / "export").mkdir()
@@ -71,7 +72,7 @@ def test_of_an_overwritten_run_nothing_is_left_and_a_data_dir_is_absolute(tmp_pa
     monkeypatch.chdir(tmp_path)
     other = QUICK.replace(seed=1)
     card = keras_preact.train(
-        "ResNet8", data=DATA, data_dir="data", recipe=other, output=folder, overwrite=True, **ALONE
+        "ResNet8", data="placed", data_dir="data", recipe=other, output=folder, overwrite=True, **ALONE
     )
     assert not (folder / "export").exists()
     assert not (folder / "samples" / "cat.png").exists()

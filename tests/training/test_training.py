@@ -184,7 +184,7 @@ def test_classes_in_another_order_are_refused_and_other_names_are_said(names, me
 
 
 def test_a_warm_up_that_the_training_does_not_reach_the_end_of_is_said(tmp_path, caplog):
-    recipe = QUICK.replace(epochs=0, steps=1, warmup_steps=3)
+    recipe = QUICK.replace(steps=1, warmup_steps=3)
     keras_preact.train("ResNet8", recipe=recipe, output=tmp_path / "run", verbose=0)
     assert "The learning rate rises for 3 steps, and the training has 1." in caplog.text
 
