@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from keras_preact.weights.preprocessing import Preprocessing
 
 PNG, JPEG, RIFF, WEBP = b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"WEBP"  # how the files begin; WEBP at the byte 8
+BMP = b"BM"
 PNG_BITS = 24  # the byte that says how many bits a value has
 GREY = (19595, 38470, 7471)  # of 65536: the weights of red, green and blue in Pillow's grey
 EXIF_OF_JPEG, EXIF_OF_PNG = b"Exif\0\0", b"eXIf"  # what stands before the tags
@@ -65,7 +66,8 @@ def decoded(file: tf.Tensor, channels: int) -> tf.Tensor:
         return tf.io.decode_image(file, 3, expand_animations=False)
 
     is_png, is_jpeg = (tf.strings.substr(file, 0, len(begins)) == begins for begins in (PNG, JPEG))
-    kinds = [(is_png, lambda: _png_on_white(file)), (is_jpeg, jpeg)]
+    is_bmp = tf.strings.substr(file, 0, len(BMP)) == BMP
+    kinds = [(is_png, lambda: _png_on_white(file)), (is_jpeg, jpeg), (is_bmp, lambda: _bmp(file))]
     if hasattr(tf.io, "decode_webp"):  # older TensorFlow has none
         is_webp = (tf.strings.substr(file, 0, 4) == RIFF) & (tf.strings.substr(file, 8, 4) == WEBP)
         kinds.append((is_webp, lambda: _webp_on_white(file)))
@@ -88,6 +90,22 @@ def _png_on_white(file):
     bits = tf.cast(tf.io.decode_raw(tf.strings.substr(file, PNG_BITS, 1), tf.uint8)[0], tf.int32)
     opacity = tf.where(tf.reduce_all(opacity == tf.bitwise.left_shift(1, bits) - 1), 255, opacity)
     return _on_white(pixels[..., :3], opacity)
+
+
+def _bmp(file):
+    """Returns the pixels of a BMP; of 8 bits they are places in a palette, which TensorFlow takes for grey."""
+    import tensorflow as tf
+
+    def number(place, kind):
+        return tf.cast(tf.io.decode_raw(tf.strings.substr(file, place, kind.size), kind)[0], tf.int32)
+
+    def coloured():
+        begin = 14 + number(14, tf.int32)  # after two headers
+        palette = tf.io.decode_raw(tf.strings.substr(file, begin, number(10, tf.int32) - begin), tf.uint8)
+        palette = tf.reshape(palette, (-1, 4))[:, 2::-1]  # blue, green, red, and nothing
+        return tf.gather(palette, tf.cast(tf.io.decode_bmp(file)[..., 0], tf.int32))
+
+    return tf.cond(number(28, tf.uint16) == 8, coloured, lambda: tf.io.decode_image(file, 3, expand_animations=False))
 
 
 def _webp_on_white(file):

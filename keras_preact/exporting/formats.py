@@ -131,6 +131,10 @@ def _write(name, task, file):
 def check_folder(path: PathLike, overwrite: bool) -> pathlib.Path:
     """Returns the path to export to; raises a `ValueError` if what is there may not be replaced."""
     path = pathlib.Path(path)
+    if path.is_symlink():
+        path = path.resolve()  # the folder is written where the link leads to
+    if path.is_dir() and path.samefile("."):
+        raise argument_error("output", "another folder than the working one, which is replaced as a whole", str(path))
     if path.exists() and not path.is_dir():
         raise argument_error("output", "a folder, new or of an earlier export", str(path), "There is a file.")
     if path.exists() and not all(map(is_aside, path.iterdir())):

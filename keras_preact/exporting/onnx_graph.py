@@ -34,9 +34,10 @@ ACTIVATIONS = {"softmax": ("Softmax", {"axis": -1}), "sigmoid": ("Sigmoid", {}),
 def check_activation(model: ResidualNetwork) -> tuple[str, dict[str, Any]]:
     """Returns the ONNX operation, with its attributes, of the classifier's activation; a `ValueError` if none."""
     name = keras.activations.serialize(model.get_layer(CLASSIFIER).activation)
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:  # a dict of one that is registered
         listed = ", ".join(ACTIVATIONS)
-        raise argument_error("formats", f'without "onnx", which knows the activations {listed}', name)
+        received = name if isinstance(name, str) else name.get("registered_name")
+        raise argument_error("formats", f'without "onnx", which knows the activations {listed}', received)
     return ACTIVATIONS[name]
 
 

@@ -76,8 +76,7 @@ def compare(
         report[name] = {**found, "megabytes": size(files[name]), **measured[name]}
     if sent:
         answers = reference(model, preprocessing, _as_read(sent, preprocessing))["probabilities"]
-        difference = float(np.abs(outputs["savedmodel"][reload.ENCODED] - answers).max())
-        report["savedmodel"]["encoded_difference"] = difference
+        report["savedmodel"]["encoded_difference"] = _off(outputs["savedmodel"][reload.ENCODED], answers, 1.0)
     problems = {name: _problem(name, found, model) for name, found in report.items()}
     for name, problem in problems.items():
         if problem:
@@ -174,19 +173,25 @@ def compared(
     found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], labels: np.ndarray | None = None
 ) -> dict[str, Any]:
     """Returns by how much two dicts of `logits` and `probabilities` (images, classes) differ, as `compare` says."""
-    difference = {name: float(np.abs(found[name] - expected[name]).max()) for name in expected}
     ours, theirs = (_classes(probabilities) for probabilities in (found["probabilities"], expected["probabilities"]))
-    largest = max(float(np.abs(expected["logits"]).max()), SMALLEST_LOGIT)
     result = {
         "images": len(ours),
-        "probability_difference": difference["probabilities"],
-        "relative_logit_difference": difference["logits"] / largest,
+        "probability_difference": _off(found["probabilities"], expected["probabilities"], 1.0),
+        "relative_logit_difference": _off(found["logits"], expected["logits"], SMALLEST_LOGIT),
         "top1_agreement": float(np.mean(ours == theirs)),
     }
     if labels is not None:
         result["error_percent"] = round(100.0 * float(np.mean(ours != labels)), 4)
         result["keras_error_percent"] = round(100.0 * float(np.mean(theirs != labels)), 4)
     return result
+
+
+def _off(found, expected, least):
+    """Returns the largest difference of two arrays, as a share of the largest number, or of `least` if that is more.
+
+    Probabilities, of which `least` is 1, are so compared as they are; logits in their place, relatively.
+    """
+    return float(np.abs(found - expected).max()) / max(float(np.abs(expected).max()), least)
 
 
 def _classes(probabilities):

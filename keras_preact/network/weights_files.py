@@ -82,7 +82,7 @@ def halve_kernels(path: PathLike) -> None:
 
         def copy(name, item):
             if isinstance(item, h5py.Dataset):
-                is_kernel = item.ndim >= 4 and item.dtype == "float32"
+                is_kernel = item.ndim >= 4 and item.dtype.kind == "f"
                 copied = file.create_dataset(name, data=item[()].astype("float16") if is_kernel else item[()])
             else:
                 copied = file.create_group(name)

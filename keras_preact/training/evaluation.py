@@ -18,7 +18,7 @@ from keras_preact.data.dataset import DataLike, DataSet
 from keras_preact.data.files import FileSplit
 from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error
-from keras_preact.network.checks import check_classifier
+from keras_preact.network.checks import check_classifier, check_has_probabilities
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.source import Source, Trained, find_source
 from keras_preact.training.strategies import Devices
@@ -95,17 +95,18 @@ def evaluate_source(source: Source, data: DataSet) -> dict[str, float]:
     """Returns the error and the loss of a `Source` on a `DataSet`, as `evaluate` does."""
     network = source.load()
     check_classifier(network, source.name)
+    check_has_probabilities(network, source.name)
     expected = (len(data.class_names), data.image_shape[-1])
     if (found := (network.output_shape[-1], source.channels)) != expected:
         received = "{} classes and {} channels".format(*expected)
         raise argument_error("data", "of {} classes and images of {} channel(s), as the model".format(*found), received)
-    _check_classes(source, data)
+    check_classes(source, data)
     if (how := source.preprocessing) is not None:
         data = dataclasses.replace(data, mean=how.mean, std=how.std)
     return measure(network, data)
 
 
-def _check_classes(source, data):
+def check_classes(source: Source, data: DataSet) -> None:
     """Raises a `ValueError` if a class has another place in `data`, or others are there; warns if all names differ."""
     trained, found = source.classes, data.class_names
     if trained is None or tuple(trained) == tuple(found):

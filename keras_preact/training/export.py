@@ -13,9 +13,10 @@ import keras
 from keras_preact.data.files import spread
 from keras_preact.data.folders import image_files, some
 from keras_preact.errors import argument_error, check_integer
+from keras_preact.exporting import onnx_graph
 from keras_preact.exporting.formats import check_folder, check_formats, export_network
 from keras_preact.exporting.inference import checked
-from keras_preact.training.evaluation import data_of
+from keras_preact.training.evaluation import check_classes, data_of
 from keras_preact.training.predictor import read_images
 from keras_preact.training.source import Trained, find_source
 from keras_preact.types import PathLike
@@ -87,11 +88,13 @@ def export(
         ImportError: If the packages of a format that was asked for are missing; they are named.
         ParityError: If a file does not agree with the model; nothing of the export is kept then.
     """
-    formats = check_formats(formats)
+    chosen = check_formats(formats)
     source = find_source(checked(model) if isinstance(model, keras.Model) else model, "model")
-    _check_left_out(source, preprocessing, mean, std)
+    _check_left_out(source, preprocessing, mean, std, image_size)
     output = check_folder(output or _usual_folder(source), overwrite)
     network = checked(source.load())
+    if formats is None:
+        chosen = _without_onnx(network, chosen)
     how = preprocessing or _preprocessing_of(source, network, mean, std, image_size)
     given = dict(sample_images=sample_images, sample_labels=sample_labels, calibration_images=calibration_images)
     if sample_images is None:
@@ -102,9 +105,9 @@ def export(
     return export_network(
         network,
         output,
-        formats,
+        chosen,
         preprocessing=how,
-        class_names=class_names or source.classes or range(network.output_shape[-1]),
+        class_names=_first(class_names, source.classes, range(network.output_shape[-1])),
         card=_card(source, how) if card is None else card,
         overwrite=overwrite,
         verbose=verbose,
@@ -112,11 +115,28 @@ def export(
     )
 
 
-def _check_left_out(source, preprocessing, mean, std):
+def _first(*choices):
+    """Returns the first that is not None, and not empty."""
+    return next(choice for choice in choices if choice is not None and len(choice))
+
+
+def _without_onnx(network, formats):
+    """Returns formats without ONNX, and says so, if that does not know the activation of the classifier."""
+    try:
+        onnx_graph.check_activation(network)
+    except ValueError as error:
+        log.warning(f"Left out onnx. {error}")
+        return tuple(name for name in formats if name != "onnx")
+    return formats
+
+
+def _check_left_out(source, preprocessing, mean, std, image_size):
     is_known = source.preprocessing is not None or preprocessing is not None
     for name, value in (("mean", mean), ("std", std)):
         if is_known and len(value):
             raise argument_error(name, "left out where a card or `preprocessing` says it", value)
+    if preprocessing is not None and image_size is not None:
+        raise argument_error("image_size", "left out with `preprocessing`, which says it", image_size)
 
 
 def _usual_folder(source):
@@ -167,6 +187,7 @@ def _samples(source, how, folder, data_dir):
     except (ValueError, OSError) as error:
         hint = f"The run's data cannot be read: {error}"
         raise argument_error("images", "a folder of image files to compare on, for this model", None, hint) from error
+    check_classes(source, data)
     tested = spread(len(data.test), TEST_IMAGES)
     return {
         "sample_images": data.test.read(tested),

@@ -12,6 +12,7 @@ from keras_preact.data import geometry
 from keras_preact.data.files import decode, threads
 from keras_preact.data.folders import image_files, some
 from keras_preact.errors import argument_error, check_integer
+from keras_preact.network.checks import check_has_probabilities
 from keras_preact.training.source import Trained, find_source
 from keras_preact.types import PathLike
 from keras_preact.weights.cuts import cut, normalize
@@ -65,6 +66,7 @@ def predict(model: Trained, images: PathLike | Iterable[PathLike], top: int = 3)
         raise argument_error("model", expected, source.name, hint)
     top = min(check_integer("top", top), len(classes))
     paths, network, found = files_of(images), source.load(), []
+    check_has_probabilities(network, source.name)
     for start in range(0, len(paths), BATCH):
         part = paths[start : start + BATCH]
         pixels, problems = read_images(part, how)

@@ -95,13 +95,18 @@ def preprocess_input(images: np.ndarray | Iterable[npt.ArrayLike], card: Card | 
         card: A `Card`, or a network whose weights have one (`model.card`).
 
     Returns:
-        float32 (batch, *card.preprocessing.size, channels).
+        float32 (batch, *card.preprocessing.size, channels), or of the network's own size if it has one.
 
     Raises:
         ValueError: If the images have another rank or number of channels, no pixels, or values outside 0 to 255, or
             `card` is none.
     """
     how = _of_card(card, "preprocessing")
+    if (shape := getattr(card, "input_shape", None)) is not None:  # a network's, which may be another than the card's
+        how = how.of_size(shape[1:3])
+        if shape[-1] != how.channels:
+            expected = f"a network of {how.channels} channels, as its card"
+            raise argument_error("card", expected, f"{card.name}, of {shape[-1]}")
     if not hasattr(images, "__iter__"):
         raise argument_error("images", "(batch, height, width, channels) or a list of images", images)
     prepared = [_prepared(_checked(np.asarray(image), how), how) for image in images]

@@ -235,7 +235,7 @@ def weights_file(
 ) -> Iterator[pathlib.Path]:
     """Yields the path of a card's `.weights.h5` file, which is downloaded and converted if it is not there yet.
 
-    It is looked for in the package, in the folder `place` (or `KERAS_PREACT_WEIGHTS`), and in the cache. What is
+    It is looked for where the card says, in the folder `place` (or `KERAS_PREACT_WEIGHTS`), and in the cache. What is
     downloaded is converted, and kept in the cache; if that cannot be written, in a temporary folder until the end.
 
     Args:
@@ -274,7 +274,7 @@ def _fetch(card, spec, place, digest, found, path):
             source = pathlib.Path(aside) / "source"
             store.fetch(card.remote(digest), source, place)
         with written_aside(path) as converted:
-            _write_converted(card, spec, source, converted, is_ours=found is not None)
+            _write_converted(card, spec, source, converted, is_ours=found is not None or card.converter is None)
 
 
 def _remove_abandoned(folder):
@@ -301,8 +301,9 @@ def _write_converted(card, spec, source, path, is_ours):
 def _found(card, place):
     """Returns the path of a card's file that is here already, or None."""
     place = store.chosen_place(place)
-    here = [] if place is None or store.is_mirror(place) else [pathlib.Path(place) / f"{card.name}{ENDING}"]
-    here += [_cached(card)] if card.path is None or card.converter else [pathlib.Path(card.path)]
+    own = [pathlib.Path(card.path)] if card.path is not None and not card.converter else []
+    kept = [] if place is None or store.is_mirror(place) else [pathlib.Path(place) / f"{card.name}{ENDING}"]
+    here = (*own, *kept, *([] if own else [_cached(card)]))
     return next((path for path in here if path.is_file()), None)
 
 

@@ -117,6 +117,8 @@ OTHERS = {
     "png, a bit, one is transparent": with_chunk(saved(PICTURE.convert("1")), b"tRNS", struct.pack(">H", 1)),
     "png, grey and opacity": saved(PICTURE.convert("LA")),
     "bmp": saved(PICTURE, "bmp"),
+    "bmp, grey": saved(PICTURE.convert("L"), "bmp"),
+    "bmp, palette": saved(PICTURE.quantize(16), "bmp"),
     "gif": saved(PICTURE.quantize(16), "gif"),
     **(WEBP if hasattr(tf.io, "decode_webp") else {}),  # older TensorFlow has none
     "png, 16 bits": deep_png(PICTURE),

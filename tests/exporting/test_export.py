@@ -1,5 +1,6 @@
 """Exported models: what they give beside what the Keras model gives, and that nothing half-right is left behind."""
 
+import dataclasses
 import json
 import shutil
 
@@ -20,6 +21,7 @@ from keras_preact.exporting import (
     parity,
 )
 from keras_preact.exporting.onnx_graph import write_onnx
+from keras_preact.training import export as exporting_command
 from keras_preact.weights.cards import TRAINED
 
 
@@ -136,6 +138,38 @@ def test_what_is_not_what_it_should_be_is_a_problem():
         assert message in parity._problem(name, {**fine, **change}, model)
 
 
+def test_logits_in_place_of_probabilities_are_compared_relatively():
+    logits = np.array([[4.0, -20.0], [1.0, 3.0]])
+    found = parity.compared(
+        {"logits": logits + 0.1, "probabilities": logits + 0.1}, {"logits": logits, "probabilities": logits}
+    )
+    assert found["probability_difference"] == pytest.approx(0.1 / 20)
+    softmax = np.array([[0.2, 0.8], [0.5, 0.5]])
+    found = parity.compared(
+        {"logits": logits, "probabilities": softmax + 0.1}, {"logits": logits, "probabilities": softmax}
+    )
+    assert found["probability_difference"] == pytest.approx(0.1)
+
+
+def test_an_export_goes_where_a_link_leads_and_never_in_place_of_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "large")
+    export_onnx(network(units=(1, 1, 1)), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "large" / "model.onnx").is_file()
+    monkeypatch.chdir(tmp_path / "large")
+    with pytest.raises(ValueError, match="`output` must be another folder than the working one"):
+        export_onnx(network(units=(1, 1, 1)), ".", overwrite=True)
+
+
+def test_labels_of_other_classes_are_not_compared(digits_run, monkeypatch):
+    digits = keras_preact.load("digits")
+    other = dataclasses.replace(digits, class_names=tuple("9876543210"))
+    monkeypatch.setattr(exporting_command, "data_of", lambda *_: other)
+    with pytest.raises(ValueError, match="`data` must be of the classes that"):
+        keras_preact.export(digits_run, digits_run.parent / "other", formats="onnx")
+
+
 def test_an_export_is_replaced_only_if_asked_and_nothing_else_ever(tmp_path):
     model = network(units=(1, 1, 1))
     export_onnx(model, tmp_path / "export")
@@ -178,6 +212,11 @@ def test_bad_input_is_refused_before_anything_is_written(arguments, message, tmp
     assert not list(tmp_path.iterdir())
 
 
+@keras.saving.register_keras_serializable("tests")
+def own_activation(x):
+    return x
+
+
 def test_a_model_without_classifier_and_an_activation_onnx_does_not_know_are_refused(tmp_path):
     spec = network().spec
     for arguments in ({"include_top": False}, {"features": ["stage1"]}):
@@ -185,6 +224,10 @@ def test_a_model_without_classifier_and_an_activation_onnx_does_not_know_are_ref
         with pytest.raises(ValueError, match="ends in its classifier"):
             export_onnx(model, tmp_path / "export")
     model = keras_preact.build_network(spec, input_shape=(16, 16, 3), num_classes=5, classifier_activation="softplus")
+    with pytest.raises(ValueError, match="knows the activations softmax, sigmoid, linear"):
+        export_onnx(model, tmp_path / "export")
+    assert exporting_command._without_onnx(model, ("savedmodel", "onnx")) == ("savedmodel",)
+    model.get_layer("predictions").activation = own_activation
     with pytest.raises(ValueError, match="knows the activations softmax, sigmoid, linear"):
         export_onnx(model, tmp_path / "export")
 

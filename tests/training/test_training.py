@@ -183,6 +183,15 @@ def test_classes_in_another_order_are_refused_and_other_names_are_said(names, me
         assert "have other names than those of" in caplog.text
 
 
+def test_logits_are_not_taken_for_probabilities(run):
+    model = keras_preact.ResNet164(weights="digits", classifier_activation=None)
+    for use in (keras_preact.evaluate, lambda network: keras_preact.predict(network, run[0] / "samples")):
+        with pytest.raises(
+            ValueError, match="`model` must be a network that returns probabilities, not linear outputs"
+        ):
+            use(model)
+
+
 def test_a_warm_up_that_the_training_does_not_reach_the_end_of_is_said(tmp_path, caplog):
     recipe = QUICK.replace(steps=1, warmup_steps=3)
     keras_preact.train("ResNet8", recipe=recipe, output=tmp_path / "run", verbose=0)

@@ -116,6 +116,15 @@ def test_there_is_one_class_whose_default_is_how_image_files_are_resized():
     )
 
 
+def test_images_are_prepared_for_the_size_of_the_network():
+    network = keras_preact.ResNet164(weights="digits", input_shape=(24, 24, 1))
+    images = np.random.default_rng(0).integers(256, size=(2, 24, 24, 1), dtype=np.uint8)
+    expected = (images - np.float32(network.card.preprocessing.mean)) / np.float32(network.card.preprocessing.std)
+    np.testing.assert_allclose(keras_preact.preprocess_input(images, network), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="`card` must be a network of 1 channels, as its card"):
+        keras_preact.preprocess_input(images, keras_preact.ResNet164(weights="digits", input_shape=(24, 24, 3)))
+
+
 def test_each_card_is_cut_as_its_author_does():
     for name in keras_preact.list_weights(data="imagenet"):
         author = name.split(".")[2]

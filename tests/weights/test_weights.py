@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import time
 import zipfile
 
@@ -26,6 +27,7 @@ from weights_files import (
 
 import keras_preact
 from keras_preact.cli import main
+from keras_preact.weights.cards import TRAINED
 from keras_preact.weights.pretrained import load_pretrained
 
 
@@ -98,6 +100,19 @@ def test_fetched_weights_can_be_carried_to_a_folder(home, monkeypatch):
     path.unlink()
     monkeypatch.setenv("KERAS_PREACT_WEIGHTS", str(home / "carried"))
     np.testing.assert_array_equal(build(card).get_weights()[0], model.get_weights()[0])
+
+
+def test_a_folder_that_is_named_comes_before_one_for_downloads(tmp_path, monkeypatch):
+    """All runs of one recipe have the same name."""
+    shutil.copytree(TRAINED / "resnet164.digits.digits", tmp_path / "resnet164.digits.digits")
+    other = keras_preact.ResNet164(weights="digits")
+    other.get_layer("stem_conv").kernel.assign(other.get_layer("stem_conv").kernel * 2)
+    (tmp_path / "downloads").mkdir()
+    other.save_weights(tmp_path / "downloads" / "resnet164.digits.digits.weights.h5")
+    monkeypatch.setenv("KERAS_PREACT_WEIGHTS", str(tmp_path / "downloads"))
+    named = keras_preact.ResNet164(weights=tmp_path / "resnet164.digits.digits")
+    ours, theirs = (np.asarray(model.get_layer("stem_conv").kernel) for model in (named, other))
+    np.testing.assert_allclose(ours * 2, theirs)
 
 
 def test_the_next_download_removes_what_a_killed_one_left(home):
