@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,8 @@ import numpy as np
 from keras_preact.data import geometry
 from keras_preact.errors import argument_error
 from keras_preact.weights.cuts import normalize
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -180,6 +183,9 @@ def from_arrays(
     train = ArraySplit(check_images(train_images, "train_images"), check_labels(train_labels, "train_labels"))
     test = ArraySplit(check_images(test_images, "test_images"), check_labels(test_labels, "test_labels"))
     if class_names is None:
+        unseen = sorted({*range(train.labels.max() + 1)} - {*train.labels.tolist()})
+        if unseen:
+            log.warning(f"No training image has the label {unseen[0]}: are labels counted from 0?")
         class_names = tuple(str(label) for label in range(max(train.labels.max(), test.labels.max()) + 1))
     mean, std = measure(train.images)
     return DataSet(name, train, test, tuple(class_names), mean, std)
@@ -211,6 +217,9 @@ def check_images(images: npt.ArrayLike, argument: str = "images") -> np.ndarray:
         images = images[..., None]
     if images.ndim != 4 or not images.size:
         raise argument_error(argument, "(images, height, width, channels), one image at least", images.shape)
+    if images.shape[1] in (1, 3) and min(images.shape[2:]) > 4:
+        hint = "Channels come last: pass numpy.moveaxis(images, 1, -1)."
+        raise argument_error(argument, "(images, height, width, channels)", images.shape, hint)
     is_float = np.issubdtype(images.dtype, np.floating)
     if not is_float and not np.issubdtype(images.dtype, np.integer):
         raise argument_error(argument, "uint8 of 0 to 255, or floats of 0 to 1", images.dtype.name)

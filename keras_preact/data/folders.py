@@ -84,6 +84,13 @@ def load_folder(
     return DataSet(path.name, pixels, _in_memory(test), names, mean, std, folder=str(path))
 
 
+def holds(folder: PathLike, path: PathLike) -> bool:
+    """Returns whether `path` lies where `load_folder` looks for the images of `folder`."""
+    root, within = pathlib.Path(folder).resolve(), pathlib.Path(path).resolve()
+    parts = [root / name for name in ("train", *TEST_FOLDERS)] if (root / "train").is_dir() else [root]
+    return any(within.is_relative_to(part) for part in parts)
+
+
 def load_imagenet(
     data_dir: PathLike | None = None, image_size: int | tuple[int, int] | None = None, skip_corrupt: bool = False
 ) -> DataSet:

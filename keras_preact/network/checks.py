@@ -6,13 +6,13 @@ import re
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import keras
-
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.network.parts import CLASSIFIER, TAPS
 from keras_preact.network.spec import NetworkSpec
 
 if TYPE_CHECKING:
+    import keras
+
     from keras_preact.network.model import ResidualNetwork
 
 Layout: TypeAlias = Literal["stacked", "layers"]
@@ -34,6 +34,8 @@ def check_classifier(model: object, received: object) -> None:
 
 def check_has_probabilities(model: keras.Model, received: object) -> None:
     """Raises a `ValueError` if the classifier of a network of this package is known to return no probabilities."""
+    import keras
+
     name = keras.activations.serialize(model.get_layer(CLASSIFIER).activation)
     if name in ("linear", "log_softmax"):
         hint = 'Build it with classifier_activation="softmax" and its weights.'

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 # What Keras' callbacks count. (EarlyStopping turns the sign of `min_delta` in place, so that is not restored.)
 COUNTERS = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch")
+_OF_THE_RATE = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
+_OF_ONE_RATE = ("constant", "plateau")  # schedules by which the optimizer has a number for its rate
 PREFIX = "callbacks/"  # of the names of arrays
 
 
@@ -131,6 +133,8 @@ def _is_own(callback, name):
 
 def check_callbacks(callbacks: Iterable[keras.callbacks.Callback], recipe: Recipe) -> None:
     """Raises a `ValueError` if one of `callbacks` is none, or has a state that a checkpoint cannot hold."""
+    if isinstance(callbacks, keras.callbacks.Callback):
+        raise argument_error("callbacks", "a list of keras.callbacks.Callback objects", type(callbacks).__name__)
     for callback in callbacks:
         name = type(callback).__name__
         if not isinstance(callback, keras.callbacks.Callback):
@@ -141,6 +145,9 @@ def check_callbacks(callbacks: Iterable[keras.callbacks.Callback], recipe: Recip
             _state_of(callback)
         except (TypeError, ValueError) as error:
             raise argument_error("callbacks", "with a state that JSON can hold", name, str(error)) from error
+        if isinstance(callback, _OF_THE_RATE) and (recipe.warmup_steps or recipe.schedule not in _OF_ONE_RATE):
+            hint = 'Pass schedule="constant" and warmup_steps=0, or leave the callback out.'
+            raise argument_error("callbacks", "none that sets the rate, which the recipe's schedule does", name, hint)
         if recipe.ema and getattr(callback, "restore_best_weights", False):
             hint = "The average of the weights, which `ema` asks for, takes the place of the best ones."
             raise argument_error("callbacks", "without restore_best_weights in a training with ema", name, hint)

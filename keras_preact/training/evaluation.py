@@ -7,6 +7,7 @@ import functools
 import itertools
 import logging
 import math
+import os
 from typing import Any
 
 import keras
@@ -135,6 +136,9 @@ def loaded(
             if value is not None:
                 raise argument_error(name, "left out with a DataSet, which is loaded already", str(value))
         return data
+    if not isinstance(data, (str, os.PathLike)):
+        hint = "keras_preact.from_arrays makes a DataSet of arrays."
+        raise argument_error("data", "a name, a folder of images or a DataSet", f"a {type(data).__name__}", hint)
     size = image_size or None
     return load(data, data_dir, image_size=None if has_own_size(data) else size, skip_corrupt=skip_corrupt)
 

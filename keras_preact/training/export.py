@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -179,6 +180,9 @@ def _card(source, how):
 def _samples(source, how, folder, data_dir):
     """Returns the images to compare on, their labels if they are known, and others to calibrate int8 with."""
     if folder is not None:
+        if not isinstance(folder, (str, os.PathLike)):
+            hint = "Arrays are for sample_images=."
+            raise argument_error("images", "the path of a folder of image files", f"a {type(folder).__name__}", hint)
         return _halves(folder, how)
     if source.data is None:
         raise argument_error("images", f"{IMAGES}, or sample_images, an array", None)

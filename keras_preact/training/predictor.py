@@ -61,7 +61,7 @@ def predict(model: Trained, images: PathLike | Iterable[PathLike], top: int = 3)
     source = find_source(model, "model")
     how, classes = source.preprocessing, source.classes
     if how is None or classes is None:
-        hint = "Pass a name of list_weights(), the folder of a run or of kept weights, or a .keras file of a run."
+        hint = "Pass a name of list_weights(), the folder of a run or of kept weights, or the model.keras of a run."
         expected = "one that says how images are prepared, and what its classes are called"
         raise argument_error("model", expected, source.name, hint)
     top = min(check_integer("top", top), len(classes))
@@ -91,6 +91,11 @@ def files_of(paths: PathLike | Iterable[PathLike]) -> list[str]:
     """
     found = []
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+        if not isinstance(path, (str, os.PathLike)):
+            hint = "Give images in memory to preprocess_input, and its result to the network."
+            raise argument_error(
+                "image", "the path of a file, or of a folder of images", f"a {type(path).__name__}", hint
+            )
         if not os.path.isdir(path):
             if not os.path.isfile(path):
                 raise argument_error("image", "an existing file, or a folder of images", str(path))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_preact.data.dataset import DataLike, DataSet, held_out
+from keras_preact.data.folders import holds
 from keras_preact.errors import argument_error, check_arguments
 from keras_preact.files import remove_asides
 from keras_preact.locks import held
@@ -104,7 +105,7 @@ def train(
     clock = Clock()
     check_backend()
     if not isinstance(model, str) or model in list_weights():
-        received = getattr(model, "name", model)
+        received = model if isinstance(model, str) else f"a {type(model).__name__}"
         raise argument_error("model", "the name of a network", received, "Trained weights go into start=.")
     own = [name for name in inspect.signature(train).parameters if name != "fields"]
     check_arguments("train", fields, [*own, *RECIPE_FIELDS, *NETWORK_OPTIONS])
@@ -147,7 +148,7 @@ def carry_out(
     recipe.check_warmup(len(data.train) // recipe.global_batch_size)
     usual = pathlib.Path("runs") / f"{experiment.model}.{safe_name(data.name)}.{experiment.recipe_name}"
     output = remote_folder.without_scheme(str(run_options.output or usual))
-    _check_output(output, experiment.weights)
+    _check_output(output, experiment.weights, data.folder)
     card = _trained(experiment, data, validation, training_class, run_options, output)
     # An exception that a callback keeps (matplotlib's parser does) holds the frames of `fit`, and TensorFlow's iterator
     # with them: at the end of the process that waits for the interpreter, a minute and more.
@@ -184,11 +185,16 @@ def _trained(experiment, data, validation, training_class, run_options, output):
     return {**card, "folder": output}
 
 
-def _check_output(output, weights):
-    """Raises a `ValueError` if a run in `output` would overwrite the weights that it begins with, or kept ones."""
+def _check_output(output, weights, images):
+    """Raises a `ValueError` if a run in `output` would overwrite the weights that it begins with, or kept ones.
+
+    Or if it lies among the images: the samples in it would be a class of theirs.
+    """
     if remote_folder.is_remote(output):
         return
     folder = pathlib.Path(output).resolve()
+    if images is not None and holds(images, folder):
+        raise argument_error("output", f"outside of {images}, whose folders are classes", output, "Pass --output.")
     # Of weights in a folder or a file, the name is the path, resolved; all other names are relative to no folder.
     if weights is not None and pathlib.PurePath(weights.name).is_relative_to(folder):
         raise argument_error("output", "another folder than that of the weights which the run begins with", output)

@@ -174,7 +174,11 @@ def _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt):
     recipe = recipe_for(count, steps)
     if changes.get("schedule", recipe.schedule) != recipe.schedule:
         recipe = recipe.replace(schedule="constant", drops=())
-    return RULE, recipe.replace(**{**changes, "steps": recipe.steps}), data
+    own = [name for name in changes if name not in ("seed", "precision") and changes[name] != getattr(recipe, name)]
+    recipe = recipe.replace(**{**changes, "steps": recipe.steps})
+    if own := [name for name in own if name != "steps"]:
+        recipe = recipe.replace(source=f"{RULE} with its own {', '.join(own)}; {recipe.source}")
+    return RULE, recipe, data
 
 
 class FineTuning(Training):

@@ -281,3 +281,24 @@ def test_the_newest_version_that_tfds_prepared_is_found_from_anywhere(tmp_path, 
         assert find_prepared("cifar10", folder) == tmp_path / "cifar10" / "3.0.10"
     monkeypatch.chdir(tmp_path / "cifar10" / "3.0.9")
     assert find_prepared("cifar10", pathlib.Path()) == tmp_path / "cifar10" / "3.0.9"
+
+
+def test_a_run_among_the_images_is_refused(tmp_path, monkeypatch):
+    for name in (f"{kind}/{number}.png" for kind in "ab" for number in range(20)):
+        write(tmp_path / "flat" / name, np.zeros((9, 9), np.uint8))
+        write(tmp_path / "split" / "train" / name, np.zeros((9, 9), np.uint8))
+        write(tmp_path / "split" / "test" / name, np.zeros((9, 9), np.uint8))
+    monkeypatch.chdir(tmp_path / "flat")
+    with pytest.raises(ValueError, match=r"`output` must be outside of .*flat, whose folders are classes"):
+        keras_preact.train("ResNet8", data=".")
+    assert sorted(path.name for path in pathlib.Path().iterdir()) == ["a", "b"]
+    assert not folders.holds(tmp_path / "split", tmp_path / "split" / "runs")
+    assert folders.holds(tmp_path / "split", tmp_path / "split" / "test" / "runs")
+
+
+def test_labels_from_1_and_channels_first_are_said(caplog):
+    images = np.zeros((4, 8, 8, 3), "uint8")
+    keras_preact.from_arrays(images, [1, 2, 1, 2], images, [1, 2, 1, 2])
+    assert "No training image has the label 0: are labels counted from 0?" in caplog.text
+    with pytest.raises(ValueError, match=r"`train_images` must be .*Channels come last"):
+        keras_preact.from_arrays(images.transpose(0, 3, 1, 2), [0] * 4, images, [0] * 4)

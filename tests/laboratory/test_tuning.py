@@ -118,6 +118,10 @@ def test_a_wrong_axis_is_refused_before_anything_is_written(over, message, tmp_p
         ({"strategy": "tpu"}, "strategy.*where there is no TPU"),
         ({"model_options": {"ordring": "original"}}, '`model_options` must be one of .*Nearest: "ordering"'),
         ({"model_options": {"dtype": "mixed_bfloat16"}}, "`model_options` must be one of .*dtype"),
+        (
+            {"recipe": TINY.replace(global_batch_size=60)},
+            "global_batch_size.*at most 58, the training .* but 6 held out",
+        ),
         ({"recipe": TINY.replace(global_batch_size=15, mixup=1.0)}, "global_batch_size.*multiple of 2.*15"),
     ],
 )

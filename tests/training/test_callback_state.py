@@ -127,6 +127,19 @@ def test_best_weights_are_set_once_at_the_end_of_a_training_of_several_fits(tmp_
     assert all(map(np.array_equal, run_folder.load_model(tmp_path / "killed").get_weights(), whole))
 
 
+@pytest.mark.parametrize(
+    "callback", [keras.callbacks.ReduceLROnPlateau(), keras.callbacks.LearningRateScheduler(float)]
+)
+def test_a_rate_has_one_master(callback, tmp_path):
+    train(tmp_path / "run", RECIPE.replace(epochs=1, schedule="constant"), callbacks=[callback])
+    for changes in ({"schedule": "constant", "warmup_steps": 1}, {"schedule": "cosine"}):
+        with pytest.raises(ValueError, match=r"`callbacks` must be none that sets the rate, which the recipe's"):
+            train(tmp_path / "other", RECIPE.replace(**changes), callbacks=[callback])
+    with pytest.raises(ValueError, match="`callbacks` must be a list of"):
+        train(tmp_path / "other", callbacks=callback)
+    assert not (tmp_path / "other").exists()
+
+
 def test_keras_callback_for_checkpoints_writes_the_network(tmp_path):
     whole, weights = tmp_path / "whole.keras", tmp_path / "kept.weights.h5"
     kept = keras.callbacks.ModelCheckpoint

@@ -198,6 +198,25 @@ def test_a_warm_up_that_the_training_does_not_reach_the_end_of_is_said(tmp_path,
     assert "The learning rate rises for 3 steps, and the training has 1." in caplog.text
 
 
+def test_what_is_no_data_no_path_and_no_name_is_said_by_its_type(run):
+    arrays = np.zeros((4, 8, 8, 1), "uint8"), np.zeros(4, int)
+    for use, message in (
+        (lambda: keras_preact.train("ResNet11", data=arrays), "`data` must be a name, .*from_arrays"),
+        (lambda: keras_preact.evaluate(run[0], arrays[0]), "`data` must be a name, .*Received: data='a ndarray'"),
+        (lambda: keras_preact.predict(run[0], [arrays[0]]), "`image` must be the path of a file.*preprocess_input"),
+        (
+            lambda: keras_preact.export(run[0], run[0] / "e", images=arrays[0]),
+            "`images` must be the path.*sample_images",
+        ),
+        (
+            lambda: keras_preact.train(keras_preact.ResNet(8)),
+            "`model` must be the name .*Received: model='a ResidualNetw",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
 def test_a_data_set_that_is_loaded_takes_no_place(run):
     for name, value in (("data_dir", "nowhere"), ("skip_corrupt", True)):
         with pytest.raises(ValueError, match=f"`{name}` must be left out with a DataSet"):

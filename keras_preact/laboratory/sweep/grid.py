@@ -106,6 +106,10 @@ def sweep(
     if validation_images is None and "validation_images" not in axes:
         recipe = recipe.replace(validation_images=held_out or max(1, len(data.train) // 10))
     recipes = [axes_and_points.recipe_of(point, recipe) for point in points]
+    for each in recipes:
+        if each.global_batch_size > (left := len(data.train) - each.validation_images):
+            expected = f"at most {left}, the training images of {data.name} but {each.validation_images} held out"
+            raise argument_error("global_batch_size", expected, each.global_batch_size)
     folder = pathlib.Path(output or pathlib.Path("runs") / f"sweep.{safe_name(data.name)}")
     name = data.folder or data.name
     trials = [
@@ -247,7 +251,7 @@ def draw(groups: Mapping[str, Sequence[Mapping[str, Any]]], path: PathLike) -> N
     figure = Figure(figsize=(8, 1.2 + 0.32 * len(groups)), layout="constrained")
     axes = figure.subplots()
     errors = [row["error_percent"] for rows in groups.values() for row in rows if not row["reason"]]
-    edge = 1.15 * max(errors, default=20.0)
+    edge = 1.15 * max(errors, default=20.0) or 1.0
     for height, rows in enumerate(groups.values()):
         found = [row["error_percent"] for row in rows if not row["reason"]]
         failed = len(rows) - len(found)
