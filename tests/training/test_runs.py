@@ -120,7 +120,7 @@ def test_the_same_seed_trains_the_same(tmp_path):
     ("arguments", "message"),
     [
         ({"model": "ResNet163"}, r"depth.*163.*Nearest"),
-        ({"model": SimpleNamespace(name="mine")}, "`model` must be the name.*mine.*into start="),
+        ({"model": SimpleNamespace(name="mine")}, "`model` must be the name.*SimpleNamespace.*into start="),
         ({"model": "resnet164.digits.digits"}, "`model` must be the name of a network.*into start="),
         ({"model": "VGG16"}, r"model.*VGG16.*Nearest|model.*vgg16.*Nearest"),
         ({"data": "digit"}, r'data.*Nearest: "digits"'),

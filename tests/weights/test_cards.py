@@ -295,7 +295,7 @@ def test_predictions_get_their_names(source):
 
 
 def test_a_model_stands_for_its_card():
-    model = keras_preact.ResNet(11, input_shape=(8, 8, 1))
+    model = keras_preact.ResNet(11, input_shape=(16, 16, 1))
     images, numbers = np.full((1, 8, 8, 1), 9, "uint8"), np.eye(10)[:1]
     calls = {keras_preact.preprocess_input: images, keras_preact.decode_predictions: numbers}
     for function, argument in calls.items():
