@@ -291,6 +291,8 @@ def test_a_run_among_the_images_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "flat")
     with pytest.raises(ValueError, match=r"`output` must be outside of .*flat, whose folders are classes"):
         keras_preact.train("ResNet8", data=".")
+    with pytest.raises(ValueError, match=r"`output` must be outside of .*flat, whose folders are classes"):
+        keras_preact.sweep("depth=8", data=".", global_batch_size=4)
     assert sorted(path.name for path in pathlib.Path().iterdir()) == ["a", "b"]
     assert not folders.holds(tmp_path / "split", tmp_path / "split" / "runs")
     assert folders.holds(tmp_path / "split", tmp_path / "split" / "test" / "runs")

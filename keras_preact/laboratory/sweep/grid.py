@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_preact.data.dataset import DataLike
+from keras_preact.data.folders import holds
 from keras_preact.errors import argument_error, check_arguments, check_integer, check_number
 from keras_preact.files import is_aside, remove_asides, write_text, written_aside
 from keras_preact.laboratory.sweep import axes as axes_and_points
@@ -111,6 +112,8 @@ def sweep(
             expected = f"at most {left}, the training images of {data.name} but {each.validation_images} held out"
             raise argument_error("global_batch_size", expected, each.global_batch_size)
     folder = pathlib.Path(output or pathlib.Path("runs") / f"sweep.{safe_name(data.name)}")
+    if data.folder is not None and holds(data.folder, folder):
+        raise argument_error("output", f"outside of {data.folder}, whose folders are classes", str(folder))
     name = data.folder or data.name
     trials = [
         (point, Trial(key, name, point_recipe.replace(seed=seed), point_options, name=_name(point, seed)))
