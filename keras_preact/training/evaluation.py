@@ -81,7 +81,7 @@ def fitting_data(
 ) -> DataSet:
     """Returns a data set, its image files resized and cut as those that a `Source` was trained on, if that is known."""
     how = source.preprocessing
-    size = None if how is None else how.size
+    size = source.size if how is None else how.size
     if source.skip_corrupt and not isinstance(data, DataSet):  # of its own images, and of other folders
         skip_corrupt = skip_corrupt or data == source.data or data not in (*DATA_SETS, *ALIASES)
     data = loaded(data, data_dir, size, skip_corrupt)

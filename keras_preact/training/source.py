@@ -42,6 +42,7 @@ class Source:
         channels: What the network reads.
         layout: The network's.
         load: A function that returns the `ResidualNetwork`.
+        size: (height, width) that the network reads; None if it reads any, or that is not known.
         preprocessing: The `Preprocessing` of the images that the weights were trained on; None if not known.
         classes: A name for every output; None if not known.
         data: The name of what the weights were trained on, or its folder; None if not known.
@@ -61,6 +62,7 @@ class Source:
     channels: int
     layout: str
     load: Callable[[], ResidualNetwork]
+    size: tuple[int, int] | None = None
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None
     data: str | None = None
@@ -201,7 +203,9 @@ def _of_weights_file(path):
 
 def _source(name, model, digest, config, load, **known):
     spec = NetworkSpec.from_dict(config["spec"])
-    return Source(name, model, digest, spec, config["input_shape"][-1], config["layout"], load, **known)
+    *size, channels = config["input_shape"]
+    size = None if None in size else tuple(size)
+    return Source(name, model, digest, spec, channels, config["layout"], load, size, **known)
 
 
 def _loader(path):

@@ -298,6 +298,13 @@ def test_a_run_among_the_images_is_refused(tmp_path, monkeypatch):
     assert folders.holds(tmp_path / "split", tmp_path / "split" / "test" / "runs")
 
 
+def test_images_of_many_sizes_are_evaluated_in_the_size_of_the_network(tmp_path):
+    for number in range(20):
+        write(tmp_path / "photos" / "ab"[number % 2] / f"{number}.png", np.zeros((9 + number, 12), np.uint8))
+    keras_preact.ResNet(8, input_shape=(10, 10, 1), num_classes=2).save(tmp_path / "plain.keras")
+    assert keras_preact.evaluate(tmp_path / "plain.keras", tmp_path / "photos")["loss"] > 0
+
+
 def test_labels_from_1_and_channels_first_are_said(caplog):
     images = np.zeros((4, 8, 8, 3), "uint8")
     keras_preact.from_arrays(images, [1, 2, 1, 2], images, [1, 2, 1, 2])
