@@ -115,12 +115,17 @@ def identity(data: DataSet) -> dict[str, Any]:
 
 
 def _of_today(name, value):
-    """Returns what a field of an experiment is called now: a data set's name, options without those that are usual."""
+    """Returns a field of an experiment as it is compared: a data set's name of today, options but the usual ones.
+
+    Where a recipe is from is left out: its other fields decide the result.
+    """
     if name == "data" and isinstance(value, str):
         return ALIASES.get(value, value)
     if name == "options" and isinstance(value, Mapping):
         usual = [*USUAL.items(), ("shortcut", {"name": "identity"})]
         return {option: chosen for option, chosen in value.items() if (option, chosen) not in usual}
+    if name == "recipe" and isinstance(value, Mapping):
+        return {field: chosen for field, chosen in value.items() if field != "source"}
     return value
 
 

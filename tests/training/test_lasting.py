@@ -191,6 +191,7 @@ def test_another_backend_and_major_version_are_refused(field, value, folder):
 def test_a_run_of_before_that_knows_no_identity_is_resumed(folder):
     experiment = json.loads((folder / run_folder.EXPERIMENT).read_text())
     del experiment["identity"]
+    experiment["recipe"]["source"] = "what an older version says of the same recipe"
     (folder / run_folder.EXPERIMENT).write_text(json.dumps(experiment))
     for path in (folder / run_folder.CHECKPOINTS).iterdir():
         (path / checkpoints.PROCESSES).unlink()
