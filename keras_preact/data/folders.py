@@ -84,11 +84,18 @@ def load_folder(
     return DataSet(path.name, pixels, _in_memory(test), names, mean, std, folder=str(path))
 
 
-def holds(folder: PathLike, path: PathLike) -> bool:
-    """Returns whether `path` lies where `load_folder` looks for the images of `folder`."""
-    root, within = pathlib.Path(folder).resolve(), pathlib.Path(path).resolve()
+def check_outside(folder: PathLike | None, output: PathLike) -> None:
+    """Raises a `ValueError` if `output` lies where `load_folder` looks for the images of `folder`; None has no images.
+
+    What is written there would be a class of the next data set.
+    """
+    if folder is None:
+        return
+    root, within = pathlib.Path(folder).resolve(), pathlib.Path(output).resolve()
     parts = [root / name for name in ("train", *TEST_FOLDERS)] if (root / "train").is_dir() else [root]
-    return any(within.is_relative_to(part) for part in parts)
+    if any(within.is_relative_to(part) for part in parts):
+        hint = "Pass --output (output=) with another folder."
+        raise argument_error("output", f"outside of {folder}, whose folders are classes", str(output), hint)
 
 
 def load_imagenet(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_preact.data.dataset import DataLike, DataSet, held_out
-from keras_preact.data.folders import holds
+from keras_preact.data.folders import check_outside
 from keras_preact.errors import argument_error, check_arguments
 from keras_preact.files import remove_asides
 from keras_preact.locks import held
@@ -148,7 +148,7 @@ def carry_out(
     recipe.check_warmup(len(data.train) // recipe.global_batch_size)
     usual = pathlib.Path("runs") / f"{experiment.model}.{safe_name(data.name)}.{experiment.recipe_name}"
     output = remote_folder.without_scheme(str(run_options.output or usual))
-    _check_output(output, experiment.weights, data.folder)
+    _check_output(output, experiment.weights, data)
     card = _trained(experiment, data, validation, training_class, run_options, output)
     # An exception that a callback keeps (matplotlib's parser does) holds the frames of `fit`, and TensorFlow's iterator
     # with them: at the end of the process that waits for the interpreter, a minute and more.
@@ -185,16 +185,12 @@ def _trained(experiment, data, validation, training_class, run_options, output):
     return {**card, "folder": output}
 
 
-def _check_output(output, weights, images):
-    """Raises a `ValueError` if a run in `output` would overwrite the weights that it begins with, or kept ones.
-
-    Or if it lies among the images: the samples in it would be a class of theirs.
-    """
+def _check_output(output, weights, data):
+    """Raises a `ValueError` if a run in `output` would overwrite weights or be among the images of `data`."""
     if remote_folder.is_remote(output):
         return
     folder = pathlib.Path(output).resolve()
-    if images is not None and holds(images, folder):
-        raise argument_error("output", f"outside of {images}, whose folders are classes", output, "Pass --output.")
+    check_outside(data.folder, output)
     # Of weights in a folder or a file, the name is the path, resolved; all other names are relative to no folder.
     if weights is not None and pathlib.PurePath(weights.name).is_relative_to(folder):
         raise argument_error("output", "another folder than that of the weights which the run begins with", output)

@@ -294,8 +294,9 @@ def test_a_run_among_the_images_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"`output` must be outside of .*flat, whose folders are classes"):
         keras_preact.sweep("depth=8", data=".", global_batch_size=4)
     assert sorted(path.name for path in pathlib.Path().iterdir()) == ["a", "b"]
-    assert not folders.holds(tmp_path / "split", tmp_path / "split" / "runs")
-    assert folders.holds(tmp_path / "split", tmp_path / "split" / "test" / "runs")
+    folders.check_outside(tmp_path / "split", tmp_path / "split" / "runs")
+    with pytest.raises(ValueError, match=r"`output` must be outside of .*split"):
+        folders.check_outside(tmp_path / "split", tmp_path / "split" / "test" / "runs")
 
 
 def test_images_of_many_sizes_are_evaluated_in_the_size_of_the_network(tmp_path):

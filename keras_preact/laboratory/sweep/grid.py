@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from keras_preact.data.dataset import DataLike
-from keras_preact.data.folders import holds
+from keras_preact.data.folders import check_outside
 from keras_preact.errors import argument_error, check_arguments, check_integer, check_number
 from keras_preact.files import is_aside, remove_asides, write_text, written_aside
 from keras_preact.laboratory.sweep import axes as axes_and_points
@@ -106,14 +106,9 @@ def sweep(
     data = loaded(data, data_dir, recipe.image_size)
     if validation_images is None and "validation_images" not in axes:
         recipe = recipe.replace(validation_images=held_out or max(1, len(data.train) // 10))
-    recipes = [axes_and_points.recipe_of(point, recipe) for point in points]
-    for each in recipes:
-        if each.global_batch_size > (left := len(data.train) - each.validation_images):
-            expected = f"at most {left}, the training images of {data.name} but {each.validation_images} held out"
-            raise argument_error("global_batch_size", expected, each.global_batch_size)
+    recipes = [_filled(axes_and_points.recipe_of(point, recipe), data) for point in points]
     folder = pathlib.Path(output or pathlib.Path("runs") / f"sweep.{safe_name(data.name)}")
-    if data.folder is not None and holds(data.folder, folder):
-        raise argument_error("output", f"outside of {data.folder}, whose folders are classes", str(folder))
+    check_outside(data.folder, folder)
     name = data.folder or data.name
     trials = [
         (point, Trial(key, name, point_recipe.replace(seed=seed), point_options, name=_name(point, seed)))
@@ -135,6 +130,15 @@ def sweep(
     rows = report.write(results)
     report.draw(rows)
     return rows
+
+
+def _filled(recipe, data):
+    """Returns a recipe, once its batch can be filled from the training images that it does not hold out."""
+    held_out = recipe.validation_images
+    if recipe.global_batch_size > (left := len(data.train) - held_out):
+        expected = f"at most {left}, the training images of {data.name} but {held_out} held out"
+        raise argument_error("global_batch_size", expected, recipe.global_batch_size)
+    return recipe
 
 
 def _name(point, seed):
