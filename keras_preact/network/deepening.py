@@ -17,7 +17,7 @@ from keras_preact.network.copies import compile_alike
 from keras_preact.network.families import units_of_depth
 from keras_preact.network.loaded import Loaded
 from keras_preact.network.model import ResidualNetwork
-from keras_preact.network.named_weights import assign, copy_trainable, divide_averages, named_weights
+from keras_preact.network.named_weights import assign, copy_trainable, divide_averages, named_weights, value_at
 from keras_preact.network.shapes import unit_operations, weights_of
 from keras_preact.network.spec import NetworkSpec
 
@@ -167,7 +167,7 @@ def _copy_weights(source, target, plan, branch):
     """Sets the weights of a deepened network; returns by how much those of old units were divided."""
     divided = {}
     theirs, ours = named_weights(source), named_weights(target)
-    old = {name: _value(place) for name, place in theirs.items()}
+    old = {name: value_at(place) for name, place in theirs.items()}
     values: dict[str, Any] = {name: old.get(name) for name in ours}
     for stage in plan:
         alike = {unit.name: 1 + max(copy for _, other, copy in stage if other is unit) for _, unit, _ in stage}
@@ -177,7 +177,7 @@ def _copy_weights(source, target, plan, branch):
                 if place not in ours:  # a backbone ends with the last of its features
                     continue
                 if copy and branch == "zero":
-                    value = _fresh(unit, name, _value(ours[place]))
+                    value = _fresh(unit, name, value_at(ours[place]))
                 elif branch == "copy" and alike[origin.name] > 1:
                     count = alike[origin.name] if name in _ends(unit) else 1
                     value = _divided(value, count)
@@ -186,12 +186,6 @@ def _copy_weights(source, target, plan, branch):
                 values[place] = value
     assign(ours, values.__getitem__)
     return divided
-
-
-def _value(place):
-    variable, index = place
-    array = keras.ops.convert_to_numpy(variable.value)
-    return array if index is None else array[index]
 
 
 def _ends(unit):

@@ -118,12 +118,15 @@ def copy_optimizer(
 
 def divide_averages(model: keras.Model, by: Mapping[str, int]) -> None:
     """Divides the averages of weights that a model's optimizer keeps, if it does, by numbers, by name of the weight."""
-    slots = _slots(inner_optimizer(optimizer_of(model))).get(AVERAGES, {}) if getattr(model, "compiled", False) else {}
-    places = _named_slots(model, slots)
-    _copy(places, places, {name: _value(*place) / by.get(name, 1) for name, place in places.items() if by})
+    if (optimizer := optimizer_of(model)) is None or not by:
+        return
+    places = _named_slots(model, _slots(inner_optimizer(optimizer)).get(AVERAGES, {}))
+    _copy(places, places, {name: value_at(place) / by[name] for name, place in places.items() if name in by})
 
 
-def _value(variable, index):
+def value_at(place: Place) -> np.ndarray:
+    """Returns the array of a weight, one of those of `named_weights`."""
+    variable, index = place
     array = keras.ops.convert_to_numpy(variable.value)
     return array if index is None else array[index]
 

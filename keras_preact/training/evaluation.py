@@ -114,7 +114,7 @@ def check_classes(source: Source, data: DataSet) -> None:
         return
     ours, theirs = next(pair for pair in zip(trained, found) if pair[0] != pair[1])
     if set(trained) & set(found):
-        hint = "Classes are told apart by their order."
+        hint = "Give it the same classes in the same order: a class is known by its place."
         raise argument_error("data", f"of the classes that {source.name} was trained on, as {ours!r}", theirs, hint)
     log.warning(f"The classes of {data.name} have other names than those of {source.name}: {theirs!r} and {ours!r}.")
 

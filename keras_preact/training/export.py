@@ -94,7 +94,7 @@ def export(
     _check_left_out(source, preprocessing, mean, std, image_size)
     output = check_folder(output or _usual_folder(source), overwrite)
     network = checked(source.load())
-    if formats is None:
+    if formats is None and "onnx" in chosen:
         chosen = _without_onnx(network, chosen)
     how = preprocessing or _preprocessing_of(source, network, mean, std, image_size)
     given = dict(sample_images=sample_images, sample_labels=sample_labels, calibration_images=calibration_images)

@@ -174,9 +174,10 @@ def _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt):
     recipe = recipe_for(count, steps)
     if changes.get("schedule", recipe.schedule) != recipe.schedule:
         recipe = recipe.replace(schedule="constant", drops=())
-    own = [name for name in changes if name not in ("seed", "precision") and changes[name] != getattr(recipe, name)]
+    free = ("seed", "precision", "steps", "epochs")  # with which it is still the rule's recipe
+    own = [name for name in changes if name not in free and changes[name] != getattr(recipe, name)]
     recipe = recipe.replace(**{**changes, "steps": recipe.steps})
-    if own := [name for name in own if name != "steps"]:
+    if own:
         recipe = recipe.replace(source=f"{RULE} with its own {', '.join(own)}; {recipe.source}")
     return RULE, recipe, data
 

@@ -271,7 +271,7 @@ def _fetch(card, spec, place, digest, found, path):
             check_file(card)
             source = card.path
         elif source is None:
-            source = pathlib.Path(aside) / "source"
+            source = pathlib.Path(aside) / f"source{'' if card.converter else ENDING}"
             store.fetch(card.remote(digest), source, place)
         with written_aside(path) as converted:
             _write_converted(card, spec, source, converted, is_ours=found is not None or card.converter is None)

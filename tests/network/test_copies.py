@@ -1,7 +1,9 @@
 """Copies of networks whose layers a person changed: LoRA goes with them, and what a copy cannot do is refused."""
 
+import json
 import warnings
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import keras_preact
 from keras_preact.data import from_arrays
 from keras_preact.network.copies import without_lora
 from keras_preact.network.named_weights import named_weights
+from keras_preact.network.weights_files import FINGERPRINT, halve_kernels
 from keras_preact.training.recipe import Recipe
 
 RNG = np.random.default_rng(0)
@@ -154,3 +157,23 @@ def test_a_quantized_network_is_not_measured():
         model.quantize("int8")
     with pytest.raises(ValueError, match=r"`model` must be without quantized layers"):
         keras_preact.analyze(model, IMAGES)
+
+
+def test_a_weights_file_of_before_has_the_places_of_biases_in_any_order(tmp_path):
+    spec = keras_preact.NetworkSpec((1, 1), (4, 8), conv_bias=("last", "stem"))
+    model = keras_preact.build_network(spec, input_shape=(8, 8, 3))
+    model.save_weights(tmp_path / "before.weights.h5")
+    with h5py.File(tmp_path / "before.weights.h5", "r+") as file:  # as files of before have it
+        fields = json.loads(file.attrs[FINGERPRINT])
+        file.attrs[FINGERPRINT] = json.dumps({**fields, "conv_bias": fields["conv_bias"][::-1]})
+    model.load_weights(tmp_path / "before.weights.h5")
+
+
+def test_kernels_of_float64_are_halved_too(tmp_path):
+    model = network(dtype="float64")
+    model.save_weights(tmp_path / "half.weights.h5")
+    halve_kernels(tmp_path / "half.weights.h5")
+    kernel = model.get_layer("stem_conv").kernel.numpy()
+    model.load_weights(tmp_path / "half.weights.h5")
+    np.testing.assert_array_equal(model.get_layer("stem_conv").kernel, kernel.astype("float16"))
+    assert np.any(model.get_layer("stem_conv").kernel != kernel)

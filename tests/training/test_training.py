@@ -192,6 +192,14 @@ def test_logits_are_not_taken_for_probabilities(run):
             use(model)
 
 
+def test_the_weights_of_a_training_are_the_networks_and_no_images():
+    network = keras_preact.ResNet(8, input_shape=(16, 16, 1))
+    data = load("digits")
+    model = TrainingModel(network, Preparation(data, Augmentation(), resident=True))
+    assert any(weight.shape == data.train.images.reshape(len(data.train), -1).shape for weight in model.weights)
+    assert [array.shape for array in model.get_weights()] == [array.shape for array in network.get_weights()]
+
+
 def test_a_warm_up_that_the_training_does_not_reach_the_end_of_is_said(tmp_path, caplog):
     recipe = QUICK.replace(steps=1, warmup_steps=3)
     keras_preact.train("ResNet8", recipe=recipe, output=tmp_path / "run", verbose=0)

@@ -181,6 +181,7 @@ def test_stages_unfreeze_after_epochs_where_epochs_were_asked_for(source, tmp_pa
     settings = dict(global_batch_size=20, epochs=8, unfreeze_every=2, output=tmp_path / "run", verbose=0)
     card = keras_preact.finetune(source, DATA, **settings)  # two steps in an epoch of 40 images
     assert (card["recipe"]["steps"], card["finetuning"]["unfreeze_every"]) == (16, 4)
+    assert card["recipe"]["source"].startswith("finetune with its own global_batch_size; BiT-HyperRule")
 
 
 def test_a_run_that_unfreezes_stage_by_stage_goes_on_as_if_it_had_not_stopped(run, tmp_path):

@@ -102,6 +102,20 @@ def test_fetched_weights_can_be_carried_to_a_folder(home, monkeypatch):
     np.testing.assert_array_equal(build(card).get_weights()[0], model.get_weights()[0])
 
 
+@pytest.mark.usefixtures("registries")
+def test_our_own_files_may_lie_at_an_address(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("KERAS_PREACT_WEIGHTS", str(tmp_path))  # in place of the address
+    kept = keras_preact.get_card("resnet164.digits.digits")
+    shutil.copyfile(kept.path, tmp_path / "ours.weights.h5")
+    known = dict(url="https://a.test/ours.weights.h5", digest=kept.digest, megabytes=kept.megabytes)
+    known |= dict(preprocessing=kept.preprocessing, classes=kept.classes, error_percent=kept.error_percent)
+    spec = keras_preact.ResNet164(weights="digits").spec
+    card = keras_preact.register_weights("resnet164.digits.there", spec=spec, **known)
+    ours, theirs = (keras_preact.ResNet164(weights=name).get_weights() for name in (card.name, kept.name))
+    assert all(map(np.array_equal, ours, theirs))
+
+
 def test_a_folder_that_is_named_comes_before_one_for_downloads(tmp_path, monkeypatch):
     """All runs of one recipe have the same name."""
     shutil.copytree(TRAINED / "resnet164.digits.digits", tmp_path / "resnet164.digits.digits")
