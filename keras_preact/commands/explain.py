@@ -13,6 +13,7 @@ def explain(
     output: pathlib.Path = pathlib.Path("report.html"),
     data: str | None = None,
     data_dir: str | None = None,
+    image_size: int | None = None,
     quick: bool = False,
     depths: tuple[int, ...] | None = None,
     steps: int | None = None,
@@ -27,6 +28,7 @@ def explain(
         output: The report, one HTML file.
         data: A data set to measure the network on; if left out, what it was trained on, or the digits.
         data_dir: The folder in which the data set lies.
+        image_size: Pixels of a side, to read a folder of images in, for a network that is built untrained.
         quick: Seconds instead of minutes: compares shallow networks only.
         depths: Depths to compare, 9n + 2 each, e.g. 11 56 164.
         steps: Training steps of each network that is compared.
@@ -35,6 +37,6 @@ def explain(
     """
     from keras_preact.laboratory.analysis.report import explain as write_report
 
-    options: dict[str, Any] = dict(depths=depths, steps=steps, images=images, seed=seed)
-    path = write_report(model, output, data=data, data_dir=data_dir, quick=quick, **options)
+    options: dict[str, Any] = dict(image_size=image_size, quick=quick, depths=depths, steps=steps, images=images, seed=seed)
+    path = write_report(model, output, data=data, data_dir=data_dir, **options)
     print(f"\n{path}: open it in a browser")

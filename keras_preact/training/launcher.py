@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -42,10 +43,12 @@ def launch(command: Sequence[str], workers: int = 2, max_restarts: int = 3, back
         signal.
 
     Raises:
-        ValueError: If `command` is no list of words, `workers` is below 1, or `max_restarts` below 0.
+        ValueError: If `command` is no list of words or its program is not there, `workers` is below 1, or `max_restarts` below 0.
     """
     if isinstance(command, str) or not command or not all(isinstance(word, (str, os.PathLike)) for word in command):
         raise argument_error("command", "a list of words, the program first", command)
+    if shutil.which(command[0]) is None:
+        raise argument_error("command", "a list of words, the program first, which this machine has", command[0])
     workers, restarts = check_integer("workers", workers), check_integer("max_restarts", max_restarts, minimum=0)
     for number in range(restarts + 1):
         ports = free_ports(workers)

@@ -173,6 +173,16 @@ def test_evaluate_verify_and_explain_leave_out_what_the_run_did(trained, tmp_pat
     assert find_network(str(run))[1].class_names == CLASSES
 
 
+def test_explain_reads_photos_in_the_size_of_its_flag(trained, tmp_path):
+    for index, color in enumerate(("red", "blue") * 4):
+        path = tmp_path / color / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture(*((200, 0, 0) if color == "red" else (0, 0, 200)), width=18 + index).save(path)
+    assert find_network("ResNet11", tmp_path, image_size=16)[1].image_shape == (16, 16, 3)
+    with pytest.raises(ValueError, match="`image_size` must be left out with a trained network"):
+        find_network(str(trained[0]), tmp_path, image_size=16)
+
+
 def test_evaluate_and_verify_have_the_flag_that_their_error_names(trained, photos, tmp_path, monkeypatch):
     run, _, _ = trained
     card = json.loads((run / "card.json").read_text())

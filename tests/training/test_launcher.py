@@ -77,3 +77,9 @@ def test_workers_that_hang_end_with_their_launcher(sent, status, tmp_path):
 def test_a_command_is_a_list_of_words(command):
     with pytest.raises(ValueError, match="`command` must be a list of words, the program first"):
         keras_preact.launch(command)
+
+
+def test_a_program_that_is_not_there_is_not_started_again(caplog):
+    with pytest.raises(ValueError, match="which this machine has. Received: command='no_such_program'"):
+        keras_preact.launch(["no_such_program"])
+    assert not caplog.records

@@ -55,6 +55,7 @@ def explain(
     *,
     data: DataLike | None = None,
     data_dir: PathLike | None = None,
+    image_size: int | None = None,
     quick: bool = False,
     depths: Sequence[int] | None = None,
     steps: int | None = None,
@@ -74,6 +75,8 @@ def explain(
         data: The name of a data set to measure the network on, or a `DataSet`; if None, what it was trained on, or the
             digits if that is not known. Its images are resized to the network's.
         data_dir: The folder in which to look for the data set; a run's own if None.
+        image_size: Pixels of a side, to read a folder of images in, for a network that is built untrained. A trained
+            one has its own.
         quick: Whether to compare shallow networks for a few steps only: seconds, not minutes.
         depths: Weight layers of the networks that are compared, 9n + 2 each; those of `EFFORTS` if None.
         steps: Training steps of each of them; likewise.
@@ -92,7 +95,7 @@ def explain(
     effort = _effort(quick, depths, steps)
     images, seed = check_integer("images", images, minimum=2), check_integer("seed", seed, minimum=0)
     keras.utils.set_random_seed(seed)
-    network, data = find_network(model, data, data_dir)
+    network, data = find_network(model, data, data_dir, image_size)
     batch, labels = batch_for(network, data, images)
     progress(verbose, f"{network.name}: {sum(network.spec.units)} units, {len(batch)} images of {data.name}")
     result = analyze(network, batch, labels, deletions=0 if labels is None else effort.deletions, seed=seed)

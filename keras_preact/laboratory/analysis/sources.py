@@ -16,7 +16,10 @@ from keras_preact.zoo import get_model, list_models
 
 
 def find_network(
-    model: Trained, data: DataLike | None = None, data_dir: PathLike | None = None
+    model: Trained,
+    data: DataLike | None = None,
+    data_dir: PathLike | None = None,
+    image_size: int | None = None,
 ) -> tuple[ResidualNetwork, DataSet]:
     """Returns the `ResidualNetwork` that `model` means, and the `DataSet` to measure it on.
 
@@ -26,14 +29,18 @@ def find_network(
         data: The name of a data set, or a `DataSet`. If None, what the network was trained on; the digits if that is
             not known. The images of a trained network are normalised as those that it was trained on.
         data_dir: The folder in which to look for it; likewise.
+        image_size: Pixels of a side of image files, where `model` is a name.
 
     Raises:
-        ValueError: If `model` is none of these, or holds no network of this package, or its data set is not there.
+        ValueError: If `model` is none of these, or holds no network of this package, or its data set is not there, or
+            a trained network gets an `image_size`.
     """
     if is_model_name(model):
-        key, data = model_key(model), loaded("digits" if data is None else data, data_dir, None)
+        key, data = model_key(model), loaded("digits" if data is None else data, data_dir, image_size)
         shape = (None, None, data.image_shape[-1])  # the images decide the size
         return get_model(key, input_shape=shape, num_classes=len(data.class_names), layout="stacked"), data
+    if image_size is not None:
+        raise argument_error("image_size", "left out with a trained network, which has its own", image_size)
     source = find_source(model, "model", list_models())
     if data is None and source.data is not None:
         try:
