@@ -68,19 +68,21 @@ def keep(
     output: pathlib.Path = TRAINED,
     data_dir: pathlib.Path | None = None,
     dtype: Literal["float32", "float16"] = "float32",
+    overwrite: bool = False,
 ) -> None:
     """Writes weights, card and history of a finished run to a folder <model>.<data>.<recipe>.
 
     Args:
         run: The folder of a finished run, or one that this verb wrote, to be rounded by --dtype float16.
-        output: Where to make the folder; one of its name is replaced. Among the weights of this package if left out.
+        output: Where to make the folder; among the weights of this package if left out.
         data_dir: Where the data set's files are, if not where the run found them; a run of mixed precision is measured
             again in float32.
         dtype: How convolution kernels are stored; float16 halves the file, whose error is measured again.
+        overwrite: Replace weights of the same name.
     """
     from keras_preact.training import publish
 
-    print(publish.keep_weights(run, output, data_dir, dtype))
+    print(publish.keep_weights(run, output, data_dir, dtype, overwrite))
 
 
 def verify(

@@ -22,6 +22,7 @@ def keep_weights(
     output: PathLike = TRAINED,
     data_dir: PathLike | None = None,
     dtype: Literal["float32", "float16"] = "float32",
+    overwrite: bool = False,
 ) -> pathlib.Path:
     """Writes what is worth keeping of a finished run: the weights without the optimizer's state, card, history.
 
@@ -30,15 +31,16 @@ def keep_weights(
 
     Args:
         run: The folder of a finished run, or one that this function wrote, to be rounded.
-        output: The folder in which to make `<model>.<data set>.<recipe>`; one of that name is replaced.
+        output: The folder in which to make `<model>.<data set>.<recipe>`.
         data_dir: Where the data set's files are, if not where the run found them.
         dtype: How convolution kernels are stored; `"float16"` halves the file.
+        overwrite: Whether trained weights of that name may be replaced.
 
     Returns:
         The path of the new folder.
 
     Raises:
-        ValueError: If `run` holds no finished run, `output` something else of that name, or `dtype` is neither, or
+        ValueError: If `run` holds no finished run, `output` weights of that name, which `overwrite` allows, or something else, or `dtype` is neither, or
             float32 for weights that are kept already.
     """
     check_choice("dtype", dtype, ("float32", "float16"))
@@ -53,6 +55,9 @@ def keep_weights(
     path = pathlib.Path(output) / name
     if path.exists() and not (path / WEIGHTS).is_file():
         raise argument_error("output", f"a folder in which {name} is new, or trained weights", str(output))
+    if path.exists() and not overwrite:
+        hint = "Pass --overwrite (overwrite=True), or another folder."
+        raise argument_error("output", f"a folder in which {name} is new", str(output), hint)
     with written_aside(path) as aside:
         aside.mkdir()
         network.save_weights(aside / WEIGHTS)

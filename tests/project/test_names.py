@@ -166,7 +166,9 @@ def test_a_run_on_a_folder_of_images_is_kept_under_the_folders_name_and_verified
     found = publish.verify(folder, pets)
     assert (found.name, found.published_percent) == ("resnet11.my_pets.ours", 12.5)
     assert found.error_percent in (0.0, 25.0, 50.0, 75.0, 100.0)
-    assert publish.keep_weights(run, tmp_path / "kept") == folder
+    with pytest.raises(ValueError, match=r"resnet11.my_pets.ours is new.*overwrite=True"):
+        publish.keep_weights(run, tmp_path / "kept")
+    assert publish.keep_weights(run, tmp_path / "kept", overwrite=True) == folder
 
 
 def test_what_is_no_kept_folder_is_not_replaced(tmp_path):
