@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ALIVE = ".alive"  # in an aside: locked as long as its writer lives
 DOWNLOAD = "download"
 REPLACED = ".replaced."
+ASIDE = re.compile(r"\.(.+)\.[^.]+\.aside")  # the folder in which a file of that name is written
 ABANDONED = 60.0  # seconds after which an aside without ALIVE, which is made first, is a killed writer's
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of Linux
 TRIES = 1000  # each fails only when another writer is at the same folder at the same moment
@@ -62,7 +63,7 @@ def _new_aside(path):
     import filelock
 
     for _ in range(TRIES):
-        aside = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        aside = pathlib.Path(tempfile.mkdtemp(".aside", f".{path.name}.", path.parent))
         lock = filelock.FileLock(aside / ALIVE)
         try:
             lock.acquire(timeout=0)
@@ -80,7 +81,7 @@ def _replace(path, new):
     """Renames `new` to `path`, where another writer may put a folder, or take one away, at any time."""
     for _ in range(TRIES):
         try:
-            if path.is_dir():
+            if path.is_dir() and new.is_dir():  # a file takes no folder's place
                 _exchange(path, new)
             else:
                 os.replace(new, path)
@@ -119,7 +120,7 @@ def _exchange_in_two_steps(path, new):
 def is_aside(entry: PathLike, name: str | None = None) -> bool:
     """Returns whether a path is a folder in which `written_aside` writes a file called `name`, or any if None."""
     entry = pathlib.Path(entry)
-    match = re.fullmatch(r"\.(.+)\.[^.]+", entry.name)
+    match = ASIDE.fullmatch(entry.name)
     if match is None or name not in (None, match[1]) or entry.is_symlink() or not entry.is_dir():
         return False
     with contextlib.suppress(OSError):  # its writer may be done just now
@@ -168,7 +169,7 @@ def _abandoned(aside):
 
 def _complete(aside):
     """Puts the new folder in its place where a kill between the two steps of an exchange left nothing."""
-    path = aside.with_name(aside.name[1:].rpartition(".")[0])
+    path = aside.with_name(ASIDE.sub(r"\1", aside.name))
     new = aside / path.name  # whole once something was to be replaced by it
     if any(aside.glob(f"{REPLACED}*/{path.name}")) and new.exists() and not os.path.lexists(path):
         try:

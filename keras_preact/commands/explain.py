@@ -37,6 +37,6 @@ def explain(
     """
     from keras_preact.laboratory.analysis.report import explain as write_report
 
-    options: dict[str, Any] = dict(image_size=image_size, quick=quick, depths=depths, steps=steps, images=images, seed=seed)
-    path = write_report(model, output, data=data, data_dir=data_dir, **options)
+    where: dict[str, Any] = dict(data=data, data_dir=data_dir, image_size=image_size)
+    path = write_report(model, output, **where, quick=quick, depths=depths, steps=steps, images=images, seed=seed)
     print(f"\n{path}: open it in a browser")

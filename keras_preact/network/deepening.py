@@ -176,7 +176,7 @@ def _copy_weights(source, target, plan, branch):
                 place, value = f"{unit.name}_{name}", old.get(f"{origin.name}_{name}")
                 if place not in ours:  # a backbone ends with the last of its features
                     continue
-                if copy and branch == "zero":
+                if copy and (branch == "zero" or name.startswith("shortcut_")):  # W_s x is projected already
                     value = _fresh(unit, name, value_at(ours[place]))
                 elif branch == "copy" and alike[origin.name] > 1:
                     count = alike[origin.name] if name in _ends(unit) else 1

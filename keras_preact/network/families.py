@@ -94,8 +94,9 @@ def imagenet_spec(
         ValueError: If no such network exists, or `depth` and `units` contradict each other.
     """
     if units is None:
+        depth = check_integer("depth", depth)
         if depth not in IMAGENET_UNITS:
-            near = min(IMAGENET_UNITS, key=lambda known: abs(known - check_integer("depth", depth)))
+            near = min(IMAGENET_UNITS, key=lambda known: abs(known - depth))
             listed = ", ".join(map(str, IMAGENET_UNITS))
             hint = f"Nearest: {near}. For another, pass units=(a, b, c, d): it is 3 * (a + b + c + d) + 2 deep."
             raise argument_error("depth", f"one of {listed}", depth, hint)

@@ -63,7 +63,7 @@ def feature_maps(env: Any, x: Any, spec: NetworkSpec, taps: Mapping[str, str]) -
         if taps.get(f"stage{number}") == "sum":
             found[f"stage{number}"] = x
     if len(found) < len(taps):
-        found[f"stage{len(spec.stages)}"] = last_activation(env, x, spec)
+        found[f"stage{len(spec.units)}"] = last_activation(env, x, spec)
     return {name: found[name] for name in taps}
 
 

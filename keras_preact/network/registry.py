@@ -7,12 +7,13 @@ network of a registered name is read once the file that registers it has been im
 from __future__ import annotations
 
 import dataclasses
+import keyword
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keras_preact.errors import argument_error, check_integer, check_integers, check_number
 from keras_preact.names import REGISTERED, add_row
-from keras_preact.network.shapes import Shapes
+from keras_preact.network.shapes import UnitShapes
 from keras_preact.network.shortcuts import SHORTCUTS, Shortcut, ShortcutParameter, ShortcutSpec
 from keras_preact.network.spec import NetworkSpec, StemSpec
 from keras_preact.network.unit_spec import ORDERINGS, UNIT_KINDS, Ordering
@@ -66,8 +67,8 @@ def register_shortcut(
     Args:
         name: What `shortcut=` takes: small letters, digits and underscores, a letter first.
         function: Maps (env, shortcut, branch, unit) to (shortcut, branch), which the unit then adds. Both signals come
-            in the shape of x_{l+1}. `env` is an `Environment`, whose operations compute everything, each under another
-            name; `unit` is the `UnitSpec`, whose `unit.shortcut` has the parameters as attributes.
+            in the shape of x_{l+1}. `env` is a `UnitEnvironment`, whose operations compute everything, each under
+            another name; `unit` is the `UnitSpec`, whose `unit.shortcut` has the parameters as attributes.
         parameters: {name: default}, or {name: `ShortcutParameter`} to bound it. They are numbers, and what
             `ShortcutSpec(name, ...)` takes and sweeps vary.
         identity: Whether x_{l+1} = x_l where F is 0, for which `deepen` asks.
@@ -102,7 +103,7 @@ def _checked_parameters(parameters):
     taken |= {field.name for field in dataclasses.fields(NetworkSpec)}
     checked = {}
     for name, value in parameters.items():
-        if not isinstance(name, str) or not REGISTERED.fullmatch(name) or name in taken:
+        if not isinstance(name, str) or not REGISTERED.fullmatch(name) or name in taken or keyword.iskeyword(name):
             expected = "{name: default}, each name of small letters, digits and underscores, and no field of a network"
             raise argument_error("parameters", expected, name)
         row = value if isinstance(value, ShortcutParameter) else ShortcutParameter(check_number(name, value))
@@ -113,7 +114,7 @@ def _checked_parameters(parameters):
 def _check_shapes(name):
     """Raises an error if a unit with the shortcut called `name` cannot be, of one shape and of another."""
     for stage in NetworkSpec((2, 1), (4, 8), "basic", stem=StemSpec(width=4), shortcut=name).stages:
-        shapes, unit = Shapes(), stage[-1]
+        shapes, unit = UnitShapes(), stage[-1]
         found = residual_unit(shapes, (8, 8, unit.in_width), unit)
         names = [operation.name for operation in shapes.operations]
         if tuple(found) != (8 // unit.strides, 8 // unit.strides, unit.out_width):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from keras_preact.network.environment import ConvSpec, Environment
+from keras_preact.network.environment import ConvSpec, Environment, UnitEnvironment
 from keras_preact.network.unit_spec import UnitSpec
 from keras_preact.network.units import residual_unit
 
@@ -65,7 +65,7 @@ class Operation:
         return math.prod(self.shape)
 
 
-class Signal(tuple):
+class TracedShape(tuple):
     """A signal's (height, width, channels), which knows the operation that it is the output of."""
 
     operation: str | None = None
@@ -74,24 +74,16 @@ class Signal(tuple):
 Shape: TypeAlias = tuple  # (height, width, channels); a side that is unknown is None
 
 
-class Shapes(Environment[Shape]):
+class UnitShapes(UnitEnvironment[Shape]):
     """An environment whose signals are (height, width, channels); it records every operation in order.
 
     Attributes:
-        operations: A list of `Operation`, shared with the environments that `within` returns.
+        operations: A list of `Operation`.
     """
 
     def __init__(self, prefix: str = "", operations: list[Operation] | None = None) -> None:
         self.prefix = prefix
         self.operations = [] if operations is None else operations
-
-    def within(self, name: str) -> Shapes:
-        return Shapes(f"{self.prefix}{name}_", self.operations)
-
-    def units(self, x: Shape, run: tuple[UnitSpec, ...]) -> Shape:
-        for unit in run:
-            x = residual_unit(self.within(unit.name), x, unit)
-        return x
 
     def conv(self, x: Shape, name: str, conv: ConvSpec) -> Shape:
         height, width = subsampled(x[0], conv.strides), subsampled(x[1], conv.strides)
@@ -101,13 +93,8 @@ class Shapes(Environment[Shape]):
             weights["bias"] = Weight((conv.filters,), conv.bias)
         return self._record(name, (height, width, conv.filters), [x], weights=weights, multiply_adds=multiply_adds)
 
-    def batch_norm(self, x: Shape, name: str, center: bool = True, scale: bool = True) -> Shape:
-        weights = {"gamma": Weight((x[2],), 1.0)} if scale else {}
-        if center:
-            weights["beta"] = Weight((x[2],), 0.0)
-        weights["moving_mean"] = Weight((x[2],), 0.0, trainable=False)
-        weights["moving_variance"] = Weight((x[2],), 1.0, trainable=False)
-        return self._record(name, x, [x], weights=weights)
+    def batch_norm(self, x: Shape, name: str) -> Shape:
+        return self._record(name, x, [x], weights=batch_norm_weights(x[2]))
 
     def relu(self, x: Shape, name: str) -> Shape:
         return self._record(name, x, [x])
@@ -133,21 +120,46 @@ class Shapes(Environment[Shape]):
     def zero_pad(self, x: Shape, name: str, filters: int, strides: int) -> Shape:
         return self._record(name, (subsampled(x[0], strides), subsampled(x[1], strides), filters), [x])
 
-    def max_pool(self, x: Shape, name: str, padding: str) -> Shape:
-        return self._record(name, (subsampled(x[0], 2), subsampled(x[1], 2), x[2]), [x])
-
     def _record(self, name, shape, inputs, **fields):
         name = self.prefix + name
         reads = tuple(getattr(signal, "operation", None) for signal in inputs)
         self.operations.append(Operation(name, shape=tuple(shape), reads=reads, **fields))
-        signal = Signal(shape)
+        signal = TracedShape(shape)
         signal.operation = name
         return signal
 
 
+class Shapes(UnitShapes, Environment[Shape]):
+    """As `UnitShapes`, for whole networks; `operations` is shared with the environments that `within` returns."""
+
+    def within(self, name: str) -> Shapes:
+        return Shapes(f"{self.prefix}{name}_", self.operations)
+
+    def units(self, x: Shape, run: tuple[UnitSpec, ...]) -> Shape:
+        for unit in run:
+            x = residual_unit(self.within(unit.name), x, unit)
+        return x
+
+    def batch_norm(self, x: Shape, name: str, center: bool = True, scale: bool = True) -> Shape:
+        return self._record(name, x, [x], weights=batch_norm_weights(x[2], center, scale))
+
+    def max_pool(self, x: Shape, name: str, padding: str) -> Shape:
+        return self._record(name, (subsampled(x[0], 2), subsampled(x[1], 2), x[2]), [x])
+
+
+def batch_norm_weights(channels: int, center: bool = True, scale: bool = True) -> dict[str, Weight]:
+    """Returns the weights of a batch normalisation, without beta if not `center`, and without gamma if not `scale`."""
+    weights = {"gamma": Weight((channels,), 1.0)} if scale else {}
+    if center:
+        weights["beta"] = Weight((channels,), 0.0)
+    weights["moving_mean"] = Weight((channels,), 0.0, trainable=False)
+    weights["moving_variance"] = Weight((channels,), 1.0, trainable=False)
+    return weights
+
+
 def unit_operations(unit: UnitSpec) -> list[Operation]:
     """Returns the `Operation`s of a `UnitSpec`, in order, as named within the unit, for an image of one pixel."""
-    shapes = Shapes()
+    shapes = UnitShapes()
     residual_unit(shapes, (1, 1, unit.in_width), unit)
     return shapes.operations
 

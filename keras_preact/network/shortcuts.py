@@ -103,7 +103,7 @@ class Shortcut:
     """Describes a shortcut: one row of `SHORTCUTS`.
 
     Attributes:
-        function: (env, shortcut, branch, unit) to (shortcut, branch), with an `Environment`, its signals, and the
+        function: (env, shortcut, branch, unit) to (shortcut, branch), with a `UnitEnvironment`, its signals, and the
             `UnitSpec`, whose `shortcut` holds the parameters. None for a plain network, in which F stands alone.
         parameters: A `ShortcutParameter` for each parameter, by name.
         alters: Maps a `UnitSpec` to the reason why such a unit does not compute the identity where F is 0; "" if it

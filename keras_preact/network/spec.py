@@ -7,6 +7,7 @@ A figure or equation number refers to *Identity Mappings in Deep Residual Networ
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import operator
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from keras_preact.errors import (
     argument_error,
     check_choice,
     check_fields,
+    check_flag,
     check_integer,
     check_integers,
     check_number,
@@ -69,6 +71,7 @@ class StemSpec:
     def __post_init__(self) -> None:
         for name in ("width", "kernel", "strides"):
             object.__setattr__(self, name, check_integer(f"stem.{name}", getattr(self, name)))
+        check_flag("stem.activates", self.activates)
         if self.kernel % 2 == 0:
             raise argument_error("stem.kernel", "odd", self.kernel, f"Nearest: {self.kernel + 1}.")
         check_choice("stem.pool", self.pool, POOLS)
@@ -169,6 +172,10 @@ class NetworkSpec:
         if not isinstance(self.stem, StemSpec):
             raise argument_error("stem", "a StemSpec or a dict of its fields", self.stem)
         put("shortcut", ShortcutSpec.of(self.shortcut))
+        for name in ("project_first_units", "first_unit_activates", "bn_synchronized"):
+            check_flag(name, getattr(self, name))
+        if self.shortcut_norm is not None:
+            check_flag("shortcut_norm", self.shortcut_norm)
         check_choice("unit", self.unit, UNIT_KINDS, OWN)
         check_choice("ordering", self.ordering, ORDERINGS, OWN)
         check_choice("widening", self.widening, ("projection", "zero_pad"))
@@ -243,7 +250,7 @@ class NetworkSpec:
             return self.stochastic_depth
         return tuple(self.stochastic_depth * unit / count for unit in range(1, count + 1))
 
-    @property
+    @functools.cached_property
     def stages(self) -> tuple[tuple[UnitSpec, ...], ...]:
         """The `UnitSpec`s of the network: a tuple of stages, each a tuple of units."""
         stages, in_width, rates = [], self.stem.width, iter(self.drop_rates)

@@ -43,7 +43,8 @@ def launch(command: Sequence[str], workers: int = 2, max_restarts: int = 3, back
         signal.
 
     Raises:
-        ValueError: If `command` is no list of words or its program is not there, `workers` is below 1, or `max_restarts` below 0.
+        ValueError: If `command` is no list of words, its program is not there, `workers` is below 1, or `max_restarts`
+            below 0.
     """
     if isinstance(command, str) or not command or not all(isinstance(word, (str, os.PathLike)) for word in command):
         raise argument_error("command", "a list of words, the program first", command)

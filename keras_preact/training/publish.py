@@ -40,8 +40,8 @@ def keep_weights(
         The path of the new folder.
 
     Raises:
-        ValueError: If `run` holds no finished run, `output` weights of that name, which `overwrite` allows, or something else, or `dtype` is neither, or
-            float32 for weights that are kept already.
+        ValueError: If `run` holds no finished run, `output` something of that name, which is not weights that
+            may be overwritten, or `dtype` is neither, or float32 for weights that are kept already.
     """
     check_choice("dtype", dtype, ("float32", "float16"))
     folder = pathlib.Path(run)

@@ -9,7 +9,7 @@ from products import diagonals
 import keras_preact
 from keras_preact.data import load
 from keras_preact.network.deepening import deepen
-from keras_preact.network.named_weights import named_weights
+from keras_preact.network.named_weights import assign, named_weights, value_at
 from keras_preact.network.spec import ORDERINGS, ShortcutSpec
 
 RNG = np.random.default_rng(0)
@@ -215,6 +215,15 @@ def test_the_optimizer_goes_on_where_it_was(layout):
             np.testing.assert_array_equal(at(averages[1], *place), at(None, *place), err_msg=name)
     losses = deeper.fit(RNG.normal(size=(16, 8, 8, 3)), np.arange(16) % 10, batch_size=8, verbose=0).history["loss"]
     assert np.isfinite(losses).all()
+
+
+def test_a_copy_projects_no_signal_twice(float64):
+    """Where F adds nothing, a copied unit is the identity, though the shortcut before it is a projection."""
+    model, x = network("basic", units=(3, 3), shortcut="conv1x1", shortcut_norm=False), images()
+    ends = {name: place for name, place in named_weights(model).items() if name.endswith("_conv2/kernel")}
+    assign(ends, lambda name: np.zeros_like(value_at(ends[name])))
+    deeper = deepen(model, units=(6, 5), branch="copy")
+    np.testing.assert_allclose(deeper(x), model(x), rtol=0, atol=1e-10)
 
 
 def test_copies_share_what_one_unit_added(float64):

@@ -128,6 +128,11 @@ def narrowed(env, shortcut, branch, unit):
     return env.conv(shortcut, "narrow", ConvSpec(1, 1)), branch
 
 
+def without_beta(env, shortcut, branch, unit):
+    """Uses what is for networks, not for units: in stacked units there is no such operation."""
+    return env.batch_norm(shortcut, "own_bn", center=False), branch
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -137,6 +142,8 @@ def narrowed(env, shortcut, branch, unit):
         (lambda: keras_preact.register_shortcut("mine", "leaky"), "function.*a function"),
         (lambda: keras_preact.register_shortcut("mine", leaky), r"function.*share"),
         (lambda: keras_preact.register_shortcut("mine", narrowed), "function"),
+        (lambda: keras_preact.register_shortcut("mine", without_beta), "function.*unexpected keyword"),
+        (lambda: keras_preact.register_shortcut("mine", leaky, {"lambda": 1.0}), "parameters.*name: default"),
         (lambda: keras_preact.register_shortcut("mine", leaky, {"name": 1.0}), "parameters.*name: default"),
     ],
 )

@@ -62,6 +62,11 @@ def test_a_wrong_shortcut_is_refused(arguments, message):
         ({"stem": {"kernel": 4}}, "stem.kernel.*odd.*Nearest: 5"),
         ({"stem": {"pool": "valid"}}, "stem.pool.*negative_infinity"),
         ({"stem": {"size": 3}}, "StemSpec field.*size"),
+        ({"stem": {"activates": "false"}}, "stem.activates.*True or False.*'false'"),
+        ({"first_unit_activates": "false"}, "first_unit_activates.*True or False.*'false'"),
+        ({"project_first_units": 1}, "project_first_units.*True or False.*1"),
+        ({"shortcut_norm": "none"}, "shortcut_norm.*True or False.*'none'"),
+        ({"bn_synchronized": None}, "bn_synchronized.*True or False.*None"),
     ],
 )
 def test_a_wrong_field_is_refused_by_name(fields, message):
@@ -87,6 +92,7 @@ def test_an_unknown_field_is_an_error_that_lists_the_fields():
         (lambda: cifar_spec(163, unit="bottleneck"), r"depth.*9n \+ 2.*163.*Nearest: 155, 164"),
         (lambda: cifar_spec(2), "depth.*Nearest: 8"),
         (lambda: cifar_spec(1.5), "depth.*whole number.*1.5"),
+        (lambda: imagenet_spec([50]), r"depth.*whole number.*\[50\]"),
         (lambda: imagenet_spec(151), "depth.*50, 101, 152, 200.*151.*Nearest: 152"),
         (lambda: imagenet_spec(50, units=(1, 1, 1, 1)), "depth.*14.*50"),
     ],

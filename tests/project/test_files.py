@@ -102,7 +102,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_folder_or_what_completes_it(exchang
 
 def test_the_next_writer_completes_what_a_kill_between_two_steps_left(tmp_path):
     """As a system without an exchange leaves it: the old folder moved away, the new one not yet in its place."""
-    path, aside = tmp_path / "saved_model", tmp_path / ".saved_model.abcdefgh"
+    path, aside = tmp_path / "saved_model", tmp_path / ".saved_model.abcdefgh.aside"
     for place, text in ((aside / "saved_model", "new"), (aside / f"{files.REPLACED}x" / "saved_model", "old")):
         place.mkdir(parents=True)
         (place / "content").write_text(text)
@@ -113,7 +113,7 @@ def test_the_next_writer_completes_what_a_kill_between_two_steps_left(tmp_path):
 
 
 def test_a_folder_that_another_writes_while_a_replacement_is_completed_stays(tmp_path, monkeypatch):
-    path, aside, rename = tmp_path / "saved_model", tmp_path / ".saved_model.abcdefgh", os.rename
+    path, aside, rename = tmp_path / "saved_model", tmp_path / ".saved_model.abcdefgh.aside", os.rename
     for place in (aside / "saved_model", aside / f"{files.REPLACED}x" / "saved_model"):
         place.mkdir(parents=True)
 
@@ -275,7 +275,7 @@ def test_what_a_killed_writer_left_goes_and_what_a_living_one_writes_stays(tmp_p
 def test_a_folder_that_its_writer_removes_meanwhile_keeps_no_other_from_being_removed(tmp_path, monkeypatch):
     """A writer that is done ends its lock, and then removes its folder."""
     complete = files._complete
-    for name in (".curves.png.x", ".curves.png.y"):
+    for name in (".curves.png.x.aside", ".curves.png.y.aside"):
         (tmp_path / name).mkdir()
         (tmp_path / name / files.ALIVE).touch()
 
@@ -299,7 +299,7 @@ def test_a_folder_that_its_writer_removes_meanwhile_keeps_no_other_from_being_re
     ],
 )
 def test_only_what_this_package_left_is_taken_for_an_aside(names, is_aside, tmp_path):
-    folder = tmp_path / ".curves.png.x"
+    folder = tmp_path / ".curves.png.x.aside"
     folder.mkdir()
     for name in names:
         (folder / name).touch()
@@ -309,7 +309,7 @@ def test_only_what_this_package_left_is_taken_for_an_aside(names, is_aside, tmp_
 
 
 def test_an_aside_of_unknown_state_stays_until_it_is_old(tmp_path):
-    folder = tmp_path / ".curves.png.x"
+    folder = tmp_path / ".curves.png.x.aside"
     folder.mkdir()
     files.remove_asides(tmp_path)
     assert folder.exists()
@@ -317,3 +317,21 @@ def test_an_aside_of_unknown_state_stays_until_it_is_old(tmp_path):
     files.remove_asides(tmp_path)
     assert not folder.exists()
     assert files.remove_asides(pathlib.Path(tmp_path / "none")) is None
+
+
+def test_a_backup_beside_a_file_is_not_taken_for_an_aside(tmp_path):
+    backup = tmp_path / ".card.json.backup"
+    backup.mkdir()
+    (backup / "card.json").touch()
+    os.utime(backup, (0, 0))
+    files.write_text(tmp_path / "card.json", "new")
+    assert (backup / "card.json").exists()
+
+
+def test_a_file_takes_no_folders_place(tmp_path):
+    path = tmp_path / "units.csv"
+    write_folder(path, "mine")
+    with pytest.raises(IsADirectoryError):
+        files.write_text(path, "new")
+    assert (path / "content").read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]

@@ -104,7 +104,7 @@ def test_a_run_that_was_stopped_early_stays_so_after_a_kill_before_its_card(how,
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_kill_while_a_folder_is_made_does_not_lock_it(overwrite, tmp_path):
-    aside = tmp_path / "run" / ".experiment.json.abcdefgh"
+    aside = tmp_path / "run" / ".experiment.json.abcdefgh.aside"
     aside.mkdir(parents=True)
     (aside / "experiment.json").write_text('{"mod')
     train(tmp_path / "run", overwrite=overwrite)
@@ -112,7 +112,7 @@ def test_a_kill_while_a_folder_is_made_does_not_lock_it(overwrite, tmp_path):
 
 
 def test_a_kill_while_a_sweep_is_made_does_not_lock_it(tmp_path):
-    aside = tmp_path / "sweep" / ".sweep.json.abcdefgh"
+    aside = tmp_path / "sweep" / ".sweep.json.abcdefgh.aside"
     aside.mkdir(parents=True)
     (aside / "sweep.json").write_text('{"mod')
     (aside / files.ALIVE).touch()
@@ -126,7 +126,7 @@ def test_a_kill_while_a_sweep_is_made_does_not_lock_it(tmp_path):
 def test_what_a_kill_left_in_a_finished_run_goes_at_the_next_start_and_into_no_bucket(tmp_path, monkeypatch):
     train(tmp_path / "run")
     for name in ("curves.png", "saved_model", "card.json"):
-        aside = tmp_path / "run" / f".{name}.abcdefgh"
+        aside = tmp_path / "run" / f".{name}.abcdefgh.aside"
         aside.mkdir()
         (aside / name).touch()
         (aside / files.ALIVE).touch()

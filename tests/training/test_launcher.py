@@ -80,6 +80,6 @@ def test_a_command_is_a_list_of_words(command):
 
 
 def test_a_program_that_is_not_there_is_not_started_again(caplog):
-    with pytest.raises(ValueError, match="which this machine has. Received: command='no_such_program'"):
+    with pytest.raises(ValueError, match=r"which this machine has\. Received: command='no_such_program'"):
         keras_preact.launch(["no_such_program"])
     assert not caplog.records
