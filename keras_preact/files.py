@@ -185,10 +185,16 @@ def write_text(path: PathLike, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-def file_digest(path: PathLike) -> str:
-    """Returns the SHA-256 of a file as cards have it, `sha256:...`."""
+def file_digest(path: PathLike, algorithm: str = "sha256") -> str:
+    """Returns the hash of a file as cards have it, `sha256:...`, in small letters.
+
+    Args:
+        path: The file's.
+        algorithm: `"sha256"`, `"sha1"` or `"md5"`, or a hash that begins so, for one to compare with it.
+    """
+    algorithm = algorithm.partition(":")[0]
     with open(path, "rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
 def hdf5_arrays(file: h5py.File, size: int | None = None) -> Iterator[tuple[str, h5py.Dataset]]:

@@ -1,4 +1,4 @@
-"""Data sets by name, and their batches."""
+"""Data sets by name."""
 
 import functools
 import inspect
@@ -10,32 +10,20 @@ from keras_preact.data.augment import Augmentation
 from keras_preact.data.cifar import CIFAR10, CIFAR100, load_cifar
 from keras_preact.data.dataset import DataSet, from_arrays
 from keras_preact.data.digits import load_digits
-from keras_preact.data.folders import load_folder, load_imagenet
+from keras_preact.data.folders import IMAGENET, IMAGENET_OF_TFDS, load_folder, load_imagenet
 from keras_preact.errors import argument_error, check_choice, nearest
 from keras_preact.names import add_row
 from keras_preact.types import PathLike
 
 __all__ = ["ALIASES", "DATA_SETS", "Augmentation", "from_arrays", "has_own_size", "load", "register_data"]
 
-DATA_SETS: dict[str, Callable[..., DataSet]] = {
-    "digits": load_digits,
-    "cifar10": functools.partial(load_cifar, CIFAR10),
-    "cifar100": functools.partial(load_cifar, CIFAR100),
-    "cifar10_16": functools.partial(load_cifar, CIFAR10, side=16),  # a quarter of the cost: for CPUs
-    "imagenet": load_imagenet,
-}
-ALIASES = {"imagenet2012": "imagenet"}  # what TFDS calls it
-
-# Those whose images have one size, and are held in memory; what is registered says it by its arguments.
-ARRAYS = ("digits", "cifar10", "cifar100", "cifar10_16")
-
 
 @dataclass(frozen=True)
-class _Registered:
-    """A data set of one's own: calls its function with those of the loaders' arguments that it takes."""
+class _Row:
+    """A data set: calls its function with those of the arguments of `load` that it takes."""
 
     name: str
-    function: Callable = field(compare=False)
+    function: Callable[..., DataSet] = field(compare=False)
     place: tuple[str, str]
 
     @property
@@ -51,6 +39,22 @@ class _Registered:
         if not isinstance(data, DataSet):
             raise argument_error("data", "the name of a function that returns a DataSet", type(data).__name__)
         return replace(data, name=self.name, folder=None)  # by which cards find it again
+
+
+def _row(name, function):
+    place = getattr(function, "__module__", ""), getattr(function, "__qualname__", repr(function))
+    return _Row(name, function, place)
+
+
+_FUNCTIONS: dict[str, Callable[..., DataSet]] = {
+    "digits": load_digits,
+    "cifar10": functools.partial(load_cifar, CIFAR10),
+    "cifar100": functools.partial(load_cifar, CIFAR100),
+    "cifar10_16": functools.partial(load_cifar, CIFAR10, side=16),  # a quarter of the cost: for CPUs
+    IMAGENET: load_imagenet,
+}
+DATA_SETS = {name: _row(name, function) for name, function in _FUNCTIONS.items()}
+ALIASES = {IMAGENET_OF_TFDS: IMAGENET}  # what TFDS calls it
 
 
 def register_data(name: str, function: Callable[..., DataSet]) -> None:
@@ -70,14 +74,13 @@ def register_data(name: str, function: Callable[..., DataSet]) -> None:
     needed = [one.name for one in inspect.signature(function).parameters.values() if one.default is one.empty]
     if others := [argument for argument in needed if argument not in ("data_dir", "image_size", "skip_corrupt")]:
         raise argument_error("function", "one of no other arguments than data_dir, image_size, skip_corrupt", others[0])
-    place = getattr(function, "__module__", ""), getattr(function, "__qualname__", repr(function))
-    add_row("data set", name, _Registered(name, function, place), DATA_SETS)
+    add_row("data set", name, _row(name, function), DATA_SETS)
 
 
 def has_own_size(name: PathLike) -> bool:
     """Returns whether the images of a data set have a size that nobody chooses; `name` may be a folder's path."""
     row = DATA_SETS.get(name) if isinstance(name, str) else None
-    return name in ARRAYS or (isinstance(row, _Registered) and "image_size" not in row.takes)
+    return row is not None and "image_size" not in row.takes
 
 
 def load(

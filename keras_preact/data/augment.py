@@ -43,7 +43,7 @@ class Augmentation:
     colour: float = 0.0
     """Brightness, contrast and saturation are each multiplied by a factor in [1 - colour, 1 + colour]."""
     lighting: float = 0.0
-    """Deviation of the shifts along the principal components of ImageNet's colours."""
+    """Std of the shifts along the principal components of ImageNet's colours."""
     cutout: int = 0
     """Side, in pixels, of a square set to the mean colour; its centre is anywhere in the image."""
     mixup: float = 0.0

@@ -57,7 +57,7 @@ class TrainingBatches(keras.utils.PyDataset):
         augmentation.check(data.image_shape)
         if resident:
             check_resident(data, augmentation)
-        self.slice = share_slice(global_batch_size, share)
+        self.slice = share_slice("global_batch_size", global_batch_size, share)
         if augmentation.mixes and (self.slice.stop - self.slice.start) % 2:
             raise argument_error("global_batch_size", "even on each worker, to mix neighbours", global_batch_size)
         self.data, self.size, self.seed = data, global_batch_size, check_integer("seed", seed, minimum=0)
@@ -155,6 +155,9 @@ class EvaluationBatches(keras.utils.PyDataset):
         split: `"test"` or `"train"`.
         batch_size: Images a batch, over all replicas and workers.
         share: (i, n) for the i-th, from 0, of n equal parts of every batch.
+
+    Raises:
+        ValueError: If there is no such split, or a batch is not cut evenly by `share`.
     """
 
     def __init__(
@@ -163,7 +166,7 @@ class EvaluationBatches(keras.utils.PyDataset):
         super().__init__()
         self.split = getattr(data, check_choice("split", split, ("train", "test")))
         self.size = check_integer("batch_size", batch_size)
-        self.slice = share_slice(batch_size, share)
+        self.slice = share_slice("batch_size", batch_size, share)
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.size)
@@ -180,12 +183,12 @@ class EvaluationBatches(keras.utils.PyDataset):
         return {"images": ((count, *self.split.image_shape), "uint8")}, ((count,), "int32"), ((count,), "float32")
 
 
-def share_slice(batch_size: int, share: tuple[int, int]) -> slice:
-    """Returns the slice of a batch that is the i-th of n parts, for `share` (i, n)."""
+def share_slice(argument: str, batch_size: int, share: tuple[int, int]) -> slice:
+    """Returns the slice of a batch that is the i-th of n parts, for `share` (i, n); `argument` names its size."""
     number, count = share
     if not 0 <= number < count:
         raise argument_error("share", "(i, n) with i from 0 to n - 1", share)
-    if check_integer("global_batch_size", batch_size) % count:
-        raise argument_error("global_batch_size", f"divisible by {count} workers", batch_size)
+    if check_integer(argument, batch_size) % count:
+        raise argument_error(argument, f"divisible by {count} workers", batch_size)
     part = batch_size // count
     return slice(number * part, (number + 1) * part)

@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009), from whatever form of them lies on this machine, or from their source."""
 
+import logging
 import pathlib
 import tarfile
 from dataclasses import dataclass
@@ -9,8 +10,11 @@ import numpy as np
 from keras_preact.data.dataset import ArraySplit, DataSet, check_images, resized
 from keras_preact.data.tfds import find_prepared, read_whole, tfds_folder
 from keras_preact.errors import argument_error
+from keras_preact.files import file_digest
 from keras_preact.types import PathLike
 from keras_preact.weights import download, store
+
+log = logging.getLogger(__name__)
 
 HOME = "https://www.cs.toronto.edu/~kriz/"
 CIFAR100_CLASSES = """
@@ -89,21 +93,26 @@ CIFAR100 = Cifar(
 def load_cifar(
     kind: Cifar,
     data_dir: PathLike | None = None,
-    image_size: int | tuple[int, int] | None = None,
     skip_corrupt: bool = False,
     side: int = SIDE,
 ) -> DataSet:
     """Returns the `DataSet` of a `Cifar`, its images resized to `side` pixels if that is not their own.
 
     It is looked for in `data_dir`, or else in TFDS's and Keras' own folders: a data set prepared by TFDS, `NAME.npz`
-    with `x_train`, `y_train`, `x_test`, `y_test`, the original archive of binary files, or these files. If no
-    `data_dir` is given and it is in neither folder, the archive is downloaded into Keras' and its SHA-256 is checked.
+    with `x_train`, `y_train`, `x_test`, `y_test`, the original archive of binary files, whose SHA-256 is checked, or
+    these files. If no `data_dir` is given, what cannot be read is passed over with a warning, and the archive is
+    downloaded into Keras' folder if nothing else is there.
+
+    Args:
+        kind: `CIFAR10` or `CIFAR100`.
+        data_dir: The folder to look in, or the path of the archive or of the `.npz` file.
+        skip_corrupt: Changes nothing: there are no image files to leave out.
+        side: Height and width of the images, in pixels.
 
     Raises:
-        ValueError: If it is not there and cannot be downloaded (offline it says so in seconds), or a file is broken.
+        ValueError: If it is not there and cannot be downloaded (offline it says so in seconds), or `data_dir` holds it
+            in a form that cannot be read: a file is broken, or a package is not installed.
     """
-    if image_size is not None:
-        raise argument_error("image_size", f"left out for {kind.name}, whose images are 32x32", image_size)
     whole = _whole(kind, data_dir)
     return whole if side == SIDE else resized(whole, side, f"{kind.name}_{side}")
 
@@ -113,8 +122,16 @@ def _whole(kind, data_dir):
     for folder in folders:
         for find, read in FORMS:
             found = find(kind, folder)
-            if found is not None:
+            if found is None:
+                continue
+            try:
                 return _data_set(kind, *read(kind, found))
+            except Exception as error:  # NumPy, zipfile and TFDS raise errors of many kinds for what is damaged
+                reason = str(error) or type(error).__name__
+                if data_dir is not None:
+                    expected = f"where {kind.name} can be read"
+                    raise argument_error("data_dir", expected, str(found), reason) from error
+                log.warning(f"Passed over {found}, where {kind.name} cannot be read. {reason}")
     if data_dir is not None:
         raise argument_error("data_dir", f"a folder with {kind.name} in it", str(data_dir), _help(kind, folders[0]))
     if (folders[-1] / f"{kind.python}-target" / kind.python).is_dir():
@@ -147,9 +164,9 @@ def _find_npz(kind, folder):
 
 
 def _read_npz(kind, path):
-    with np.load(path) as arrays:
+    with open(path, "rb") as file, np.load(file) as arrays:  # NumPy leaves a damaged file open
         if not set(ARRAYS) <= set(arrays):
-            raise argument_error("data_dir", f"a file with the arrays {', '.join(ARRAYS)}", f"{path}: {list(arrays)}")
+            raise ValueError(f"It must hold the arrays {', '.join(ARRAYS)}, and holds {list(arrays)}.")
         return [arrays[name] for name in ARRAYS]
 
 
@@ -158,17 +175,17 @@ def _find_archive(kind, folder):
 
 
 def _read_archive(kind, path):
+    if (found := file_digest(path)) != (expected := f"sha256:{kind.sha256}"):
+        hint = f"Remove it, or put {HOME}{kind.archive} in its place."
+        raise ValueError(f"Its hash must be {expected}, and is {found}. {hint}")
     contents = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = pathlib.PurePosixPath(member.name).name
-                if member.isfile() and name in (*kind.train_files, kind.test_file):
-                    file = archive.extractfile(member)
-                    contents[name] = file.read() if file is not None else b""
-    except (OSError, EOFError, tarfile.TarError) as error:
-        raise argument_error("data_dir", "a folder whose archive is whole", str(path), str(error)) from error
-    return _read_records(kind, path, contents)
+    with tarfile.open(path) as archive:
+        for member in archive:
+            name = pathlib.PurePosixPath(member.name).name
+            if member.isfile() and name in (*kind.train_files, kind.test_file):
+                file = archive.extractfile(member)
+                contents[name] = file.read() if file is not None else b""
+    return _read_records(kind, contents)
 
 
 def _find_files(kind, folder):
@@ -179,20 +196,18 @@ def _find_files(kind, folder):
 
 
 def _read_files(kind, folder):
-    return _read_records(
-        kind, folder, {name: (folder / name).read_bytes() for name in (*kind.train_files, kind.test_file)}
-    )
+    names = (*kind.train_files, kind.test_file)
+    return _read_records(kind, {name: (folder / name).read_bytes() for name in names})
 
 
-def _read_records(kind, path, contents):
+def _read_records(kind, contents):
     arrays = []
     for names in (kind.train_files, (kind.test_file,)):
         parts = []
         for name in names:
             values = np.frombuffer(contents.get(name, b""), np.uint8)
             if not len(values) or len(values) % (kind.labels + 3072):
-                expected = f"where {name} is records of {kind.labels + 3072} bytes"
-                raise argument_error("data_dir", expected, f"{path}: {len(values)} bytes")
+                raise ValueError(f"{name} must be records of {kind.labels + 3072} bytes, and has {len(values)} bytes.")
             parts.append(values.reshape(-1, kind.labels + 3072))
         records = np.concatenate(parts)
         planes = records[:, kind.labels :].reshape(-1, 3, 32, 32)
@@ -200,7 +215,8 @@ def _read_records(kind, path, contents):
     return arrays
 
 
-# Forms of a data set on a disk: how to find one in a folder (or at a file's own path), and how to read it.
+# Forms of a data set on a disk: how to find one in a folder (or at a file's own path), and how to read it. The text of
+# an error in reading is nothing but the reason.
 FORMS = (
     (lambda kind, folder: find_prepared(kind.name, folder), lambda kind, folder: read_whole(folder)),
     (_find_npz, _read_npz),

@@ -16,6 +16,8 @@ from keras_preact.weights.cuts import normalize
 
 log = logging.getLogger(__name__)
 
+CLASSES = 1_000_000  # that labels without names may stand for; ImageNet's largest list has 21,841
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -75,13 +77,24 @@ class ArraySplit:
 
 
 def check_labels(labels: npt.ArrayLike, argument: str = "labels") -> np.ndarray:
-    """Returns labels as int32 (images,); raises a `ValueError` if they are no whole numbers, or of another shape."""
+    """Returns labels as int32 (images,).
+
+    Args:
+        labels: Whole numbers (images,) or (images, 1).
+        argument: The name in errors.
+
+    Raises:
+        ValueError: If they are of another dtype or shape, or a number is too large for int32.
+    """
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         received = f"{labels.dtype.name} {labels.shape}"
         raise argument_error(argument, "whole numbers (images,), from 0, not one-hot", received)
+    span = np.iinfo(np.int32)
+    if labels.size and (labels.min() < span.min or labels.max() > span.max):
+        raise argument_error(argument, f"from 0 to {span.max:,}", f"{labels.min()} to {labels.max()}")
     return labels.astype(np.int32)
 
 
@@ -174,7 +187,7 @@ def from_arrays(
         train_labels: Whole numbers (images,), from 0.
         test_images: As `train_images`.
         test_labels: As `train_labels`.
-        class_names: One per label; the labels themselves if None.
+        class_names: One per label; the labels themselves if None, which are then below 1,000,000.
         name: What to call it.
 
     Raises:
@@ -183,8 +196,12 @@ def from_arrays(
     train = ArraySplit(check_images(train_images, "train_images"), check_labels(train_labels, "train_labels"))
     test = ArraySplit(check_images(test_images, "test_images"), check_labels(test_labels, "test_labels"))
     if class_names is None:
-        unseen = sorted({*range(train.labels.max() + 1)} - {*train.labels.tolist()})
-        if unseen:
+        for argument, split in (("train_labels", train), ("test_labels", test)):
+            if (highest := int(split.labels.max())) >= CLASSES:
+                hint = "Number the classes from 0: numpy.searchsorted(numpy.unique(train_labels), labels) does so."
+                raise argument_error(argument, f"below {CLASSES:,} without class_names", highest, hint)
+        unseen = np.setdiff1d(np.arange(train.labels.max() + 1), train.labels)
+        if unseen.size:
             log.warning(f"No training image has the label {unseen[0]}: are labels counted from 0?")
         class_names = tuple(str(label) for label in range(max(train.labels.max(), test.labels.max()) + 1))
     mean, std = measure(train.images)
@@ -258,6 +275,11 @@ class Subset:
     def read(self, indices: np.ndarray | Sequence[int], draws: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """Returns the images at `indices` of these, as the split does."""
         return self.split.read(self.indices[indices], draws)
+
+
+def is_in_memory(split: Split) -> bool:
+    """Returns whether the images of a split, or of the one that it is a part of, are an array."""
+    return is_in_memory(split.split) if isinstance(split, Subset) else isinstance(split, ArraySplit)
 
 
 def held_out(data: DataSet, count: int, seed: int) -> tuple[DataSet, DataSet]:

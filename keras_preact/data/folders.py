@@ -112,7 +112,11 @@ def load_imagenet(
         names, listed = _splits(folder, _parts(folder))
         parts = [listed["train"], listed["test"]]
     elif prepared := find_prepared(IMAGENET_OF_TFDS, folder):
-        records = [Records(prepared, split) for split in ("train", "validation")]
+        try:
+            records = [Records(prepared, split) for split in ("train", "validation")]
+        except ImportError as error:
+            expected = "a form that this machine can read"
+            raise argument_error("data_dir", expected, str(prepared), str(error)) from error
         names = tuple(records[0].builder.info.features["label"].names)
         parts = [(split, split.labels) for split in records]
     else:

@@ -9,7 +9,7 @@ from keras import ops
 
 from keras_preact.data import transforms
 from keras_preact.data.augment import Augmentation
-from keras_preact.data.dataset import ArraySplit, DataSet
+from keras_preact.data.dataset import DataSet, is_in_memory
 from keras_preact.errors import argument_error, check_integer
 from keras_preact.types import Tensor
 from keras_preact.weights.cuts import normalize
@@ -49,9 +49,8 @@ class Preparation(keras.layers.Layer):
         augmentation: Augmentation = Augmentation(),
         resident: bool = False,
         image_size: int = 0,
-        name: str = "preparation",
     ) -> None:
-        super().__init__(name=name, dtype="float32", autocast=False, trainable=False)
+        super().__init__(name="preparation", dtype="float32", autocast=False, trainable=False)
         augmentation.check(data.image_shape)
         self.augmentation, self.image_shape = augmentation, tuple(data.image_shape)
         self.classes = len(data.class_names)
@@ -59,7 +58,8 @@ class Preparation(keras.layers.Layer):
         self.mean, self.std = (np.asarray(values, "float32") for values in (data.mean, data.std))
         self.table = None
         if resident:
-            pixels = np.reshape(check_resident(data, augmentation), (len(data.train), -1))
+            check_resident(data, augmentation)
+            pixels = np.reshape(data.train.read(np.arange(len(data.train))), (len(data.train), -1))
             self.table = keras.Variable(pixels, dtype="uint8", trainable=False, name="images")
         self.built = True
 
@@ -123,10 +123,9 @@ def _resized(data, side):
     return 0 if (side, side) == (height, width) else side
 
 
-def check_resident(data: DataSet, augmentation: Augmentation) -> np.ndarray:
-    """Returns the training images; a `ValueError` says if they, augmented so, cannot lie on the device."""
-    if not isinstance(data.train, ArraySplit):
+def check_resident(data: DataSet, augmentation: Augmentation) -> None:
+    """Raises a `ValueError` if the training images, augmented so, cannot lie on the device."""
+    if not is_in_memory(data.train):
         raise argument_error("resident", f"False for {data.name}, whose images are read from files", True)
     if augmentation.resizes:
         raise argument_error("resident", "False with `scale` or `area`, which the host applies", True)
-    return data.train.images

@@ -24,7 +24,7 @@ FRAME = 12  # bytes in front of a TFRecord's data: its length, and a checksum of
 
 def tfds_folder() -> pathlib.Path:
     """Returns the folder in which TFDS keeps data sets."""
-    return pathlib.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def find_prepared(name: str, folder: pathlib.Path) -> pathlib.Path | None:
@@ -37,20 +37,24 @@ def find_prepared(name: str, folder: pathlib.Path) -> pathlib.Path | None:
 
 
 @contextlib.contextmanager
-def _told_what_to_install(folder):
-    """Turns an `ImportError` of TFDS, or of what it reads a format with, into a `ValueError` that says what to do."""
+def _told_what_to_install():
+    """Lets an `ImportError` of TFDS, or of what it reads a format with, say what to do."""
     try:
         yield
     except ImportError as error:
         packages = "tensorflow-datasets importlib_resources"
-        hint = f"{error}. It takes pip install {packages}, and TensorFlow unless it is array_record."
-        raise argument_error("data_dir", "a form that this machine can read", str(folder), hint) from error
+        hint = f"It takes pip install {packages}, and TensorFlow unless it is array_record."
+        raise ImportError(f"{error}. {hint}") from error
 
 
 def read_whole(folder: pathlib.Path) -> list[np.ndarray]:
-    """Returns the images and labels of the splits train and test, as a list of four arrays."""
+    """Returns the images and labels of the splits train and test, as a list of four arrays.
+
+    Raises:
+        ImportError: If TFDS is not installed.
+    """
     arrays = []
-    with _told_what_to_install(folder):
+    with _told_what_to_install():
         tfds = importlib.import_module("tensorflow_datasets")
         builder = tfds.builder_from_directory(folder)
         for split in ("train", "test"):
@@ -89,13 +93,14 @@ class Records:
         labels: int32 (images,).
 
     Raises:
-        ValueError: If TFDS is not installed, or a file is cut short.
+        ImportError: If TFDS is not installed.
+        ValueError: If a file is cut short.
     """
 
     def __init__(self, folder: pathlib.Path, split: str) -> None:
         self.folder, self.split = folder, split
         self.source: Any = None
-        with _told_what_to_install(folder):
+        with _told_what_to_install():
             tfds = importlib.import_module("tensorflow_datasets")
             self.builder = tfds.builder_from_directory(folder)
             if self.builder.info.file_format.value == ARRAY_RECORD:
@@ -103,14 +108,13 @@ class Records:
                 self.source = self.builder.as_data_source(split, deserialize_method=raw)
         self.decoders = {"image": tfds.decode.SkipDecoding()}
         self.files = [str(path) for path in self.builder.info.splits[split].filepaths]
-        kept = cache_folder() / "records" / f"{self._digest()}.npz"
-        if kept.is_file():
-            with np.load(kept) as arrays:
-                self.labels, self.places = arrays["labels"], arrays["places"]
+        path = cache_folder() / "records" / f"{self._digest()}.npz"
+        if (kept := _read_kept(path)) is not None:
+            self.labels, self.places = kept
         else:
             self.places = np.array(self._places(), np.int64).reshape(-1, 3)
             self.labels = self._read_labels()
-            self._keep(kept)
+            self._keep(path)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -161,3 +165,11 @@ class Records:
         """Returns what tells this split, in this place and state, from others."""
         states = [(path, os.path.getsize(path), os.stat(path).st_mtime_ns) for path in self.files]
         return hashlib.sha256(repr(states).encode()).hexdigest()[:32]
+
+
+def _read_kept(path):
+    """Returns the labels and places that a file in the cache holds; None if it is not there, or damaged."""
+    # NumPy and zipfile raise errors of many kinds, and NumPy leaves a damaged file open.
+    with contextlib.suppress(Exception), open(path, "rb") as file, np.load(file) as arrays:
+        return arrays["labels"], arrays["places"]
+    return None

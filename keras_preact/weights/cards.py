@@ -83,7 +83,7 @@ class Card:
         if not check_lines("classes", self.classes):
             raise argument_error("classes", "one name at least", self.classes)
         if self.digest is not None:
-            check_digest(self.digest)
+            object.__setattr__(self, "digest", check_digest(self.digest))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the fields as JSON holds them, without the path, which is another on another machine."""
@@ -135,7 +135,7 @@ def kept_card(path: PathLike) -> Card | None:
 
 def check_file(card: Card) -> None:
     """Raises a `ValueError` if the file that came with a card has another hash than the card says."""
-    if card.path is not None and (found := file_digest(card.path)) != card.digest:
+    if card.path is not None and (found := file_digest(card.path, card.digest or "sha256")) != card.digest:
         raise argument_error("file", f"one whose hash is {card.digest}, as {CARD} says", found, f"Of {card.path}.")
 
 
@@ -194,7 +194,7 @@ def register_weights(
         error_percent: The test error, in %.
         path: The file, if it is here.
         url: Where it lies, if not; `digest` must be given then, and `megabytes`.
-        digest: Its hash, `sha256:...`; that of the file at `path` if None.
+        digest: Its hash, `sha256:...`, `sha1:...` or `md5:...`; that of the file at `path` if None.
         converter: A name of `register_converter` or of `converters.CONVERTERS`; None for a `.weights.h5` file of ours.
         author, licence, recipe, published, megabytes: As in `Card`.
 
@@ -208,11 +208,10 @@ def register_weights(
         raise argument_error("path, url", "one of the two", (path, url))
     if url is not None and (digest is None or megabytes is None):
         raise argument_error("digest, megabytes", "given with url", (digest, megabytes))
+    _check_kinds(spec, preprocessing, classes)
     network = str(name).partition(".")[0]
     if network != f"resnet{spec.depth}":
         raise argument_error("name", f"resnet{spec.depth}.<data set>.<recipe>, as the spec is so deep", name)
-    if not isinstance(preprocessing, Preprocessing):
-        raise argument_error("preprocessing", "a Preprocessing", preprocessing)
     if converter is not None:
         from keras_preact.weights.converters import CONVERTERS
 
@@ -232,6 +231,14 @@ def register_weights(
         raise argument_error("name", "one that no other weights have", name, "Choose another name.")
     _cards()[card.name] = card
     return card
+
+
+def _check_kinds(spec, preprocessing, classes):
+    for argument, value, kind in (("spec", spec, NetworkSpec), ("preprocessing", preprocessing, Preprocessing)):
+        if not isinstance(value, kind):
+            raise argument_error(argument, f"a {kind.__name__}", value)
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise argument_error("classes", "a sequence of names, one for every output", classes)
 
 
 def list_weights(model: str | None = None, data: str | None = None) -> list[str]:

@@ -154,11 +154,11 @@ def download(
 
 def is_reachable(url: str) -> bool:
     """Returns whether a connection to the server, or to the proxy for it, opens within `CONNECT_SECONDS`."""
-    address = urllib.parse.urlsplit(urllib.request.getproxies().get("https") or url)
     reached = threading.Event()
 
     def connect():
-        with contextlib.suppress(OSError), socket.create_connection((address.hostname, address.port or 443)):
+        # A ValueError is a proxy's whose port is no number.
+        with contextlib.suppress(OSError, ValueError), socket.create_connection(_address(url)):
             reached.set()
 
     # In a thread, as looking a name up has no time limit.
@@ -166,6 +166,19 @@ def is_reachable(url: str) -> bool:
     thread.start()
     thread.join(CONNECT_SECONDS)
     return reached.is_set()
+
+
+def _address(url):
+    """Returns (host, port) of what urllib connects to for a URL: its server, or the proxy for it.
+
+    A port that is left out is that of the URL's scheme, as urllib takes it: 443 for `https:`, a proxy's also.
+    """
+    scheme, host = urllib.parse.urlsplit(url)[:2]
+    proxy = urllib.request.getproxies().get(scheme)
+    if proxy and not urllib.request.proxy_bypass(host):
+        url = proxy if "://" in proxy else f"{scheme}://{proxy}"
+    address = urllib.parse.urlsplit(url)
+    return address.hostname, address.port or (443 if "https" in (scheme, address.scheme) else 80)
 
 
 @contextlib.contextmanager

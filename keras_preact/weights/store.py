@@ -1,7 +1,6 @@
 """The store: a file by its URL and hash, whole or not at all. This file imports no Keras."""
 
 import functools
-import hashlib
 import os
 import pathlib
 import urllib.parse
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 
 from keras_preact import bounds
 from keras_preact.errors import argument_error
-from keras_preact.files import DOWNLOAD, written_aside
+from keras_preact.files import DOWNLOAD, file_digest, written_aside
 from keras_preact.types import PathLike
 from keras_preact.weights.download import Progress, download, read_on, show_progress
 
@@ -40,7 +39,7 @@ class Remote:
     is_mirrored: bool = True
 
     def __post_init__(self) -> None:
-        check_digest(self.digest)
+        object.__setattr__(self, "digest", check_digest(self.digest))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -50,12 +49,12 @@ class Remote:
 
 
 def check_digest(digest: str) -> str:
-    """Returns `digest`, as `sha256:...`, `sha1:...` or `md5:...`; raises a `ValueError` if it is none."""
-    algorithm, _, digits = str(digest).partition(":")
+    """Returns `digest` in small letters, as `sha256:...`, `sha1:...` or `md5:...`; a `ValueError` if it is none."""
+    algorithm, _, digits = str(digest).lower().partition(":")
     if HASHES.get(algorithm) != len(digits) or set(digits) - set("0123456789abcdef"):
         expected = '"sha256:" and 64 hexadecimal digits (or "sha1:" and 40, "md5:" and 32)'
         raise argument_error("digest", expected, digest)
-    return digest
+    return f"{algorithm}:{digits}"
 
 
 def keras_home() -> pathlib.Path:
@@ -171,19 +170,13 @@ def _is_whole(remote, path):
     """Returns whether a download is what `remote` names, as far as that is known before an archive is opened."""
     if remote.member is not None:
         return zipfile.is_zipfile(path)
-    algorithm, _, expected = remote.digest.partition(":")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest() == expected
+    return file_digest(path, remote.digest) == remote.digest
 
 
 def _check_hash(path, digest, source):
-    algorithm, _, expected = digest.partition(":")
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, algorithm).hexdigest()
-    if found != expected:
-        raise argument_error(
-            "file", f"one whose {algorithm} is {expected}", found, f"Of {source}. {_looks_like(path)}".strip()
-        )
+    if (found := file_digest(path, digest)) != digest:
+        hint = f"Of {source}. {_looks_like(path)}".strip()
+        raise argument_error("file", f"one whose hash is {digest}", found, hint)
 
 
 def _looks_like(path):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from keras_preact.data import Augmentation, from_arrays, geometry, transforms
 from keras_preact.data.batches import TrainingBatches
+from keras_preact.data.dataset import held_out
 from keras_preact.data.preparation import Preparation
 from keras_preact.data.transforms import EIGENVALUES, EIGENVECTORS
 
@@ -18,7 +19,7 @@ RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(256, size=(24, 8, 10, 3), dtype=np.uint8)
 LABELS = np.arange(24) % 4
 DATA = from_arrays(IMAGES, LABELS, IMAGES[:5], LABELS[:5])
-MEAN, DEVIATION = np.float32(DATA.mean), np.float32(DATA.std)
+MEAN, STD = np.float32(DATA.mean), np.float32(DATA.std)
 
 
 def batch(size=24, **fields):
@@ -34,11 +35,11 @@ def test_crop_and_flip_are_a_loop_over_images_exactly(pad_value):
     inputs, _, images, _ = batch(crop_padding=3, flip=True, pad_value=pad_value)
     for image, (top, left), mirrored, original in zip(images, inputs["corner"], inputs["mirror"], inputs["images"]):
         around = ((3, 3), (3, 3), (0, 0))
-        padded = (original.astype("float32") - MEAN) / DEVIATION
+        padded = (original.astype("float32") - MEAN) / STD
         if pad_value == "reflect":
             padded = np.pad(padded, around, mode="reflect")
         else:
-            fill = np.zeros(3) if pad_value == "mean" else -MEAN / DEVIATION
+            fill = np.zeros(3) if pad_value == "mean" else -MEAN / STD
             padded = np.stack([np.pad(padded[..., k], 3, constant_values=fill[k]) for k in range(3)], axis=-1)
         cropped = padded[top : top + 8, left : left + 10]
         np.testing.assert_array_equal(image, cropped[:, ::-1] if mirrored else cropped)
@@ -75,7 +76,7 @@ def test_colour_is_the_torch_codes_three_blends_in_any_order():
             expected = original.astype("float64")
             for k in order:
                 expected = steps[k](expected, factors[k])
-            np.testing.assert_allclose(image, (expected - MEAN) / DEVIATION, atol=1e-5)
+            np.testing.assert_allclose(image, (expected - MEAN) / STD, atol=1e-5)
 
 
 def test_saturation_is_pillows():
@@ -86,14 +87,14 @@ def test_saturation_is_pillows():
     for image, original in zip(images.numpy(), inputs["images"]):
         pillow = Image.fromarray(original)
         expected = np.asarray(Image.blend(pillow.convert("L").convert("RGB"), pillow, 0.7), "float32")
-        np.testing.assert_allclose(image * DEVIATION + MEAN, expected, atol=1.6)  # Pillow rounds twice
+        np.testing.assert_allclose(image * STD + MEAN, expected, atol=1.6)  # Pillow rounds twice
 
 
 def test_lighting_shifts_along_the_principal_components():
     inputs, _, images, _ = batch(lighting=0.1)
     for image, amounts, original in zip(images, inputs["lighting"], inputs["images"]):
         shift = sum(amounts[k] * EIGENVALUES[k] * EIGENVECTORS[:, k] for k in range(3))
-        expected = (original / 255 + shift - MEAN / 255) / (DEVIATION / 255)
+        expected = (original / 255 + shift - MEAN / 255) / (STD / 255)
         np.testing.assert_allclose(image, expected, atol=1e-5)
     drawn = Augmentation(lighting=0.1).draw(np.random.default_rng(0), 20_000, (8, 8, 3))["lighting"]
     assert drawn.std(axis=0) == pytest.approx(0.1, rel=0.03)
@@ -104,7 +105,7 @@ def test_lighting_shifts_along_the_principal_components():
 def test_cutout_leaves_the_mean_in_a_square_and_the_rest_alone(side):
     inputs, _, images, _ = batch(cutout=side)
     for image, (row, column), original in zip(images, inputs["hole"], inputs["images"]):
-        expected = (original.astype("float32") - MEAN) / DEVIATION
+        expected = (original.astype("float32") - MEAN) / STD
         top, left = row - side // 2, column - side // 2
         expected[max(top, 0) : max(top + side, 0), max(left, 0) : max(left + side, 0)] = 0
         np.testing.assert_array_equal(image, expected)
@@ -119,7 +120,7 @@ def test_the_largest_cutout_leaves_something_of_some_images_and_one_more_nothing
 
 def test_mixup_blends_neighbours_and_their_labels_alike():
     inputs, labels, images, mixed = batch(mixup=0.4)
-    plain, one_hot = (inputs["images"].astype("float32") - MEAN) / DEVIATION, np.eye(4)[labels]
+    plain, one_hot = (inputs["images"].astype("float32") - MEAN) / STD, np.eye(4)[labels]
     for k, own in enumerate(inputs["own"]):
         other = k + 1 if k % 2 == 0 else k - 1
         np.testing.assert_allclose(images[k], own * plain[k] + (1 - own) * plain[other], atol=1e-6)
@@ -131,7 +132,7 @@ def test_mixup_blends_neighbours_and_their_labels_alike():
 
 def test_cutmix_gives_the_label_the_share_of_pixels():
     inputs, labels, images, mixed = batch(cutmix=1.0)
-    plain = (inputs["images"].astype("float32") - MEAN) / DEVIATION
+    plain = (inputs["images"].astype("float32") - MEAN) / STD
     for k, (top, left, bottom, right) in enumerate(inputs["box"]):
         other = k + 1 if k % 2 == 0 else k - 1
         expected = plain[k].copy()
@@ -280,6 +281,15 @@ def test_graphs_and_xla_compute_what_eager_does_and_xla_compiles_once(resident, 
         np.testing.assert_allclose(images, expected_images, atol=2e-5)
         np.testing.assert_allclose(mixed, expected_labels, atol=1e-6)
     assert len(traces) == 1
+
+
+def test_images_of_which_some_are_held_out_lie_on_the_device_too():
+    data, _ = held_out(DATA, 10, seed=0)
+    inputs, labels = TrainingBatches(data, 8, seed=0, augmentation=ALL)[0]
+    indices, _ = TrainingBatches(data, 8, seed=0, augmentation=ALL, resident=True)[0]
+    expected = Preparation(data, ALL)(inputs, labels, training=True)
+    for actual, value in zip(Preparation(data, ALL, resident=True)(indices, labels, training=True), expected):
+        np.testing.assert_array_equal(actual, value)
 
 
 def test_images_on_the_device_give_the_same_batches_and_are_written_nowhere(tmp_path):

@@ -138,6 +138,20 @@ def test_evaluation_sees_every_image_once_in_order(workers):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"share": (0, 2)}, r"^`batch_size` must be divisible by 2 workers.*=3\."),
+        ({"batch_size": 0}, r"^`batch_size` must be .*at least 1"),
+        ({"share": (1, 1)}, r"^`share` must be"),
+        ({"split": "val"}, r'^`split` must be one of "train", "test"'),
+    ],
+)
+def test_wrong_batches_to_evaluate_are_refused_by_the_names_of_their_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluationBatches(**{"data": DATA, "split": "test", "batch_size": 3, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         ({"global_batch_size": 51}, r"global_batch_size.*at most the 50 training images of arrays.*51"),
         ({"share": (0, 3)}, r"global_batch_size.*divisible by 3 workers.*8"),
         ({"share": (2, 2)}, r"share.*\(2, 2\)"),
@@ -186,6 +200,17 @@ NAN[2, 1, 0] = np.nan
         ({"train_labels": [0, 1, 2]}, r"labels.*one per image \(4\).*3"),
         ({"train_labels": [0.0, 1, 2, 1]}, r"train_labels.*whole numbers.*float64"),
         ({"train_labels": np.eye(4)}, r"train_labels.*not one-hot.*\(4, 4\)"),
+        ({"train_labels": [2**32, 1, 2, 1]}, r"`train_labels` must be from 0 to 2,147,483,647.*1 to 4294967296"),
+        (
+            {"test_labels": np.array([0, 2**63], "uint64")},
+            r"`test_labels` must be from 0 to .*0 to 9223372036854775808",
+        ),
+        ({"train_labels": [-(2**40), 1, 2, 1]}, r"`train_labels` must be from 0 to .*-1099511627776 to 2"),
+        (
+            {"train_labels": [0, 1, 2, 10**9]},
+            r"`train_labels` must be below 1,000,000 without.*=1000000000.*numpy.unique",
+        ),
+        ({"test_labels": [0, 10**6]}, r"`test_labels` must be below 1,000,000 without class_names.*=1000000\."),
         ({"train_images": np.full((4, 2, 2, 1), 255.0)}, r'train_images.*0 to 1.*255.*astype\("uint8"\)'),
         ({"train_images": np.eye(2, dtype=np.uint8)[None].repeat(4, 0)}, r"train_images.*0 to 1\? Multiply by 255"),
         ({"train_images": np.full((4, 2, 2, 1), -3)}, r"train_images.*0 to 255.*-3"),
@@ -204,5 +229,5 @@ def test_wrong_arrays_are_refused_in_a_sentence(changed, message):
 
 
 def test_the_digits_take_no_options():
-    with pytest.raises(ValueError, match=r"data_dir.*left out for the digits"):
+    with pytest.raises(ValueError, match=r"`data_dir` must be left out for digits"):
         load("digits", data_dir="x")

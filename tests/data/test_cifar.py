@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import io
+import logging
 import socket
+import sys
 import tarfile
 import time
 
@@ -29,6 +31,17 @@ def records(kind):
     return made
 
 
+def write_archive(kind, folder, contents):
+    """Writes an archive of {file's name: bytes}; returns the `Cifar` whose hash it has, and the archive's path."""
+    path = folder / kind.archive
+    with tarfile.open(path, "w:gz") as archive:
+        for name, raw in contents.items():
+            member = tarfile.TarInfo(f"{kind.folder}/{name}")
+            member.size = len(raw)
+            archive.addfile(member, io.BytesIO(raw))
+    return dataclasses.replace(kind, sha256=hashlib.sha256(path.read_bytes()).hexdigest()), path
+
+
 @pytest.mark.parametrize("kind", [CIFAR10, CIFAR100], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("form", ["npz", "archive", "files", "files in their folder"])
 def test_cifar_is_read_from_each_of_its_forms(kind, form, tmp_path):
@@ -39,17 +52,13 @@ def test_cifar_is_read_from_each_of_its_forms(kind, form, tmp_path):
         arrays = {"x_train": train[0], "y_train": train[1][:, None], "x_test": test[0], "y_test": test[1]}
         np.savez(tmp_path / f"{kind.name}.npz", **arrays)
     elif form == "archive":
-        with tarfile.open(tmp_path / kind.archive, "w:gz") as archive:
-            for name, (_, _, raw) in made.items():
-                member = tarfile.TarInfo(f"{kind.folder}/{name}")
-                member.size = len(raw)
-                archive.addfile(member, io.BytesIO(raw))
+        kind, _ = write_archive(kind, tmp_path, {name: raw for name, (_, _, raw) in made.items()})
     else:
         within = tmp_path / kind.folder if "their" in form else tmp_path
         within.mkdir(exist_ok=True)
         for name, (_, _, raw) in made.items():
             (within / name).write_bytes(raw)
-    data = load(kind.name, tmp_path)
+    data = load_cifar(kind, tmp_path)
     np.testing.assert_array_equal(data.train.images, train[0])
     np.testing.assert_array_equal(data.train.labels, train[1])
     np.testing.assert_array_equal(data.test.images, test[0])
@@ -58,7 +67,7 @@ def test_cifar_is_read_from_each_of_its_forms(kind, form, tmp_path):
     assert len(data.class_names) == len(set(data.class_names)) == {"cifar10": 10, "cifar100": 100}[kind.name]
     if form in ("npz", "archive"):
         file = tmp_path / (f"{kind.name}.npz" if form == "npz" else kind.archive)
-        np.testing.assert_array_equal(load(kind.name, file).train.images, train[0])
+        np.testing.assert_array_equal(load_cifar(kind, file).train.images, train[0])
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
@@ -86,18 +95,45 @@ def test_cifar_is_read_as_tfds_prepared_it(file_format, tmp_path):
         assert data.train.labels.tolist() + data.test.labels.tolist() == labels
 
 
-def test_a_broken_cifar_is_refused(tmp_path):
-    (tmp_path / CIFAR10.archive).write_bytes(b"\x1f\x8b\x08\x00cut")
-    with pytest.raises(ValueError, match=r"data_dir.*archive is whole.*cifar-10-binary"):
+def damaged(raw, damage):
+    """Returns the bytes of a file cut short, or with one bit of them changed, or none of them."""
+    middle = len(raw) // 2
+    changed = raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :]
+    return {"cut": raw[:middle], "a bit": changed, "empty": b""}[damage]
+
+
+@pytest.mark.parametrize("damage", ["cut", "a bit", "empty"])
+def test_an_archive_is_held_to_its_hash_wherever_it_comes_from(damage, tmp_path):
+    kind, path = write_archive(CIFAR10, tmp_path, {name: raw for name, (_, _, raw) in records(CIFAR10).items()})
+    assert len(load_cifar(kind, path).train) == 10
+    path.write_bytes(damaged(path.read_bytes(), damage))
+    message = rf"`data_dir` must be where cifar10 can be read.*'{path}'.*{kind.sha256}.*Remove it, or put https\S+gz in"
+    for place in (tmp_path, path):
+        with pytest.raises(ValueError, match=message):
+            load_cifar(kind, place)
+
+
+@pytest.mark.parametrize("damage", ["cut", "a bit", "empty", "another kind"])
+def test_a_damaged_npz_is_refused_by_its_name(damage, tmp_path):
+    path, images = tmp_path / "cifar10.npz", RNG.integers(256, size=(2, 32, 32, 3), dtype=np.uint8)
+    np.savez_compressed(path, x_train=images, y_train=[1, 2], x_test=images, y_test=[1, 2])
+    if damage == "another kind":
+        with open(path, "wb") as file:
+            np.save(file, images)
+    else:
+        path.write_bytes(damaged(path.read_bytes(), damage))
+    with pytest.raises(ValueError, match=rf"`data_dir` must be where cifar10 can be read.*'{path}'\. \S"):
         load("cifar10", tmp_path)
-    (tmp_path / CIFAR10.archive).unlink()
+
+
+def test_a_broken_cifar_is_refused(tmp_path):
     for name in (*CIFAR10.train_files, CIFAR10.test_file):
         (tmp_path / name).write_bytes(b"\x01" * 3000)
-    with pytest.raises(ValueError, match=r"data_dir.*data_batch_1.bin is records of 3073 bytes.*3000 bytes"):
+    with pytest.raises(ValueError, match=r"data_dir.*data_batch_1.bin must be records of 3073 bytes.*3000 bytes"):
         load("cifar10", tmp_path)
     for name in (*CIFAR10.train_files, CIFAR10.test_file):
         (tmp_path / name).write_bytes(b"\x0a" * 3073)
-    with pytest.raises(ValueError, match=r"train labels.*0 to 9.*10 to 10"):
+    with pytest.raises(ValueError, match=r"data_dir.*train labels.*0 to 9.*10 to 10"):
         load("cifar10", tmp_path)
     np.savez(tmp_path / "cifar10.npz", images=np.zeros(3))
     with pytest.raises(ValueError, match=r"data_dir.*x_train, y_train.*\['images'\]"):
@@ -151,25 +187,42 @@ def test_what_tfds_or_keras_keep_is_found(no_data, monkeypatch):
     assert load("cifar10").test.labels.tolist() == [1, 2]
 
 
+def test_without_a_folder_what_cannot_be_read_is_passed_over_with_a_warning(no_data, monkeypatch, caplog):
+    caplog.set_level(logging.WARNING, "keras_preact")
+    prepared, kept = no_data / "tfds" / "cifar10" / "3.0.2", no_data / "keras" / "datasets"
+    prepared.mkdir(parents=True)
+    (prepared / "dataset_info.json").touch()
+    kept.mkdir(parents=True)
+    (kept / "cifar10.npz").touch()
+    kind, _ = write_archive(CIFAR10, kept, {name: raw for name, (_, _, raw) in records(CIFAR10).items()})
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert load_cifar(kind).test.labels.tolist() == [5, 9]
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith(f"Passed over {prepared}, where cifar10 cannot be read. ")
+    assert "pip install tensorflow-datasets importlib_resources" in first
+    assert "data_dir" not in first
+    assert second.startswith(f"Passed over {kept / 'cifar10.npz'}, where cifar10 cannot be read. ")
+    with pytest.raises(
+        ValueError, match=r"`data_dir` must be where cifar10 can be read.*3\.0\.2.*pip install tensorflow"
+    ):
+        load_cifar(kind, no_data / "tfds")
+
+
 def test_the_archive_is_downloaded_once_and_its_hash_is_checked(no_data, monkeypatch):
     records = np.zeros((4, 3073), np.uint8)
     records[:, 0] = 1, 2, 3, 4
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w:gz") as file:
-        for name in (*CIFAR10.train_files, CIFAR10.test_file):
-            member = tarfile.TarInfo(f"{CIFAR10.folder}/{name}")
-            member.size = records.size
-            file.addfile(member, io.BytesIO(records.tobytes()))
     source, target = no_data / "source", no_data / "keras" / "datasets"
     source.mkdir()
-    (source / CIFAR10.archive).write_bytes(archive.getvalue())
+    files = dict.fromkeys((*CIFAR10.train_files, CIFAR10.test_file), records.tobytes())
+    kind, _ = write_archive(CIFAR10, source, files)
     monkeypatch.setattr(cifar, "HOME", f"{source.as_uri()}/")
     monkeypatch.setattr(cifar.download, "is_reachable", lambda url: True)
-    with pytest.raises(ValueError, match=r"data_dir.*sha256 is c4a38c50.*Download .*put it into"):
+    with pytest.raises(ValueError, match=r"data_dir.*hash is sha256:c4a38c50.*Download .*put it into"):
         load("cifar10")
     assert not list(target.iterdir())
-    kind = dataclasses.replace(CIFAR10, sha256=hashlib.sha256(archive.getvalue()).hexdigest())
     monkeypatch.setenv("KERAS_PREACT_WEIGHTS", str(no_data))  # which is not for data sets
+    assert load_cifar(kind).train.labels.tolist() == [1, 2, 3, 4] * 5
+    (target / CIFAR10.archive).write_bytes(b"damaged")
     assert load_cifar(kind).train.labels.tolist() == [1, 2, 3, 4] * 5
     (source / CIFAR10.archive).unlink()
     assert load_cifar(kind).test.labels.tolist() == [1, 2, 3, 4]

@@ -1,5 +1,6 @@
 """Data sets from files: image folders, ImageNet's layout, and what is refused."""
 
+import functools
 import pathlib
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 import keras_preact
-from keras_preact.data import DATA_SETS, Augmentation, files, folders, load
+from keras_preact.data import DATA_SETS, Augmentation, cifar, files, folders, has_own_size, load
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
 from keras_preact.data.tfds import find_prepared
@@ -256,6 +257,13 @@ def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, capl
     again = load("imagenet", image_size=32)
     assert caplog.text == ""
     np.testing.assert_array_equal(again.test.read([1, 0]), data.test.read([1, 0]))
+    for kept in (tmp_path / "keras").rglob("*.npz"):  # labels that cannot be read again are read anew
+        kept.write_bytes(kept.read_bytes()[:100])
+    assert load("imagenet", image_size=32).train.labels.tolist() == labels[:3]
+    assert "Reading the labels of 3 records" in caplog.text
+    caplog.clear()
+    load("imagenet", image_size=32)
+    assert caplog.text == ""
     monkeypatch.setenv("KERAS_HOME", "/proc/keras")  # where nothing can be written
     with pytest.warns(UserWarning, match="cannot be written.*read again"):
         assert load("imagenet", image_size=32).train.labels.tolist() == labels[:3]
@@ -271,6 +279,18 @@ def test_imagenet_is_what_tfds_prepared(file_format, tmp_path, monkeypatch, capl
         shard.write_bytes(shard.read_bytes()[:-9])
         with pytest.raises(ValueError, match=r"data_dir.*whole.*imagenet2012-train.tfrecord.*cut short"):
             load("imagenet", image_size=32)
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_row_says_itself_whether_its_images_have_a_size():
+    half = functools.partial(cifar.load_cifar, cifar.CIFAR10, side=16)
+    keras_preact.register_data("half", half)
+    sized = [name for name in DATA_SETS if has_own_size(name)]
+    assert sized == ["digits", "cifar10", "cifar100", "cifar10_16", "half"]
+    for name in sized:
+        with pytest.raises(ValueError, match=f"`image_size` must be left out for {name}, whose function"):
+            load(name, image_size=8)
+    assert not has_own_size("imagenet2012")
 
 
 def test_the_newest_version_that_tfds_prepared_is_found_from_anywhere(tmp_path, monkeypatch):
@@ -310,5 +330,10 @@ def test_labels_from_1_and_channels_first_are_said(caplog):
     images = np.zeros((4, 8, 8, 3), "uint8")
     keras_preact.from_arrays(images, [1, 2, 1, 2], images, [1, 2, 1, 2])
     assert "No training image has the label 0: are labels counted from 0?" in caplog.text
+    assert len(keras_preact.from_arrays(images, [0, 3, 1, 5], images, [0, 1, 0, 7]).class_names) == 8
+    assert "No training image has the label 2: are labels counted from 0?" in caplog.text
+    caplog.clear()
+    keras_preact.from_arrays(images, [3, 0, 1, 2], images, [0, 1, 0, 4])
+    assert caplog.text == ""
     with pytest.raises(ValueError, match=r"`train_images` must be .*Channels come last"):
         keras_preact.from_arrays(images.transpose(0, 3, 1, 2), [0] * 4, images, [0] * 4)

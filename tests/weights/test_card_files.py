@@ -241,5 +241,5 @@ def test_a_finished_run_with_a_foreign_card_is_told_of_in_a_sentence(finished, t
     shutil.copytree(finished, tmp_path / "run")
     card = json.loads((finished / "card.json").read_text())
     (tmp_path / "run" / "card.json").write_text(json.dumps({**card, "error_percent": "low"}))
-    with pytest.raises(ValueError, match=r"run.*card.json is whole.*error_percent: Input should be a valid number"):
+    with pytest.raises(ValueError, match=r"output.*card.json is whole.*error_percent: Input should be a valid number"):
         keras_preact.train("ResNet11", data=DATA, recipe=RECIPE, output=tmp_path / "run")

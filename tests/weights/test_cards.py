@@ -1,6 +1,7 @@
 """The cards of trained weights: whole, kept, verified; images in and names out by them."""
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import pathlib
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from weights_files import (
     CLASSES,
+    SPEC,
     build,
     images,
     trained,
@@ -38,6 +40,34 @@ def test_a_card_whose_file_is_gone_says_so():
     card = dataclasses.replace(keras_preact.get_card("resnet164.digits.digits"), path="gone/model.weights.h5")
     with pytest.raises(ValueError, match=r"`weights` must be those of a file that exists.*gone/model\.weights\.h5"):
         card.remote()
+
+
+@pytest.mark.parametrize("algorithm", store.HASHES)
+def test_weights_are_held_to_the_hash_of_their_card_whichever_that_is(algorithm, source):
+    content = pathlib.Path(source[0].path).read_bytes()
+    digest, other = (f"{algorithm}:{hashlib.new(algorithm, each).hexdigest()}" for each in (content, b"others"))
+    for written in (digest, digest.upper()):  # as PowerShell prints it
+        card = dataclasses.replace(source[0], digest=written)
+        check_file(card)
+        np.testing.assert_array_equal(build(card).get_weights()[0], source[1].get_weights()[0])
+    with pytest.raises(ValueError, match=f"`file` must be one whose hash is {other}, .*Received: file='{digest}'"):
+        build(dataclasses.replace(source[0], digest=other))
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "message"),
+    [
+        ("spec", {"units": [2, 2]}, r"`spec` must be a NetworkSpec. Received: spec=\{'units'"),
+        ("preprocessing", (8, 8), "`preprocessing` must be a Preprocessing"),
+        ("classes", "cats", "`classes` must be a sequence of names.*'cats'"),
+        ("classes", 4, "`classes` must be a sequence of names.*=4"),
+    ],
+)
+def test_weights_that_cannot_be_registered_are_refused(field, wrong, message, source):
+    card = source[0]
+    known = dict(spec=SPEC, preprocessing=card.preprocessing, classes=CLASSES, error_percent=1.0, path=card.path)
+    with pytest.raises(ValueError, match=message):
+        keras_preact.register_weights(f"resnet{SPEC.depth}.pets.test", **{**known, field: wrong})
 
 
 @pytest.mark.parametrize("name", keras_preact.list_weights())

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -299,9 +300,9 @@ def test_no_byte_of_a_server_is_obeyed_by_a_terminal(name, error, message, serve
 @pytest.mark.parametrize(
     ("name", "options", "error", "message"),
     [
-        ("whole", {"digest": "sha256:" + "0" * 64}, ValueError, "file.*sha256 is 0000.*Received.*whole"),
-        ("page", {}, ValueError, "file.*sha1 is.*It is a web page"),
-        ("lengthless_page", {}, ValueError, "file.*sha1 is.*It is a web page"),
+        ("whole", {"digest": "sha256:" + "0" * 64}, ValueError, "file.*hash is sha256:0000.*Received.*sha256:.*whole"),
+        ("page", {}, ValueError, "file.*hash is sha1:.*It is a web page"),
+        ("lengthless_page", {}, ValueError, "file.*hash is sha1:.*It is a web page"),
         ("missing", {}, ValueError, "address that exists.*404"),
         ("truncated", {"tries": 2}, ConnectionError, "2 tries: the connection ended after .* of 1,024,000 bytes"),
         ("stalls", {"timeout": 0.3, "tries": 2}, ConnectionError, "2 tries.*timed out"),
@@ -365,7 +366,7 @@ def test_a_mirror_or_a_folder_stands_in_for_the_address(is_argument, server, tmp
 def test_a_folder_is_verified_too_and_an_empty_one_is_named(tmp_path):
     remote = store.Remote("http://nowhere.invalid/file.bin", SHA1, 10**7)
     (tmp_path / "file.bin").write_bytes(CONTENT[:-1])
-    with pytest.raises(ValueError, match="sha1 is"):
+    with pytest.raises(ValueError, match="hash is sha1:"):
         store.fetch(remote, tmp_path / "to.h5", tmp_path)
     with pytest.raises(ValueError, match=r"KERAS_PREACT_WEIGHTS.*folder that holds file.bin.*nothing"):
         store.fetch(remote, tmp_path / "to.h5", tmp_path / "nothing")
@@ -375,6 +376,51 @@ def test_a_folder_is_verified_too_and_an_empty_one_is_named(tmp_path):
 def test_a_hash_that_is_none_is_refused(digest):
     with pytest.raises(ValueError, match=r"digest.*sha256"):
         store.Remote("http://127.0.0.1/", digest, 1)
+
+
+def test_a_hash_may_be_in_capital_letters_as_powershell_prints_it(tmp_path):
+    (tmp_path / "file.bin").write_bytes(CONTENT)
+    remote = store.Remote("http://nowhere.invalid/file.bin", SHA1.upper(), 10**7)
+    assert remote.digest == SHA1
+    assert store.fetch(remote, tmp_path / "to.h5", tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy", "bypassed", "expected"),
+    [
+        ("https://a.test/file", "", "", ("a.test", 443)),
+        ("http://a.test/file", "", "", ("a.test", 80)),
+        ("http://a.test:8080/file", "", "", ("a.test", 8080)),
+        ("https://a.test/file", "http://proxy.test:3128", "", ("proxy.test", 3128)),
+        ("https://a.test/file", "http://me:secret@proxy.test:3128/", "", ("proxy.test", 3128)),
+        ("https://a.test/file", "proxy.test:3128", "", ("proxy.test", 3128)),
+        ("https://a.test/file", "proxy.test", "", ("proxy.test", 443)),
+        ("https://a.test/file", "http://proxy.test", "", ("proxy.test", 443)),
+        ("http://a.test/file", "http://proxy.test", "", ("proxy.test", 80)),
+        ("http://a.test/file", "[::1]:3128", "", ("::1", 3128)),
+        ("https://a.test/file", "proxy.test:3128", "b.test,.test", ("a.test", 443)),
+        ("https://a.test/file", "proxy.test:3128", "b.test", ("proxy.test", 3128)),
+    ],
+)
+def test_what_is_tried_is_what_a_download_connects_to(url, proxy, bypassed, expected, monkeypatch):
+    for name, value in (("http_proxy", proxy), ("https_proxy", proxy), ("no_proxy", bypassed)):
+        monkeypatch.setenv(name, value)
+    tried = []
+
+    def connect(address, *arguments, **options):
+        tried.append(address)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    assert not download.is_reachable(url)
+    with pytest.raises(OSError, match="urlopen"), download.watched(lambda: 0, 5.0, 1) as opener:
+        opener.open(url)
+    assert tried == [expected, expected]
+
+
+def test_a_proxy_that_is_none_is_not_reached(monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://proxy.test:many")
+    assert not download.is_reachable("https://a.test/file")
 
 
 def test_the_cache_is_in_kerass_home(tmp_path, monkeypatch):
@@ -391,3 +437,12 @@ def test_kerass_home_is_one_folder_for_weights_and_data(home, tmp_path, monkeypa
         monkeypatch.setenv("KERAS_HOME", home)
     assert store.cache_folder() == tmp_path / ".keras" / "keras_preact"
     assert cifar.default_folders()[-1] == tmp_path / ".keras" / "datasets"
+
+
+@pytest.mark.parametrize("folder", ["", None, "~/tensorflow_datasets"])
+def test_tfdss_folder_is_its_own_unless_another_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    if folder is not None:
+        monkeypatch.setenv("TFDS_DATA_DIR", folder)
+    assert cifar.default_folders()[0] == tmp_path / "tensorflow_datasets"
