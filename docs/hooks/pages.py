@@ -12,10 +12,13 @@ MATHJAX = re.compile(r"<!-- Load mathjax -->.*?<!-- End of mathjax conf\w+ -->",
 
 
 def on_page_markdown(markdown, page, **_):
-    """Returns the text of a page; a file of the root has its links as seen from `docs/`."""
+    """Returns the text of a page; a file of the root has its links as seen from `docs/`.
+
+    Links to it in the repository become links to its page.
+    """
     for name in re.findall(r"^--8<-- \"(\w+\.md)\"$", markdown, re.MULTILINE):
         markdown = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
-    return markdown
+    return markdown.replace("](../CONTRIBUTING.md)", "](contributing.md)")
 
 
 def on_page_content(html, page, **_):
