@@ -130,11 +130,11 @@ def from_fields(kind: type[Kind], fields: Mapping[str, Any]) -> Kind:
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
-def check_integers(argument: str, values: object) -> tuple[int, ...]:
+def check_integers(argument: str, values: object, may_be_empty: bool = False) -> tuple[int, ...]:
     """Returns a sequence of whole numbers of at least 1 as a tuple; raises a `ValueError` if it is none, or empty."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise argument_error(argument, "a sequence of whole numbers", values)
     values = tuple(check_integer(argument, value) for value in values)
-    if not values:
+    if not values and not may_be_empty:
         raise argument_error(argument, "a sequence of one whole number at least", values)
     return values

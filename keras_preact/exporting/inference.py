@@ -47,7 +47,7 @@ def inference_weights(model: ResidualNetwork) -> dict[str, dict[str, Tensor]]:
     """Returns what inference computes with: a dict from a layer of the stacked layout to a dict of its tensors.
 
     Each BN that follows a convolution is folded into it: in a pre-activation unit all but the first, and conv1's
-    unless the network computes in half precision. What leads a pre-activation unit or ends the network is not: it
+    unless the network computes in mixed precision. What leads a pre-activation unit or ends the network is not: it
     reads a sum, which in a unit the shortcut carries on, and no convolution stands before it.
     """
     weights = {}

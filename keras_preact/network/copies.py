@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from keras_preact.errors import argument_error
 from keras_preact.network.checks import Layout, check_execution, check_layout
-from keras_preact.network.model import ResidualNetwork, converted
+from keras_preact.network.model import ResidualNetwork, check_network, converted
 from keras_preact.network.named_weights import copy_optimizer, copy_trainable
 
 
@@ -32,8 +32,7 @@ def relayout(
             within a run of units, which is one layer when stacked, or has a unit's layer with its own regularizer. Or
             if it is compiled with what Keras cannot copy, or with an optimizer whose state has not the weights' shapes.
     """
-    if not isinstance(model, ResidualNetwork):
-        raise argument_error("model", "a network that keras_preact built", type(model).__name__)
+    check_network(model)
     layout, config = check_layout(layout, unroll, remat), model.get_config()
     unroll, remat = check_execution(
         config["unroll"] if unroll is None else unroll, config["remat"] if remat is None else remat

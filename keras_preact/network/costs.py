@@ -107,10 +107,9 @@ def _parts(
 
 def model_costs(model: ResidualNetwork, size: Sequence[int] | None = None) -> list[StageCost]:
     """Returns the `StageCost`s of a built network, for images of its own size or of `size` (height, width)."""
-    from keras_preact.network.model import ResidualNetwork
+    from keras_preact.network.model import check_network
 
-    if not isinstance(model, ResidualNetwork):
-        raise argument_error("model", "a network that keras_preact built", type(model).__name__)
+    check_network(model)
     config = model.get_config()
     height, width, channels = config["input_shape"]
     height, width = size or (height, width)

@@ -16,7 +16,7 @@ from keras_preact.network.claims import as_far_as
 from keras_preact.network.copies import compile_alike
 from keras_preact.network.families import units_of_depth
 from keras_preact.network.loaded import Loaded
-from keras_preact.network.model import ResidualNetwork
+from keras_preact.network.model import ResidualNetwork, check_network
 from keras_preact.network.named_weights import assign, copy_trainable, divide_averages, named_weights, value_at
 from keras_preact.network.shapes import unit_operations, weights_of
 from keras_preact.network.spec import NetworkSpec
@@ -58,8 +58,7 @@ def deepen(
     Raises:
         ValueError: If an argument is not allowed, or no unit of this kind computes the identity: the message says why.
     """
-    if not isinstance(model, ResidualNetwork):
-        raise argument_error("model", "a network that keras_preact built", type(model).__name__)
+    check_network(model)
     check_choice("place", place, PLACES)
     check_choice("branch", branch, BRANCHES)
     old = model.spec

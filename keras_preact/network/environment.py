@@ -3,8 +3,8 @@
 A unit, and a network of them, is a function of its input and of an *environment*, which also decides what a signal is:
 a Keras tensor, a shape, an array, the name of an ONNX value. `build.KerasLayers` makes named Keras layers,
 `build.StackedLayers` one layer of every run of equal units, `shapes.Shapes` counts weights and multiply-adds,
-`layers.residual_units.Slices` computes with one unit's slice of stacked weights, `exporting.onnx_graph.OnnxGraph`
-writes a file.
+`layers.residual_units.Slices` computes with one unit's slice of stacked weights, `exporting.inference.Inference` with
+weights into which BNs are folded, `exporting.onnx_graph.OnnxGraph` makes the nodes of an ONNX graph.
 
 The operations stand in three groups, so that each environment inherits what it offers and no more, and Python refuses
 one that lacks an operation: `UnitEnvironment` runs a unit, `NetworkEnvironment` what stands around the units,

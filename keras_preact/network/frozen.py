@@ -11,7 +11,7 @@ from keras_preact.errors import argument_error
 from keras_preact.keras_hooks import as_constants
 from keras_preact.network.checks import check_computes_alike, check_not_quantized
 from keras_preact.network.layers.residual_units import ResidualUnits
-from keras_preact.network.model import ResidualNetwork, converted
+from keras_preact.network.model import ResidualNetwork, check_network, converted
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -38,8 +38,7 @@ def frozen_function(
         ValueError: If `model` is no network of this package, or one that was quantized or has a layer within units that
             computes otherwise than it was made, or the backend is not TensorFlow.
     """
-    if not isinstance(model, ResidualNetwork):
-        raise argument_error("model", "a network that keras_preact built", type(model).__name__)
+    check_network(model)
     check_not_quantized(model)
     if keras.backend.backend() != "tensorflow":
         raise argument_error("KERAS_BACKEND", '"tensorflow" to freeze a network', keras.backend.backend())

@@ -347,6 +347,12 @@ class ResidualNetwork(keras.Model):
 keras.saving.get_custom_objects()["ResidualNetwork"] = ResidualNetwork  # what a .h5 file calls the class
 
 
+def check_network(model: object) -> None:
+    """Raises a `ValueError` unless `model` is a network of this package."""
+    if not isinstance(model, ResidualNetwork):
+        raise argument_error("model", "a network that keras_preact built", type(model).__name__)
+
+
 def converted(model: ResidualNetwork, **config: Any) -> ResidualNetwork:
     """Returns a network of the configuration of `model` with `config` changed, and its weights, not compiled."""
     other = ResidualNetwork.from_config({**model.get_config(), **config})

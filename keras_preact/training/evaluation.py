@@ -102,9 +102,7 @@ def evaluate_source(source: Source, data: DataSet) -> dict[str, float]:
         received = "{} classes and {} channels".format(*expected)
         raise argument_error("data", "of {} classes and images of {} channel(s), as the model".format(*found), received)
     check_classes(source, data)
-    if (how := source.preprocessing) is not None:
-        data = dataclasses.replace(data, mean=how.mean, std=how.std)
-    return measure(network, data)
+    return measure(network, source.normalized(data))
 
 
 def check_classes(source: Source, data: DataSet) -> None:
@@ -112,6 +110,8 @@ def check_classes(source: Source, data: DataSet) -> None:
     trained, found = source.classes, data.class_names
     if trained is None or tuple(trained) == tuple(found):
         return
+    if len(trained) != len(found):
+        raise argument_error("data", f"of the {len(trained)} classes that {source.name} was trained on", len(found))
     ours, theirs = next(pair for pair in zip(trained, found) if pair[0] != pair[1])
     if set(trained) & set(found):
         hint = "Give it the same classes in the same order: a class is known by its place."

@@ -96,7 +96,7 @@ def named_recipe(recipe: str | Recipe, **changes: Any) -> tuple[str, Recipe]:
 
 def check_epochs(recipe: Recipe, changes: Mapping[str, Any]) -> None:
     """Raises a `ValueError` if `changes` of a recipe that counts in steps say how many epochs it has."""
-    if "epochs" in changes and (steps := changes.get("steps", recipe.steps)):
+    if "epochs" in changes and (steps := check_integer("steps", changes.get("steps", recipe.steps), minimum=0)):
         expected = f"left out with {steps:,} steps, which are counted instead"
         raise argument_error("epochs", expected, changes["epochs"], "Pass steps=, or steps=0 beside it.")
 

@@ -99,6 +99,8 @@ def export(
     how = preprocessing or _preprocessing_of(source, network, mean, std, image_size)
     given = dict(sample_images=sample_images, sample_labels=sample_labels, calibration_images=calibration_images)
     if sample_images is None:
+        if sample_labels is not None:
+            raise argument_error("sample_labels", "left out without sample_images", "labels alone")
         found = _samples(source, how, images, data_dir)
         given = {**found, **{name: value for name, value in given.items() if value is not None}}
     elif images is not None:

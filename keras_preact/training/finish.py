@@ -113,7 +113,7 @@ def run_card(
         "error_percent": error_percent,
         "digest": file_digest(folder / run_folder.MODEL),
         **totals(processes),
-        **chained(totals(processes), experiment.start),
+        **chained(totals(processes), experiment.weights),
         "network": network.construction(),
         "classes": list(data.class_names),
         "preprocessing": preprocessing_fields(data),

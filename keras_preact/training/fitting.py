@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import math
 import pathlib
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import keras
 import numpy as np
 
 from keras_preact.data.batches import TrainingBatches
-from keras_preact.data.dataset import ArraySplit, DataSet
+from keras_preact.data.dataset import DataSet, is_in_memory
 from keras_preact.data.preparation import Preparation
 from keras_preact.errors import argument_error
 from keras_preact.network.deepening import deepen
@@ -72,6 +73,8 @@ class Training:
             run_folder.make_folder(folder, experiment.plain(), run_options.overwrite)
             push()
         devices.barrier()
+        if not devices.is_chief:  # whose copy of a URL is its own
+            run_folder.remove_another(folder, experiment.plain(), run_options.overwrite)
         self.start = None
         try:
             self.start = self._resumed(network)
@@ -92,7 +95,8 @@ class Training:
         """
         start = checkpoints.newest(self.folder / run_folder.CHECKPOINTS)
         step = start.step if start else 0
-        self.devices.agree("the checkpoint that each worker found", step)
+        hint = "Every worker must see the same output folder."
+        self.devices.agree("the checkpoint that each worker found", step, hint)
         if start is None:
             return None
         self.level = level_at(self.levels, step)
@@ -310,7 +314,8 @@ class Training:
 
 def _can_reside(data, augmentation):
     """Returns whether the training images fit on an accelerator, and need nothing of the host."""
-    return isinstance(data.train, ArraySplit) and not augmentation.resizes and data.train.images.nbytes < RESIDENT_BYTES
+    size = len(data.train) * math.prod(data.image_shape)
+    return is_in_memory(data.train) and not augmentation.resizes and size < RESIDENT_BYTES
 
 
 def _stoppers(recipe):

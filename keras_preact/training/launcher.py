@@ -46,10 +46,7 @@ def launch(command: Sequence[str], workers: int = 2, max_restarts: int = 3, back
         ValueError: If `command` is no list of words, its program is not there, `workers` is below 1, or `max_restarts`
             below 0.
     """
-    if isinstance(command, str) or not command or not all(isinstance(word, (str, os.PathLike)) for word in command):
-        raise argument_error("command", "a list of words, the program first", command)
-    if shutil.which(command[0]) is None:
-        raise argument_error("command", "a list of words, the program first, which this machine has", command[0])
+    check_command(command)
     workers, restarts = check_integer("workers", workers), check_integer("max_restarts", max_restarts, minimum=0)
     for number in range(restarts + 1):
         ports = free_ports(workers)
@@ -60,6 +57,14 @@ def launch(command: Sequence[str], workers: int = 2, max_restarts: int = 3, back
         what = f"starting the job again, {left - 1} more times at most" if left else "giving up"
         log.warning(f"a worker ended with status {status}; {what}.")
     return status
+
+
+def check_command(command: Sequence[str]) -> None:
+    """Raises a `ValueError` if a command is no list of words, or this machine has no such program."""
+    if isinstance(command, str) or not command or not all(isinstance(word, (str, os.PathLike)) for word in command):
+        raise argument_error("command", "a list of words, the program first", command)
+    if shutil.which(command[0]) is None:
+        raise argument_error("command", "a list of words, the program first, which this machine has", command[0])
 
 
 def run_together(command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> int:

@@ -7,7 +7,15 @@ from functools import partial
 from typing import Any, Self
 
 from keras_preact.data.augment import Augmentation
-from keras_preact.errors import argument_error, check_choice, check_fields, check_flag, check_integer, check_number
+from keras_preact.errors import (
+    argument_error,
+    check_choice,
+    check_fields,
+    check_flag,
+    check_integer,
+    check_integers,
+    check_number,
+)
 
 SCHEDULES = ("cosine", "linear", "steps", "constant", "plateau")
 WEIGHT_DECAYS = ("l2", "l2_kernels", "decoupled")
@@ -95,13 +103,14 @@ class Recipe(Augmentation):
         check_choice("momentum_rule", self.momentum_rule, MOMENTUM_RULES)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("precision", self.precision, PRECISIONS)
-        object.__setattr__(self, "drops", tuple(check_integer("drops", drop) for drop in self.drops))
+        object.__setattr__(self, "drops", check_integers("drops", self.drops, may_be_empty=True))
         self._check_schedule()
         self._check_levels()
 
     def _check_levels(self):
         expected = "(depth, image size, epochs) of each level"
-        if not all(isinstance(level, (tuple, list)) and len(level) == 3 for level in self.levels):
+        is_sequence = isinstance(self.levels, (tuple, list))
+        if not is_sequence or not all(isinstance(level, (tuple, list)) and len(level) == 3 for level in self.levels):
             raise argument_error("levels", expected, self.levels)
         minima = {"depth": 1, "image size": 0, "epochs": 1}
         check = lambda name, value: check_integer(f"levels ({name})", value, minimum=minima[name])  # noqa: E731

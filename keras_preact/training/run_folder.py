@@ -15,7 +15,9 @@ from keras_preact.data.identity import digest
 from keras_preact.errors import argument_error
 from keras_preact.files import file_digest, is_aside, remove_asides, write_text
 from keras_preact.network.model import ResidualNetwork
+from keras_preact.network.shortcuts import ShortcutSpec
 from keras_preact.training import checkpoints
+from keras_preact.training.recipe import Recipe
 from keras_preact.types import PathLike
 from keras_preact.version import __version__
 from keras_preact.weights import schema
@@ -62,7 +64,7 @@ def check_folder(path: PathLike, experiment: Mapping[str, Any], overwrite: bool 
 
 def finished_card(path: pathlib.Path, overwrite: bool) -> dict[str, Any] | None:
     """Returns the card of a finished run that `check_folder` let pass and is not to be overwritten, else None."""
-    return None if overwrite or not (path / CARD).is_file() else read_card(path)
+    return None if overwrite or not (path / CARD).is_file() else read_card(path, argument="output")
 
 
 def remove_checkpoints(path: pathlib.Path) -> None:
@@ -75,15 +77,20 @@ def make_folder(path: pathlib.Path, experiment: Mapping[str, Any], overwrite: bo
     """Makes the folder of a run, with those above it; another or a finished run in it is removed."""
     path.mkdir(parents=True, exist_ok=True)
     remove_asides(path, is_ours=True)
+    remove_another(path, experiment, overwrite)
+    write_text(path / EXPERIMENT, json.dumps(experiment, indent=2) + "\n")
+    (path / CHECKPOINTS).mkdir(exist_ok=True)
+    checkpoints.clean(path / CHECKPOINTS)
+
+
+def remove_another(path: pathlib.Path, experiment: Mapping[str, Any], overwrite: bool) -> None:
+    """Removes another or a finished run from the folder of a run, if it is to be overwritten."""
     before, now = comparable(_experiment(path) or {}, json.loads(json.dumps(experiment)))
     if overwrite and ((path / CARD).is_file() or before != now):
         (path / CARD).unlink(missing_ok=True)  # the card is written last: a folder with one holds a finished run
         remove_checkpoints(path)
         for name in WRITTEN:
             _remove(path / name)
-    write_text(path / EXPERIMENT, json.dumps(experiment, indent=2) + "\n")
-    (path / CHECKPOINTS).mkdir(exist_ok=True)
-    checkpoints.clean(path / CHECKPOINTS)
 
 
 def _remove(path):
@@ -122,11 +129,21 @@ def _of_today(name, value):
     if name == "data" and isinstance(value, str):
         return ALIASES.get(value, value)
     if name == "options" and isinstance(value, Mapping):
-        usual = [*USUAL.items(), ("shortcut", {"name": "identity"})]
-        return {option: chosen for option, chosen in value.items() if (option, chosen) not in usual}
+        value = {**value, "shortcut": _shortcut(value.get("shortcut", USUAL["shortcut"]))}
+        usual = {**USUAL, "shortcut": _shortcut(USUAL["shortcut"])}
+        return {option: chosen for option, chosen in value.items() if (option, chosen) not in usual.items()}
     if name == "recipe" and isinstance(value, Mapping):
-        return {field: chosen for field, chosen in value.items() if field != "source"}
+        usual = json.loads(json.dumps(dataclasses.asdict(Recipe())))  # what an older one has no field for
+        return {field: chosen for field, chosen in {**usual, **value}.items() if field != "source"}
     return value
+
+
+def _shortcut(value):
+    """Returns a shortcut, which has three spellings, as the dict of its name and parameters."""
+    try:
+        return ShortcutSpec.of(value).to_dict()
+    except ValueError:  # a name of one's own, which is not registered now
+        return value
 
 
 def comparable(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -209,7 +226,7 @@ def check_seal(path: PathLike, card: Mapping[str, Any]) -> None:
     A file that is missing is left to `read_model`, whose message says so.
     """
     file, sealed = pathlib.Path(path) / MODEL, card.get("digest")
-    if sealed is not None and file.is_file() and (found := file_digest(file)) != sealed:
+    if sealed is not None and file.is_file() and (found := file_digest(file, sealed)) != sealed.lower():
         hint = f"Its {MODEL} is another, or damaged."
         raise argument_error("run", f"a folder whose {MODEL} has the hash on its card, {sealed}", found, hint)
 

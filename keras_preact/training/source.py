@@ -1,5 +1,6 @@
 """What a person names when a trained network is asked for: one in memory, a name, a folder or a file."""
 
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import TypeAlias
 import keras
 import numpy as np
 
+from keras_preact.data.dataset import DataSet
 from keras_preact.errors import argument_error, nearest
 from keras_preact.network.claims import check_keras_file, classes_of
 from keras_preact.network.model import ResidualNetwork
@@ -72,6 +74,13 @@ class Source:
     error_percent: float | None = None
     card: dict | None = None
     chain: tuple[dict, ...] = ()
+
+    def normalized(self, data: DataSet) -> DataSet:
+        """Returns a `DataSet` that normalises as the weights' images were, if that is known and of as many channels."""
+        how = self.preprocessing
+        if how is None or len(how.mean) != data.image_shape[-1]:
+            return data
+        return dataclasses.replace(data, mean=how.mean, std=how.std)
 
 
 def find_source(weights: Trained, argument: str = "weights", names: Sequence[str] = ()) -> Source:

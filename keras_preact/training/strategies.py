@@ -140,12 +140,11 @@ class Devices:
         """Waits until every worker is here."""
         self.agree("nothing", 0)
 
-    def agree(self, what: str, number: int) -> None:
-        """Raises a `RuntimeError` if `number` is not the same in every worker."""
+    def agree(self, what: str, number: int, hint: str = "") -> None:
+        """Raises a `RuntimeError` if `number` is not the same in every worker; `hint` is what to do then."""
         numbers = self._of_all(number)
         if len(set(numbers)) > 1:
-            hint = "Every worker must see the same output folder."
-            raise RuntimeError(f"The workers differ in {what}: {numbers}. {hint}")
+            raise RuntimeError(f"The workers differ in {what}: {numbers}. {hint}".strip())
 
     def total(self, number: int) -> int:
         """Returns the sum of each worker's whole `number`."""

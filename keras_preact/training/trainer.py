@@ -191,7 +191,7 @@ def _check_output(output, weights, data):
         return
     folder = pathlib.Path(output).resolve()
     check_outside(data.folder, output)
-    # Of weights in a folder or a file, the name is the path, resolved; all other names are relative to no folder.
+    # Of weights in a run's folder or a file, the name is the path, resolved; all other names are relative to no folder.
     if weights is not None and pathlib.PurePath(weights.name).is_relative_to(folder):
         raise argument_error("output", "another folder than that of the weights which the run begins with", output)
     if (folder / WEIGHTS).is_file() and not (folder / run_folder.EXPERIMENT).is_file():

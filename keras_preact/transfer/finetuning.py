@@ -116,8 +116,7 @@ def finetune(
     if epochs is not None:
         steps_per_epoch = recipe.steps // epochs
         tuning = dataclasses.replace(tuning, unfreeze_every=tuning.unfreeze_every * steps_per_epoch)
-    if source.preprocessing is not None and source.channels == data.image_shape[-1]:
-        data = dataclasses.replace(data, mean=source.preprocessing.mean, std=source.preprocessing.std)
+    data = source.normalized(data)
     experiment = FineTuned(
         network_name(source),
         data.folder or data.name,

@@ -37,7 +37,7 @@ class Tuning:
         object.__setattr__(self, "freeze", tuple(names))
         check_choice("bn", self.bn, STATISTICS)
         object.__setattr__(self, "layer_decay", check_number("layer_decay", self.layer_decay, 0.0, 1.0))
-        check_integer("unfreeze_every", self.unfreeze_every, minimum=0)
+        object.__setattr__(self, "unfreeze_every", check_integer("unfreeze_every", self.unfreeze_every, minimum=0))
 
     def check(self, stages: int, recipe: "Recipe", epochs: int | None = None) -> None:
         """Raises a `ValueError` if a network of so many `stages` cannot be trained so by a `Recipe`.

@@ -195,6 +195,7 @@ def test_an_export_is_replaced_only_if_asked_and_nothing_else_ever(tmp_path):
         ({"sample_images": None}, r"`images` must be a folder of two image files at least.*or sample_images"),
         ({"sample_images": photographs().astype("float32")}, "`sample_images` must be uint8"),
         ({"sample_images": photographs()[:0]}, "one image at least"),
+        ({"sample_images": None, "sample_labels": [1, 2]}, "`sample_labels` must be left out without sample_images"),
         ({"sample_labels": [1, 2]}, "one whole number per image"),
         ({"sample_labels": [5] * 6}, "from 0 to 4"),
         ({"formats": "litert_int8"}, "`calibration_images` must be uint8"),

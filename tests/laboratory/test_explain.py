@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import keras
 import numpy as np
 import pytest
+from tiny_data import tiny
 from weights_files import run_card
 
 import keras_preact
@@ -239,6 +240,25 @@ def test_kept_weights_are_measured_on_what_they_were_trained_on(monkeypatch):
 def test_one_sigmoid_output_is_measured_on_two_classes():
     model = keras_preact.ResNet(11, input_shape=(16, 16, 1), num_classes=1, classifier_activation="sigmoid")
     assert set(batch_for(model, load("digits"), 12)[1]) == {0, 1}
+
+
+def test_outputs_whose_loss_is_not_known_are_measured_without_labels():
+    model = keras_preact.ResNet(11, input_shape=(16, 16, 1), num_classes=3, classifier_activation="sigmoid")
+    images, labels = batch_for(model, load("digits"), 12)
+    assert (len(images), labels) == (12, None)
+    assert keras_preact.analyze(model, images, labels).loss is None
+
+
+def test_every_epoch_of_a_study_has_an_order_of_its_own():
+    seen = []
+    network = SimpleNamespace(
+        compile=lambda *_: None,
+        reset_metrics=lambda: None,
+        train_on_batch=lambda images, labels: seen.append(labels.tolist()) or 1.0,
+    )
+    studies._train(network, tiny(), steps=4, seed=0)  # of 32 of 64 images: two epochs
+    assert sorted(seen[0] + seen[1]) == sorted(seen[2] + seen[3])
+    assert seen[:2] != seen[2:]
 
 
 def test_images_of_other_channels_are_refused():

@@ -184,6 +184,9 @@ def test_a_result_of_another_experiment_is_refused(tmp_path):
     store(tmp_path, "table1", {"original": 7.0})
     (path,) = tmp_path.glob("*.json")
     result = json.loads(path.read_text())
+    result["recipe"]["source"] = "the same, in other words"
+    path.write_text(json.dumps(result))
+    assert reproduce_table("table1", output=tmp_path, run=False)["original"][0]["error_percent"] == 7.0
     result["recipe"]["epochs"] = 40
     path.write_text(json.dumps(result))
     with pytest.raises(ValueError, match=r"recipe\.epochs is 40 there and 4 here"):
@@ -268,3 +271,21 @@ def test_a_figure_has_a_line_for_each_run(name, tmp_path, monkeypatch):
     assert drawn == [([44, 88, 132], y) for _ in rows for y in ([50.0, 25.0, 50 / 3], [2.0, 1.0, 2 / 3])]
     with Image.open(path) as picture:
         assert picture.size == (660 * len(FIGURES[name]), 480)
+
+
+def test_a_figure_leaves_out_a_run_that_raised_and_names_it(tmp_path, monkeypatch, caplog):
+    drawn, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda axes, *xy, **style: (drawn.append(xy[:2]), plot(axes, *xy, **style))[1])
+    store(tmp_path, "table3", {"cifar10.1001.original": None, "cifar10.1001.preactivation": 5.0})
+    row = next(row for row in TABLES["table3"] if row.name == "cifar10.1001.original")
+    path = tmp_path / f"{row.experiment.trial(experiments.SCALES['smoke']).name}.json"
+    raised = {"failed": "ResourceExhaustedError: OOM", "diverged": False}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **raised}))
+    reproduce_figure("figure1", output=tmp_path, run=False)
+    assert len(drawn) == 2
+    assert "ResNet-1001, original, seed 0: not run to its end, ResourceExhaustedError: OOM" in caplog.text
+
+
+def test_counting_parameters_takes_no_arguments_of_runs():
+    with pytest.raises(ValueError, match="`seeds` must be left out for parameters"):
+        keras_preact.reproduce("parameters", seeds=3)

@@ -151,3 +151,8 @@ def test_a_search_of_several_processes_ends_when_a_worker_dies(end, status, tmp_
     assert launch_search([sys.executable, "-c", CHIEF_AND_WORKERS, str(tmp_path), end]) == status
     assert time.monotonic() - began < 60
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chief", "tuner0", "tuner1"]
+
+
+def test_a_search_is_launched_by_a_list_of_words():
+    with pytest.raises(ValueError, match="`command` must be a list of words, the program first"):
+        launch_search("python search.py")

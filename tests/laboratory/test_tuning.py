@@ -1,5 +1,6 @@
 """Sweeps that go on, and trials that fail, on networks of eight layers."""
 
+import contextlib
 import csv
 import fcntl
 import json
@@ -10,6 +11,7 @@ import sys
 import time
 from types import MappingProxyType
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from tiny_data import TINY, tiny
@@ -17,7 +19,7 @@ from tiny_data import TINY, tiny
 import keras_preact
 from keras_preact.cli import main
 from keras_preact.data.dataset import held_out
-from keras_preact.laboratory.sweep import axes, sweep, trials
+from keras_preact.laboratory.sweep import axes, grid, sweep, trials
 from keras_preact.network.spec import ShortcutSpec
 from keras_preact.training.recipes import RECIPES
 from keras_preact.training.trainer import train
@@ -63,6 +65,11 @@ def test_a_grid_has_each_point_once_and_a_parameter_beside_its_shortcut_only():
         {"shortcut": "exclusive_gating", "gate_bias": 0},
     ]
     assert len(axes.grid(axes.parse_axes("shortcut,ordering"))) == 7 * 5
+
+
+def test_values_of_numpy_are_pythons():
+    found = axes.parse_axes({"depth": np.arange(20, 40, 6), "learning_rate": [np.float64(0.5)], "width": np.int64(8)})
+    assert json.loads(json.dumps(found)) == {"depth": [20, 26, 32, 38], "learning_rate": [0.5], "width": [8]}
 
 
 def test_a_point_is_a_network_and_a_recipe():
@@ -227,6 +234,7 @@ def test_what_raised_is_run_again_and_what_diverged_is_not(tmp_path, data, train
     errors["ordering=preactivation,seed=0"] = FloatingPointError("The loss is nan at step 3.")
     arguments = dict(data=data, seeds=1, output=tmp_path / "sweep")
     sweep("ordering=original:preactivation", **arguments)
+    assert (tmp_path / "sweep" / "sweep.md").read_text().count("| fail |") == 2
     errors.clear()
     rows = sweep("ordering=original:preactivation", **arguments)
     assert [row["result"] for row in rows] == ["5.00", "fail"]
@@ -310,6 +318,30 @@ def test_the_folder_of_another_sweep_is_refused_with_the_difference(tmp_path, da
         sweep("ordering", data=data, seeds=1, output=tmp_path / "sweep")
     with pytest.raises(ValueError, match="a sweep's"):
         sweep("ordering", data=data, output=tmp_path / "other")
+
+
+def test_a_sweep_goes_on_though_recipes_have_a_new_field(tmp_path, data, trained):
+    path = tmp_path / "sweep" / "sweep.json"
+    sweep("ordering=original", data=data, seeds=1, output=path.parent)
+    about = json.loads(path.read_text())
+    del about["recipe"]["levels"]
+    path.write_text(json.dumps(about))
+    assert len(sweep("ordering=original", data=data, seeds=2, output=path.parent)) == 2
+
+
+def test_a_sweep_that_another_begins_at_the_same_moment_is_compared_with(tmp_path, data, trained, monkeypatch):
+    path = tmp_path / "sweep" / "sweep.json"
+
+    @contextlib.contextmanager
+    def late(*_, **__):
+        path.write_text('{"model": "resnet29"}')
+        yield False
+
+    path.parent.mkdir()
+    monkeypatch.setattr(grid, "held", late)
+    with pytest.raises(ValueError, match="model is 'resnet29' there and 'resnet20' here"):
+        sweep("ordering=original", data=data, seeds=1, output=path.parent)
+    assert path.read_text() == '{"model": "resnet29"}'
 
 
 @pytest.mark.parametrize("name", ["sweep.json", "ordering=original,seed=0.json"])

@@ -27,6 +27,8 @@ from keras_preact.training.training_model import Crossentropy, ErrorPercent
         ({"momentum_rule": "pytorch"}, r'momentum_rule.*Nearest: "torch"'),
         ({"precision": "float8"}, r'precision.*Nearest: "float'),
         ({"drops": (2,)}, r"drops.*schedule"),
+        ({"schedule": "steps", "drops": 5}, r"drops.*sequence of whole numbers.*5"),
+        ({"levels": 3}, r"levels.*depth, image size, epochs.*3"),
         ({"schedule": "steps", "drops": (4, 2)}, r"drops.*growing"),
         ({"schedule": "plateau"}, r"patience.*plateau"),
         ({"early_stopping": 2}, r"validation_images.*test images"),

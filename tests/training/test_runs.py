@@ -61,6 +61,20 @@ def test_options_that_are_usual_are_those_left_out(tmp_path, caplog):
         keras_preact.train("ResNet8", data=DATA, recipe=QUICK, output=tmp_path / "run", ordering="original", **ALONE)
 
 
+@pytest.mark.parametrize("spelling", ["exclusive_gating", {"name": "exclusive_gating"}])
+def test_a_shortcut_is_the_same_one_however_it_is_spelled(spelling):
+    before, now = ({"options": {"shortcut": each}} for each in (spelling, ShortcutSpec("exclusive_gating").to_dict()))
+    assert list(run_folder.differences(*run_folder.comparable(before, now))) == []
+    assert list(run_folder.differences(*run_folder.comparable(before, {"options": {}})))
+
+
+def test_a_damaged_card_in_the_output_is_named_so(tmp_path):
+    for name in ("experiment.json", "card.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=r"`output` must be a folder whose card.json is whole"):
+        run_folder.finished_card(tmp_path, overwrite=False)
+
+
 def test_of_an_overwritten_run_nothing_is_left_and_a_data_dir_is_absolute(tmp_path, monkeypatch, registries):
     keras_preact.register_data("placed", lambda data_dir: DATA)
     folder = tmp_path / "run"
@@ -132,6 +146,7 @@ def test_the_same_seed_trains_the_same(tmp_path):
         ({"outpt": "run"}, '`outpt`.*Nearest: "output"'),
         ({"epochs": 0}, "epochs.*at least 1"),
         ({"recipe": "paper_cifar", "epochs": 3}, "`epochs` must be left out.*64,000 steps.*Pass steps"),
+        ({"epochs": 3, "steps": "100"}, r"`steps` must be a whole number.*'100'"),
         ({"strategy": "mirror"}, r'strategy.*Nearest: "mirrored"'),
         ({"checkpoint_steps": -1}, r"checkpoint_steps.*at least 0.*-1"),
         ({"recipe": QUICK.replace(global_batch_size=5000)}, r"global_batch_size.*at most the 1437"),

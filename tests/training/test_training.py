@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 import subprocess
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from keras_preact.data import Augmentation, from_arrays, load
 from keras_preact.data.batches import EvaluationBatches, TrainingBatches
 from keras_preact.data.preparation import Preparation
 from keras_preact.training import provenance
-from keras_preact.training.evaluation import batch_size, evaluation_metrics
+from keras_preact.training.evaluation import batch_size, check_classes, evaluation_metrics
 from keras_preact.training.optimizers import make_optimizer
 from keras_preact.training.recipes import RECIPES
 from keras_preact.training.strategies import Devices, make_devices
@@ -163,6 +164,13 @@ def test_one_loss_and_one_error_are_shown_of_each_image_once(tmp_path, capsys):
 def test_evaluate_measures_the_same_again(run):
     folder, card = run
     assert keras_preact.evaluate(folder)["error_percent"] == card["error_percent"]
+
+
+def test_classes_that_came_or_went_are_refused():
+    digits = load("digits")
+    for trained in (digits.class_names[:9], (*digits.class_names, "ten")):
+        with pytest.raises(ValueError, match=rf"`data` must be of the {len(trained)} classes.*data=10"):
+            check_classes(SimpleNamespace(classes=trained, name="run"), digits)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,8 @@ def test_the_run_folder_is_one_as_any(run, folder, source):
     told = card["finetuning"]
     assert (told["freeze"], told["bn"], told["layer_decay"]) == (["stem", "stage1"], "inference", 0.5)
     assert told["weights"] == str(run.parent / "source.weights.h5")
+    assert card["chain"] == [{"weights": told["weights"], "digest": told["digest"]}]
+    assert "start" not in card
     assert card["classes"] == ["a", "b", "c"]
     assert (card["recipe"]["steps"], card["recipe"]["drops"], card["recipe"]["warmup_steps"]) == (10, [4, 6, 8], 0)
     assert keras_preact.evaluate(run)["error_percent"] == card["error_percent"]
@@ -244,6 +246,7 @@ def test_rates_and_starts_run_back_from_the_head():
     assert tuning.rates(3) == {"head": 1.0, "stage3": 0.5, "stage2": 0.25, "stage1": 0.125, "stem": 0.0625}
     assert tuning.starts(3) == {"head": 0, "stage3": 3, "stage2": 6, "stem": 9}
     assert Tuning(freeze="trunk").trained(3) == ["head"]
+    assert type(Tuning(unfreeze_every=np.int64(2)).unfreeze_every) is int
 
 
 @pytest.mark.parametrize("bn", ["inference", "train"])

@@ -103,7 +103,7 @@ def analyze(
 
 def _checked_images(model, images):
     images, shape = np.asarray(images), model.input_shape[1:]
-    sides = tuple("any" if side is None else side for side in shape)
+    sides = tuple(f"any from {model.spec.minimum_size} on" if side is None else side for side in shape)
     expected = f"numbers of shape (batch, {', '.join(map(str, sides))})"
     fits = images.ndim == 4 and len(images) and all(ours in (None, its) for ours, its in zip(shape, images.shape[1:]))
     if not fits or min(images.shape[1:3]) < model.spec.minimum_size or images.dtype.kind not in "fiu":
@@ -129,6 +129,11 @@ def _checked_labels(model, labels, count):
     if labels.min() < 0 or labels.max() >= classes:
         raise argument_error("labels", f"from 0 to {classes - 1}", f"{labels.min()} to {labels.max()}")
     return labels.astype("int32")
+
+
+def has_loss(model: ResidualNetwork) -> bool:
+    """Returns whether a network ends in a classifier by whose outputs the loss it is trained by is known."""
+    return model.has_top and _crossentropy(model) is not None
 
 
 def _activation(model):

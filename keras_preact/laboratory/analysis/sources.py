@@ -1,12 +1,12 @@
 """Where `explain` gets its network and its images from."""
 
-import dataclasses
 
 import numpy as np
 from keras import ops
 
 from keras_preact.data.dataset import DataLike, DataSet
 from keras_preact.errors import argument_error
+from keras_preact.laboratory.analysis.measure import has_loss
 from keras_preact.network.families import is_model_name, model_key
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.training.evaluation import data_of, fitting_data, loaded
@@ -50,16 +50,13 @@ def find_network(
             raise ValueError(f"{error} {hint}") from error
     else:
         data = fitting_data(source, "digits" if data is None else data, data_dir)
-    how = source.preprocessing
-    if how is not None and len(how.mean) == data.image_shape[-1]:
-        data = dataclasses.replace(data, mean=how.mean, std=how.std)
-    return source.load(), data
+    return source.load(), source.normalized(data)
 
 
 def batch_for(network: ResidualNetwork, data: DataSet, count: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns the first `count` normalised test images that the network has a class for, in its size, and their labels.
 
-    A network without a classifier gets None for labels.
+    A network without a classifier, or with one whose loss is not known, gets None for labels.
 
     Raises:
         ValueError: If the images have other channels than the network reads, unless they have one, which is repeated.
@@ -77,4 +74,4 @@ def batch_for(network: ResidualNetwork, data: DataSet, count: int) -> tuple[np.n
     if size != images.shape[1:3]:
         images = ops.convert_to_numpy(ops.image.resize(images, size, data_format="channels_last"))
     images = np.repeat(images, channels, axis=-1) if images.shape[-1] != channels else images
-    return images, data.test.labels[chosen] if network.has_top else None
+    return images, data.test.labels[chosen] if has_loss(network) else None

@@ -1,12 +1,11 @@
 """Networks built, and some trained for a little, so that the paper's argument can be looked at."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from keras_preact.data.augment import Augmentation
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.dataset import DataSet
 from keras_preact.errors import check_integer, check_integers
@@ -59,9 +58,7 @@ def study_depths(
     data: DataSet,
     depths: Sequence[int],
     steps: int,
-    kinds: Iterable[str] = tuple(KINDS),
     images: int = 16,
-    global_batch_size: int = 32,
     seed: int = 0,
     verbose: int = 1,
 ) -> list[DepthRun]:
@@ -71,14 +68,12 @@ def study_depths(
         data: A `DataSet`.
         depths: Weight layers, 9n + 2 each.
         steps: Training steps; the recipe is `digits`, with its learning rate over these steps.
-        kinds: Keys of `KINDS`.
         images: Test images to measure with.
-        global_batch_size: Images a training step.
         seed: Decides weights and order.
         verbose: 0 to print no line of progress after each network.
 
     Returns:
-        A list of `DepthRun`s, one a depth and kind.
+        A list of `DepthRun`s, one a depth and kind of `KINDS`.
 
     Raises:
         ValueError: If there is no such network.
@@ -89,10 +84,10 @@ def study_depths(
     batch = _first_images(data, images)
     runs = []
     for depth in depths:
-        for kind in kinds:
-            network = _network(data, seed, depth, unit="bottleneck", **KINDS[kind])
+        for kind, options in KINDS.items():
+            network = _network(data, seed, depth, unit="bottleneck", **options)
             start = analyze(network, *batch)
-            losses = _train(network, data, steps, global_batch_size, seed)
+            losses = _train(network, data, steps, seed)
             after = analyze(network, *batch) if np.all(np.isfinite(losses)) else None
             runs.append(DepthRun(kind, depth, start, after, losses))
             loss = f"training loss {runs[-1].training_loss:.3f} after {steps} steps"
@@ -138,17 +133,17 @@ def _network(data, seed, depth, **options):
     return ResNet(depth, family="cifar", **options)
 
 
-def _train(network, data, steps, global_batch_size, seed):
+def _train(network, data, steps, seed):
     """Takes training steps by the recipe `digits`; returns the loss of each, in nats, up to the first not finite."""
-    recipe = get_recipe("digits").replace(epochs=1, global_batch_size=global_batch_size)
+    recipe = get_recipe("digits").replace(epochs=1)
     network.compile(make_optimizer(recipe, steps), "sparse_categorical_crossentropy")
-    batches = TrainingBatches(data, global_batch_size, seed, Augmentation(crop_padding=recipe.crop_padding)).prepared()
-    losses = []
+    batches = TrainingBatches(data, recipe.global_batch_size, seed, recipe.augmentation())
+    prepared, losses = batches.prepared(), []
     for step in range(steps):
         if step and step % len(batches) == 0:
             batches.on_epoch_end()
         network.reset_metrics()  # Keras returns the mean since the last reset
-        losses.append(float(network.train_on_batch(*batches[step % len(batches)])))
+        losses.append(float(network.train_on_batch(*prepared[step % len(batches)])))
         if not np.isfinite(losses[-1]):
             break
     return np.array(losses)

@@ -1,5 +1,6 @@
 """Figures 1 and 6 of the paper: training loss and test error against iterations."""
 
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,9 +9,11 @@ from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.files import written_aside
 from keras_preact.laboratory.reproduce.experiments import SCALES, PaperExperiment, Scale
 from keras_preact.laboratory.reproduce.report import run_trials, scales_of
-from keras_preact.laboratory.sweep.trials import read_result
+from keras_preact.laboratory.sweep.trials import raised, read_result, unfinished
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
+
+log = logging.getLogger(__name__)
 
 # {panel: {line: experiment}}, all on CIFAR-10.
 FIGURES = {
@@ -70,6 +73,10 @@ def reproduce_figure(
         run_trials([trial for found in trials.values() for trial in found], folder, data_dir, strategy)
     results = {place: [read_result(trial, folder) for trial in found] for place, found in trials.items()}
     results = {place: [result for result in found if result] for place, found in results.items()}
+    for (panel, line), found in results.items():
+        for told in unfinished(f"{panel}, {line}", found):
+            log.warning(told)
+    results = {place: [result for result in found if not raised(result)] for place, found in results.items()}
     if not any(results.values()):
         raise argument_error("output", f"a folder with results of {name}", str(folder), "Leave --no-run out.")
     return draw(name, panels, results, kind, folder / f"{name}.png")

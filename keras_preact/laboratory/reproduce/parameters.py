@@ -31,9 +31,9 @@ class Row:
     multiply_adds: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
-    def build(self, **arguments: Any) -> ResidualNetwork:
+    def build(self) -> ResidualNetwork:
         """Returns the `keras.Model`."""
-        options = {"num_classes": self.num_classes, "layout": "stacked", **self.options, **arguments}
+        options = {"num_classes": self.num_classes, "layout": "stacked", **self.options}
         return ResNet(self.depth, family=self.family, **options)
 
 
@@ -85,7 +85,7 @@ def measure(row: Row) -> tuple[int, int]:
     return parameters, sum(cost.multiply_adds for cost in model_costs(model))
 
 
-def parameter_table(verbose: int = 1) -> bool:
+def parameter_table() -> bool:
     """Builds every network of `ROWS` and prints its counts beside the exact integers; returns whether all are equal."""
     lines, right = [("network", "parameters", "exact", "multiply-adds", "exact", "")], True
     for row in ROWS:
@@ -95,6 +95,5 @@ def parameter_table(verbose: int = 1) -> bool:
         exact = "" if row.multiply_adds is None else f"{row.multiply_adds:,}"
         mark = "equal" if equal else "DIFFERS"
         lines.append((row.label, f"{parameters:,}", f"{row.parameters:,}", f"{multiply_adds:,}", exact, mark))
-    if verbose:
-        print("\n".join(table(lines)))
+    print("\n".join(table(lines)))
     return right

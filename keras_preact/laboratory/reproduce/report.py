@@ -18,6 +18,7 @@ from keras_preact.laboratory.sweep.trials import (
     read_result,
     run_all,
     shown,
+    unfinished,
 )
 from keras_preact.network.costs import table
 from keras_preact.training.strategy_table import Strategy
@@ -123,18 +124,17 @@ def _lines(name, kind, rows, results):
     if correlation is not None:
         yield f"rank correlation of {len(pairs)} rows with the paper's (Spearman): {correlation:+.2f}"
     for row in rows:
-        for result in filter(raised, results[row.name]):
-            yield f"{row.name}, seed {result['recipe']['seed']}: not run to its end, {result['failed']}"
+        yield from unfinished(row.name, results[row.name])
     yield from _provenance([result for found in results.values() for result in found])
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     """Returns Spearman's correlation of (paper, ours), infinite for a fail; None for under three, or no order."""
-    from scipy.stats import rankdata, spearmanr
+    from scipy.stats import spearmanr
 
     if len(pairs) < 3 or any(len(set(side)) < 2 for side in zip(*pairs)):
         return None
-    return float(spearmanr(*(rankdata(side) for side in zip(*pairs))).statistic)
+    return float(spearmanr(*zip(*pairs)).statistic)
 
 
 def _number(error):

@@ -1,5 +1,6 @@
 """Tables and figures of the paper by one name each."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -44,5 +45,9 @@ def reproduce(
         scale=scale, seeds=seeds, output=output, data_dir=data_dir, strategy=strategy, run=run
     )
     if what == "parameters":
+        usual = inspect.signature(reproduce).parameters
+        for name, value in options.items():
+            if value != usual[name].default:
+                raise argument_error(name, f"left out for {what}", value)
         return parameter_table()
     return reproduce_table(what, row, **options) if what in TABLES else reproduce_figure(what, **options)

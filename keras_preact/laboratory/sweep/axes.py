@@ -94,7 +94,9 @@ def _check_axis(name, values):
         if name not in CHOICES:
             raise argument_error("over", f"with values for {name}", name, f"For example {name}={_example(name)}.")
         return tuple(value for value in CHOICES[name] if value not in _NEEDS_MORE.get(name, ()))
-    values = tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
+    values = _plain(values)
+    several = isinstance(values, Sequence) and not isinstance(values, str)
+    values = tuple(map(_plain, values if several else (values,)))
     if not values or len(set(values)) < len(values):
         raise argument_error(name, "values, none of them twice", values)
     for value in values:
@@ -107,6 +109,11 @@ def _check_axis(name, values):
         else:
             check_integer(name, value)
     return values
+
+
+def _plain(value):
+    """Returns a number or an array of numpy's as Python's, which JSON holds; anything else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _example(name):

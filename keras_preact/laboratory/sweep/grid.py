@@ -1,5 +1,6 @@
 """A sweep: every point of a grid with several seeds, one row each, which resumes after a kill."""
 
+import contextlib
 import csv
 import inspect
 import io
@@ -150,19 +151,16 @@ def _check_folder(folder, configuration):
     now = json.loads(json.dumps(configuration))
     path = folder / SWEEP
     remove_asides(folder)
-    if path.is_file():
-        differ = list(run_folder.differences(*run_folder.comparable(read_json(path, "Take another folder."), now)))
-        if differ:
-            hint = f"It holds another sweep: {'; '.join(differ)}. Take another folder."
-            raise argument_error("output", "a new folder, or one of the same sweep, which goes on", str(folder), hint)
-    elif folder.exists() and not (folder.is_dir() and all(map(_is_nothing, folder.iterdir()))):
+    is_new = not path.is_file()
+    if is_new and folder.exists() and not (folder.is_dir() and all(map(_is_nothing, folder.iterdir()))):
         raise argument_error("output", "a new or empty folder, or a sweep's", str(folder))
-    else:
-        with held(path, wait=True) as waited:
-            if not waited:
-                write_text(path, json.dumps(now, indent=1) + "\n")
-        if waited:
-            _check_folder(folder, configuration)
+    with held(path, wait=True) if is_new else contextlib.nullcontext():
+        if not path.is_file():
+            write_text(path, json.dumps(now, indent=1) + "\n")
+    differ = list(run_folder.differences(*run_folder.comparable(read_json(path, "Take another folder."), now)))
+    if differ:
+        hint = f"It holds another sweep: {'; '.join(differ)}. Take another folder."
+        raise argument_error("output", "a new folder, or one of the same sweep, which goes on", str(folder), hint)
 
 
 def _is_nothing(path):

@@ -18,7 +18,7 @@ from keras_preact.laboratory.sweep import axes
 from keras_preact.network.shortcuts import SHORTCUTS
 from keras_preact.training.callbacks import StopOnNonFiniteLoss
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, loaded
-from keras_preact.training.experiment import check_backend
+from keras_preact.training.experiment import check_backend, check_precision
 from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.recipe import Recipe
@@ -134,7 +134,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
             for value in _ends(self.space[name]):
                 axes.recipe_of({name: value}, self.recipe)
         data = loaded(data, data_dir, self.recipe.image_size)
-        count = validation_images or self.recipe.validation_images or len(data.train) // 10
+        count = validation_images or self.recipe.validation_images or max(1, len(data.train) // 10)
         self.data, self.validation = held_out(data, count, self.recipe.seed)
 
     def point(self, hp: keras_tuner.HyperParameters) -> dict[str, Any]:
@@ -224,6 +224,7 @@ class PreActHyperModel(keras_tuner.HyperModel):
     def _recipe(self, hp, point):
         """Returns the recipe of a trial; Hyperband says how many epochs it has."""
         recipe = axes.recipe_of(point, self.recipe)
+        check_precision(recipe.precision)
         return recipe.replace(epochs=hp.values.get("tuner/epochs", recipe.epochs))
 
 

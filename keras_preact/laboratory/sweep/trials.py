@@ -22,7 +22,6 @@ from keras_preact.training import run_folder, trainer
 from keras_preact.training.evaluation import evaluate
 from keras_preact.training.experiment import Experiment, check_backend, check_batch, named_recipe
 from keras_preact.training.provenance import provenance
-from keras_preact.training.recipe import Recipe
 from keras_preact.training.strategies import make_devices
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
@@ -89,9 +88,7 @@ def read_result(trial: Trial, folder: PathLike) -> dict[str, Any] | None:
         return None
     result = read_json(path, "Remove that file, and its trial goes on.")
     now = trial.plain()
-    usual = json.loads(json.dumps(dataclasses.asdict(Recipe())))  # what a result of before has no field for
-    result = {**result, "recipe": {**usual, **result.get("recipe", {})}}
-    differ = list(run_folder.differences({name: result.get(name) for name in now}, now))
+    differ = list(run_folder.differences(*run_folder.comparable({name: result.get(name) for name in now}, now)))
     if differ:
         hint = f"{path.name} is of another trial: {'; '.join(differ)}. Take another folder, or remove that file."
         raise argument_error("output", "a new folder, or one with results of the same trials", str(folder), hint)
@@ -107,6 +104,15 @@ def finished_result(trial: Trial, folder: PathLike) -> dict[str, Any] | None:
 def raised(result: Mapping[str, Any]) -> bool:
     """Returns whether a result is an error that ended the run, such as a lack of memory: no property of the trial."""
     return result["error_percent"] is None and not result.get("diverged", True)  # results of before do not say
+
+
+def unfinished(name: str, results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Returns a sentence for each result of what is called `name` that `raised` an error."""
+    return [
+        f"{name}, seed {result['recipe']['seed']}: not run to its end, {result['failed']}"
+        for result in results
+        if raised(result)
+    ]
 
 
 def failure(result: Mapping[str, Any], fail_percent: float = math.inf) -> str | None:
@@ -174,12 +180,8 @@ def _results(trials, folder):
 
 
 def median_error(results: Iterable[Mapping[str, Any]]) -> tuple[float, float, float]:
-    """Returns (median, lowest, highest) of the test errors in %, infinite where a run diverged; NaN without results.
-
-    Runs that raised an error are left out.
-    """
-    found = [result["error_percent"] for result in results if not raised(result)]
-    errors = [math.inf if error is None else error for error in found]
+    """Returns (median, lowest, highest) of the test errors in %, infinite where there is none; NaN without results."""
+    errors = [math.inf if result["error_percent"] is None else result["error_percent"] for result in results]
     if not errors:
         return math.nan, math.nan, math.nan
     return statistics.median(errors), min(errors), max(errors)

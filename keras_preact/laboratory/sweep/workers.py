@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 
 from keras_preact.errors import check_integer
-from keras_preact.training.launcher import free_ports, run_together
+from keras_preact.training.launcher import check_command, free_ports, run_together
 
 
 def launch_search(command: Sequence[str], workers: int = 2) -> int:
@@ -23,8 +23,9 @@ def launch_search(command: Sequence[str], workers: int = 2) -> int:
         The exit status: 0, or that of the first process that failed; 128 plus the number for a signal.
 
     Raises:
-        ValueError: If `workers` is below 1.
+        ValueError: If `command` is no list of words, its program is not there, or `workers` is below 1.
     """
+    check_command(command)
     names = ["chief", *(f"tuner{number}" for number in range(check_integer("workers", workers)))]
     (port,) = free_ports(1)
     chief = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": str(port)}
