@@ -69,6 +69,8 @@ def keep(
     data_dir: pathlib.Path | None = None,
     dtype: Literal["float32", "float16"] = "float32",
     overwrite: bool = False,
+    author: str = "",
+    licence: str = "",
 ) -> None:
     """Writes weights, card and history of a finished run to a folder <model>.<data>.<recipe>.
 
@@ -79,10 +81,12 @@ def keep(
             again in float32.
         dtype: How convolution kernels are stored; float16 halves the file, whose error is measured again.
         overwrite: Replace weights of the same name.
+        author: Whom the card names as the one who trained them.
+        licence: Of the weights, as the card states it.
     """
     from keras_preact.training import publish
 
-    print(publish.keep_weights(run, output, data_dir, dtype, overwrite))
+    print(publish.keep_weights(run, output, data_dir, dtype, overwrite, author, licence))
 
 
 def verify(

@@ -23,6 +23,8 @@ def keep_weights(
     data_dir: PathLike | None = None,
     dtype: Literal["float32", "float16"] = "float32",
     overwrite: bool = False,
+    author: str = "",
+    licence: str = "",
 ) -> pathlib.Path:
     """Writes what is worth keeping of a finished run: the weights without the optimizer's state, card, history.
 
@@ -35,6 +37,8 @@ def keep_weights(
         data_dir: Where the data set's files are, if not where the run found them.
         dtype: How convolution kernels are stored; `"float16"` halves the file.
         overwrite: Whether trained weights of that name may be replaced.
+        author: Whom the card names as the one who trained them.
+        licence: Of the weights, as the card states it.
 
     Returns:
         The path of the new folder.
@@ -63,11 +67,12 @@ def keep_weights(
         network.save_weights(aside / WEIGHTS)
         if dtype == "float16":
             halve_kernels(aside / WEIGHTS)
-        _write_card(aside, name, card, card["error_percent"], dtype)
+        about = {"name": name, "author": author, "licence": licence}
+        _write_card(aside, about, card, card["error_percent"], dtype)
         if (_precision(card), dtype) != ("float32", "float32"):
             data = evaluation.data_of(find_source(folder), data_dir)
             error_percent = evaluation.evaluate_source(find_source(aside), data)["error_percent"]
-            _write_card(aside, name, card, error_percent, dtype)
+            _write_card(aside, about, card, error_percent, dtype)
         program, _, arguments = card.get("command", "").partition(" ")
         command = f"{command_line([program])} {arguments}".strip()  # older cards say where the program lay
         write_text(aside / RUN, json.dumps({**card, "command": command}, indent=2) + "\n")
@@ -75,12 +80,12 @@ def keep_weights(
     return path
 
 
-def _write_card(folder, name, run, error_percent, dtype):
+def _write_card(folder, about, run, error_percent, dtype):
     """Writes the `Card` of a run's weights, which lie in `folder`.
 
     Args:
         folder: A path.
-        name: The weights'.
+        about: The card's name, author and licence.
         run: The run's card.
         error_percent: In float32.
         dtype: That of the kernels in the file.
@@ -90,9 +95,7 @@ def _write_card(folder, name, run, error_percent, dtype):
     if (precision, dtype) != ("float32", "float32"):
         how += f" in float32 ({run['error_percent']} % in {precision}, as trained)"
     fields = {
-        "name": name,
-        "author": "keras_preact",
-        "licence": "Apache-2.0",
+        **about,
         "recipe": f"{recipe['source']}; seed {recipe['seed']}",
         "error_percent": error_percent,
         "published": f"test error {error_percent} %{how} after the last epoch, one run",

@@ -147,7 +147,7 @@ def test_a_run_is_kept_as_a_card_with_weights_and_history(tmp_path):
         "preprocessing": {"size": [8, 8], "mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0]},
     }
     (run / "card.json").write_text(json.dumps(fields))
-    folder = publish.keep_weights(run, tmp_path / "kept")
+    folder = publish.keep_weights(run, tmp_path / "kept", author="A. Stranger", licence="MIT")
     assert sorted(path.name for path in folder.iterdir()) == [
         "card.json",
         "history.csv",
@@ -156,6 +156,9 @@ def test_a_run_is_kept_as_a_card_with_weights_and_history(tmp_path):
     ]
     card = read_card(folder)
     assert (card.name, card.error_percent, card.recipe) == ("resnet14.digits.ours", 12.5, "a test; seed 3")
+    assert (card.author, card.licence) == ("A. Stranger", "MIT")
+    unsigned = read_card(publish.keep_weights(run, tmp_path / "other"))
+    assert (unsigned.author, unsigned.licence) == ("", "")
     again = build(card, num_classes=None, shape=None, spec=card_spec(card))
     np.testing.assert_array_equal(again.predict(images(), verbose=0), model.predict(images(), verbose=0))
     with pytest.raises(ValueError, match=r"folder.*card.json"):
