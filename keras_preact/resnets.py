@@ -9,7 +9,8 @@ from keras import KerasTensor, Model
 
 from keras_preact.errors import argument_error, check_arguments, check_choice
 from keras_preact.network.families import FAMILIES, NETWORKS, family_of
-from keras_preact.network.spec import ShortcutSpec, StemSpec
+from keras_preact.network.shortcuts import ShortcutSpec
+from keras_preact.network.spec import StemSpec
 from keras_preact.weights.cards import Card
 from keras_preact.zoo import ARGUMENTS, FOREIGN, build_of_family
 

@@ -4,7 +4,8 @@ from tyro.conf import Positional
 
 from keras_preact.network import costs
 from keras_preact.network.families import FAMILIES, IMAGENET_UNITS, NETWORKS
-from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS
+from keras_preact.network.shortcuts import SHORTCUT_PARAMETERS
+from keras_preact.network.unit_spec import ORDERINGS
 from keras_preact.training.recipes import RECIPES
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from tyro.conf import Positional, arg
 
 from keras_preact.errors import argument_error, printable
-from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS
+from keras_preact.network.shortcuts import SHORTCUT_PARAMETERS
+from keras_preact.network.unit_spec import ORDERINGS
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 from keras_preact.training.strategy_table import Strategy

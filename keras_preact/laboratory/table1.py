@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from keras_preact.network.spec import ShortcutSpec
+from keras_preact.network.shortcuts import ShortcutSpec
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class LayerMaker:
         changes = self.changes.get(name)
         return kind.from_config({**self.made[name], **changes}) if changes else layer
 
-    def freeze(self, model: keras.Model) -> None:
+    def restore_trainable(self, model: keras.Model) -> None:
         """Makes those layers of a model trainable that were, which Keras' constructor makes all alike."""
         for layer in model.layers:
             layer.trainable = self.changes.get(layer.name, {}).get("trainable", model.trainable)

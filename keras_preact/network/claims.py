@@ -12,7 +12,7 @@ from typing import Any
 
 from keras_preact import bounds
 from keras_preact.errors import argument_error, check_integer
-from keras_preact.files import hdf5_arrays
+from keras_preact.hdf5 import arrays
 from keras_preact.network.parts import residual_network
 from keras_preact.network.shapes import Shapes, weights_of
 from keras_preact.network.spec import NetworkSpec
@@ -93,7 +93,7 @@ def _check_arrays(content):
     import h5py
 
     with h5py.File(io.BytesIO(content), "r") as file:
-        for _ in hdf5_arrays(file, len(content)):
+        for _ in arrays(file, len(content)):
             pass
 
 

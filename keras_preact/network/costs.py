@@ -12,7 +12,8 @@ from keras_preact.network.checks import Layout
 from keras_preact.network.claims import as_far_as, classes_of
 from keras_preact.network.parts import CLASSIFIER, last_activation, network_parts
 from keras_preact.network.shapes import Operation, Shapes, Weight
-from keras_preact.network.spec import ORDERINGS, NetworkSpec
+from keras_preact.network.spec import NetworkSpec
+from keras_preact.network.unit_spec import ORDERINGS
 
 if TYPE_CHECKING:
     from keras_preact.network.model import ResidualNetwork

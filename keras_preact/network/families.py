@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from keras_preact.errors import argument_error, check_choice, check_fields, check_integer
-from keras_preact.network.spec import UNIT_KINDS, NetworkSpec, StemSpec
+from keras_preact.network.spec import NetworkSpec, StemSpec
+from keras_preact.network.unit_spec import UNIT_KINDS
 
 CIFAR_WIDTHS = (16, 32, 64)
 IMAGENET_WIDTHS = (64, 128, 256, 512)

@@ -48,7 +48,7 @@ def frozen_function(
     check_computes_alike(model, kept=[layer.name for layer in network.layers])
     for layer in network.layers:
         if isinstance(layer, ResidualUnits):
-            layer.freeze()
+            layer.fold_into_constants()
     serve = serve or (lambda network, images: network(images, training=False))
     signature = signature or tf.TensorSpec(model.input.shape, model.input.dtype, name="images")
     traced = tf.function(lambda argument: serve(network, argument), autograph=False).get_concrete_function(signature)

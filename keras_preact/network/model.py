@@ -9,8 +9,9 @@ from typing import Any
 
 import keras
 
+from keras_preact import hdf5
 from keras_preact.errors import argument_error
-from keras_preact.files import HDF5_DIGEST, hdf5_digest, written_aside
+from keras_preact.files import written_aside
 from keras_preact.keras_hooks import build_metrics_outside, of_this_backend, optimized_weights
 from keras_preact.network.build import KerasLayers, LayerMaker, StackedLayers, changes_of_before, head, policy_of
 from keras_preact.network.checks import Layout, check_replicated
@@ -93,7 +94,7 @@ class ResidualNetwork(keras.Model):
             outputs = head(residual_network(env, inputs, spec), make, policy, **top)
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
         self.dtype_policy = policy  # by which `compile` scales the loss of mixed_float16
-        make.freeze(self)
+        make.restore_trainable(self)
         self.spec, self.layout, self._make = spec, layout, make
         self.card: Any = None  # a `Card`, of `weights`, which stands above
         self.loaded: Loaded | None = None
@@ -277,7 +278,7 @@ class ResidualNetwork(keras.Model):
             keras.Model.save_weights(self._stacked(with_optimizer=True), aside, overwrite=True)
             with h5py.File(aside, "r+") as file:
                 file.attrs[FINGERPRINT] = json.dumps(self.fingerprint)
-                file.attrs[HDF5_DIGEST] = hdf5_digest(file)
+                file.attrs[hdf5.DIGEST] = hdf5.digest_of(file)
 
     def load_weights(self, filepath: PathLike, skip_mismatch: bool = False, **options: Any) -> None:
         """Reads a `.weights.h5` file of either layout; on any error the model keeps the weights it has.

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras_preact.network.environment import ConvSpec, NetworkEnvironment, Signal
-from keras_preact.network.spec import ORDERINGS, NetworkSpec
+from keras_preact.network.spec import NetworkSpec
+from keras_preact.network.unit_spec import ORDERINGS
 from keras_preact.network.units import activate
 
 TAPS = ("sum", "activated")

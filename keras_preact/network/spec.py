@@ -25,22 +25,8 @@ from keras_preact.errors import (
     check_number,
     from_fields,
 )
-from keras_preact.network.environment import ConvSpec
-from keras_preact.network.shortcuts import OWN, SHORTCUT_PARAMETERS, ShortcutSpec
-from keras_preact.network.unit_spec import ORDERINGS, UNIT_KINDS, Ordering, UnitSpec
-
-# What a unit is made of is found here as well.
-__all__ = [
-    "ORDERINGS",
-    "SHORTCUT_PARAMETERS",
-    "UNIT_KINDS",
-    "ConvSpec",
-    "NetworkSpec",
-    "Ordering",
-    "ShortcutSpec",
-    "StemSpec",
-    "UnitSpec",
-]
+from keras_preact.network.shortcuts import OWN, ShortcutSpec
+from keras_preact.network.unit_spec import ORDERINGS, UNIT_KINDS, UnitSpec
 
 POOLS = ("none", "negative_infinity", "zero", "same")
 INPUT_NORMS = ("none", "center", "plain")

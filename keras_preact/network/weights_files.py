@@ -11,8 +11,9 @@ from typing import Any
 
 import keras
 
+from keras_preact import hdf5
 from keras_preact.errors import argument_error
-from keras_preact.files import HDF5_DIGEST, hdf5_arrays, hdf5_digest, written_aside
+from keras_preact.files import written_aside
 from keras_preact.network.claims import check_fingerprint
 from keras_preact.types import PathLike
 
@@ -50,7 +51,7 @@ def check_whole(path: PathLike) -> None:
 
     try:
         with h5py.File(path, "r") as file:
-            digest, written = hdf5_digest(file, finite=True), _text_attribute(file, HDF5_DIGEST)
+            digest, written = hdf5.digest_of(file, finite=True), _text_attribute(file, hdf5.DIGEST)
     except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(str(error)) from error
     if written not in (None, digest):
@@ -90,7 +91,7 @@ def halve_kernels(path: PathLike) -> None:
 
         ours.visititems(copy)
         file.attrs.update(ours.attrs)
-        file.attrs[HDF5_DIGEST] = hdf5_digest(file, finite=True)
+        file.attrs[hdf5.DIGEST] = hdf5.digest_of(file, finite=True)
 
 
 def misfit(network: keras.Model, path: PathLike) -> str:
@@ -104,8 +105,8 @@ def misfit(network: keras.Model, path: PathLike) -> str:
     try:
         keras.Model.save_weights(network, own)
         with h5py.File(own, "r") as ours, h5py.File(path, "r") as file:
-            theirs = {name: array.shape for name, array in hdf5_arrays(file)}
-            for name, array in hdf5_arrays(ours):
+            theirs = {name: array.shape for name, array in hdf5.arrays(file)}
+            for name, array in hdf5.arrays(ours):
                 if name.startswith("layers/") and theirs.get(name) != array.shape:
                     layer = network.get_layer(array.parent.attrs["name"])
                     known = f"{layer.weights[int(name.rpartition('/')[2])].path} ({name})"

@@ -20,7 +20,7 @@ import keras_preact
 from keras_preact.cli import main
 from keras_preact.data.dataset import held_out
 from keras_preact.laboratory.sweep import axes, grid, sweep, trials
-from keras_preact.network.spec import ShortcutSpec
+from keras_preact.network.shortcuts import ShortcutSpec
 from keras_preact.training.recipes import RECIPES
 from keras_preact.training.trainer import train
 

@@ -10,7 +10,8 @@ import keras_preact
 from keras_preact.data import load
 from keras_preact.network.deepening import deepen
 from keras_preact.network.named_weights import assign, named_weights, value_at
-from keras_preact.network.spec import ORDERINGS, ShortcutSpec
+from keras_preact.network.shortcuts import ShortcutSpec
+from keras_preact.network.unit_spec import ORDERINGS
 
 RNG = np.random.default_rng(0)
 SHORTCUTS = {

@@ -7,9 +7,9 @@ import pytest
 import keras_preact
 from keras_preact.data import from_arrays
 from keras_preact.laboratory.sweep import sweep
+from keras_preact.network.environment import ConvSpec
 from keras_preact.network.shapes import folded_bns, unit_operations
 from keras_preact.network.shortcuts import SHORTCUTS
-from keras_preact.network.spec import ConvSpec
 from keras_preact.network.unit_spec import ORDERINGS, UNIT_KINDS
 
 RNG = np.random.default_rng(0)
@@ -123,7 +123,7 @@ def test_the_same_may_be_registered_again_and_nothing_else_under_its_name():
 
 
 def narrowed(env, shortcut, branch, unit):
-    from keras_preact.network.spec import ConvSpec
+    from keras_preact.network.environment import ConvSpec
 
     return env.conv(shortcut, "narrow", ConvSpec(1, 1)), branch
 

@@ -10,7 +10,8 @@ import pytest
 import keras_preact
 from keras_preact.network.costs import model_costs, summary
 from keras_preact.network.named_weights import copy_weights, named_weights
-from keras_preact.network.spec import ORDERINGS, NetworkSpec
+from keras_preact.network.spec import NetworkSpec
+from keras_preact.network.unit_spec import ORDERINGS
 
 pytestmark = pytest.mark.usefixtures("float64")
 

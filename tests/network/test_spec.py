@@ -9,7 +9,9 @@ import math
 import pytest
 
 from keras_preact.network.families import IMPLEMENTATIONS, cifar_spec, imagenet_spec
-from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS, NetworkSpec, Ordering, ShortcutSpec, StemSpec
+from keras_preact.network.shortcuts import SHORTCUT_PARAMETERS, ShortcutSpec
+from keras_preact.network.spec import NetworkSpec, StemSpec
+from keras_preact.network.unit_spec import ORDERINGS, Ordering
 
 
 @pytest.mark.parametrize("row", [("B", "R", "R"), ("", "", ""), ("BR", "BR", ""), ("X", "B", "R")])

@@ -23,7 +23,7 @@ ORDER = {
         "laboratory",
         *("transfer", "training", "exporting", "data"),  # what makes it practical
         *("backbone", "resnets", "zoo", "weights", "network"),  # what people install
-        *("keras_hooks", "files", "locks", "names", "errors", "bounds", "types", "version"),
+        *("keras_hooks", "files", "hdf5", "locks", "names", "errors", "bounds", "types", "version"),
     ],
     "laboratory": ["reproduce", "sweep", "analysis", "table1", "__init__"],
     "network": [
@@ -58,7 +58,7 @@ ORDER = {
 }
 # What imports no Keras, nor anything that does: what the command line shows without computing.
 WITHOUT_KERAS = (
-    *("keras_hooks", "files", "locks", "names", "errors", "bounds", "types", "cli", "commands"),
+    *("keras_hooks", "files", "hdf5", "locks", "names", "errors", "bounds", "types", "cli", "commands"),
     *(f"network.{name}" for name in ("units", "families", "spec", "unit_spec", "shortcuts", "environment", "parts")),
     *(f"network.{name}" for name in ("registry", "shapes", "checks", "claims", "costs")),
     *("weights.cards", "weights.cuts", "weights.preprocessing", "weights.schema", "weights.store"),

@@ -13,7 +13,8 @@ import keras_preact
 from keras_preact import exporting
 from keras_preact.data import from_arrays, load
 from keras_preact.errors import ParityError
-from keras_preact.network.spec import ShortcutSpec, StemSpec
+from keras_preact.network.shortcuts import ShortcutSpec
+from keras_preact.network.spec import StemSpec
 from keras_preact.training import run_folder
 from keras_preact.training.callbacks import PLOTTING_SECONDS, RunFiles, curves
 from keras_preact.training.recipes import RECIPES

@@ -14,7 +14,7 @@ from weights_files import SPEC, arrays_of, build, card_of, trained, write_osmr
 
 import keras_preact
 from keras_preact import bounds
-from keras_preact.files import hdf5_arrays
+from keras_preact.hdf5 import arrays
 from keras_preact.network.weights_files import FINGERPRINT
 from keras_preact.training import run_folder
 from keras_preact.training.source import find_source
@@ -76,7 +76,7 @@ def test_arrays_that_are_larger_together_than_their_file_are_refused(tmp_path):
         for number in range(100):
             file.create_dataset(f"empty{number}", (20_000,), "f4", chunks=(1000,))  # nothing is stored
     with h5py.File(path, "r") as file, pytest.raises(ValueError, match=r"empty\d+ is said to hold 80,000 bytes, in a"):
-        list(hdf5_arrays(file))
+        list(arrays(file))
 
 
 def test_weights_that_were_compressed_still_load(model, tmp_path):

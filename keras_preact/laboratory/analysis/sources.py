@@ -1,6 +1,5 @@
 """Where `explain` gets its network and its images from."""
 
-
 import numpy as np
 from keras import ops
 

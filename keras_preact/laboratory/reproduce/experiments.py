@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from keras_preact.laboratory.sweep.trials import Trial
 from keras_preact.network.families import key_of
-from keras_preact.network.spec import ShortcutSpec
+from keras_preact.network.shortcuts import ShortcutSpec
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import get_recipe
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from keras_preact.laboratory.reproduce.experiments import PaperExperiment
 from keras_preact.laboratory.table1 import TABLE_1
-from keras_preact.network.spec import ORDERINGS
+from keras_preact.network.unit_spec import ORDERINGS
 
 FAIL = "fail"  # a test error above 20 %
 

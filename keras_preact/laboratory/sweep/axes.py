@@ -9,7 +9,8 @@ from typing import Any
 from keras_preact.data.augment import PAD_VALUES
 from keras_preact.errors import argument_error, check_choice, check_integer
 from keras_preact.network.families import key_of, model_family, model_key, network_spec
-from keras_preact.network.spec import ORDERINGS, SHORTCUT_PARAMETERS, UNIT_KINDS, ShortcutSpec
+from keras_preact.network.shortcuts import SHORTCUT_PARAMETERS, ShortcutSpec
+from keras_preact.network.unit_spec import ORDERINGS, UNIT_KINDS
 from keras_preact.training.experiment import NETWORK_OPTIONS
 from keras_preact.training.recipe import MOMENTUM_RULES, OPTIMIZERS, PRECISIONS, SCHEDULES, WEIGHT_DECAYS, Recipe
 from keras_preact.zoo import SPEC_FIELDS

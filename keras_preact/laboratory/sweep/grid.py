@@ -29,7 +29,7 @@ from keras_preact.laboratory.sweep.trials import (
 from keras_preact.locks import held
 from keras_preact.names import safe_name
 from keras_preact.network.families import model_key
-from keras_preact.network.spec import ShortcutSpec
+from keras_preact.network.shortcuts import ShortcutSpec
 from keras_preact.training import run_folder
 from keras_preact.training.evaluation import loaded
 from keras_preact.training.experiment import RECIPE_FIELDS, check_epochs

@@ -16,7 +16,8 @@ from keras_preact.network.layers.conv import convolve
 from keras_preact.network.layers.loop import is_jax_on_gpu, scan, uniform
 from keras_preact.network.layers.padding import zero_pad
 from keras_preact.network.shapes import Shapes, folded_bns, unit_operations, weights_of
-from keras_preact.network.spec import ShortcutSpec, UnitSpec
+from keras_preact.network.shortcuts import ShortcutSpec
+from keras_preact.network.unit_spec import UnitSpec
 from keras_preact.network.units import activate, residual_unit
 from keras_preact.types import Tensor
 
@@ -176,7 +177,7 @@ class ResidualUnits(keras.layers.Layer):
         straight = straight or len(self.units) <= SHORT_RUN
         return self._infer(x, self._lean(weights), len(self.units) if straight else 1)[0]
 
-    def freeze(self) -> None:
+    def fold_into_constants(self) -> None:
         """Keeps the weights that inference uses as they are now, as constants; what is assigned later has no effect."""
         self.constants = {name: ops.convert_to_numpy(array) for name, array in self._lean(self.folded()).items()}
 

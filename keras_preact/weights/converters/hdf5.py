@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from keras_preact.files import hdf5_arrays
+from keras_preact.hdf5 import arrays
 from keras_preact.types import PathLike
 
 if TYPE_CHECKING:
@@ -19,4 +19,4 @@ def read(path: PathLike) -> Iterator[dict[str, h5py.Dataset]]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        yield {name.removesuffix(":0"): dataset for name, dataset in hdf5_arrays(file)}
+        yield {name.removesuffix(":0"): dataset for name, dataset in arrays(file)}
