@@ -34,6 +34,10 @@ WRITTEN = (SAVED_MODEL, "export", "samples", "tensorboard", MODEL, HISTORY, "car
 USUAL = {"ordering": "preactivation", "shortcut": "identity", "layout": "stacked", "unroll": "auto", "remat": False}
 
 
+class AnotherRunError(ValueError):
+    """Says that a folder holds another run, or none, and in what they differ."""
+
+
 def check_folder(path: PathLike, experiment: Mapping[str, Any], overwrite: bool = False) -> pathlib.Path:
     """Returns the path of a run's folder to be, whether it is new or holds the same run, which resumes.
 
@@ -43,23 +47,28 @@ def check_folder(path: PathLike, experiment: Mapping[str, Any], overwrite: bool 
         overwrite: Whether the folder of another run may be overwritten.
 
     Raises:
-        ValueError: If it holds another run, whose differences are named, and `overwrite` is False, or no run at all.
+        AnotherRunError: A `ValueError`, if it holds another run, whose differences are named, and `overwrite` is False,
+            or no run at all.
     """
     path = pathlib.Path(path)
     if not path.exists() or (path.is_dir() and all(map(is_aside, path.iterdir()))):
         return path
     if not path.is_dir() or not any((path / name).is_file() for name in (CARD, EXPERIMENT, HISTORY)):
-        raise argument_error("output", "a new or empty folder, or a run's folder", str(path))
+        raise _another_run(path, "a new or empty folder, or a run's folder")
     if overwrite:
         return path
     before = _experiment(path)
     if before is None:
-        raise argument_error("output", "a new or empty folder", str(path), "Pass --overwrite (overwrite=True).")
+        raise _another_run(path, "a new or empty folder", "Pass --overwrite (overwrite=True).")
     differ = list(differences(*comparable(before, json.loads(json.dumps(experiment)))))
     if differ:
         hint = f"It holds another run: {'; '.join(differ)}. Pass --overwrite (overwrite=True), or another folder."
-        raise argument_error("output", "a new folder, or one of the same run, which goes on", str(path), hint)
+        raise _another_run(path, "a new folder, or one of the same run, which goes on", hint)
     return path
+
+
+def _another_run(path, expected, hint=""):
+    return AnotherRunError(str(argument_error("output", expected, str(path), hint)))
 
 
 def finished_card(path: pathlib.Path, overwrite: bool) -> dict[str, Any] | None:

@@ -310,14 +310,18 @@ def test_the_folder_of_another_sweep_is_refused_with_the_difference(tmp_path, da
         sweep("ordering", data=data, recipe=RECIPES["digits"].replace(epochs=7), output=tmp_path / "sweep")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()
-    run = tmp_path / "sweep" / "runs" / "ordering=original,seed=0"
-    run.mkdir(parents=True)
-    (run / "experiment.json").write_text('{"model": "resnet29"}')
-    (tmp_path / "sweep" / "ordering=original,seed=0.json").unlink()
-    with pytest.raises(ValueError, match="model is 'resnet29' there and 'resnet20' here"):
-        sweep("ordering", data=data, seeds=1, output=tmp_path / "sweep")
     with pytest.raises(ValueError, match="a sweep's"):
         sweep("ordering", data=data, output=tmp_path / "other")
+
+
+def test_a_run_of_something_else_is_no_failure_of_a_trial(tmp_path, data):
+    trial = trials.Trial("resnet8", data.name, TINY, {}, name="mine")
+    run = tmp_path / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "experiment.json").write_text('{"model": "resnet29"}')
+    with pytest.raises(ValueError, match="model is 'resnet29' there and 'resnet8' here"):
+        trials.run_trial(trial, data, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 def test_a_sweep_goes_on_though_recipes_have_a_new_field(tmp_path, data, trained):

@@ -20,7 +20,7 @@ from keras_preact.errors import argument_error
 from keras_preact.files import write_text
 from keras_preact.training import run_folder, trainer
 from keras_preact.training.evaluation import evaluate
-from keras_preact.training.experiment import Experiment, check_backend, check_batch, named_recipe
+from keras_preact.training.experiment import Experiment, check_backend, check_batch
 from keras_preact.training.provenance import provenance
 from keras_preact.training.strategies import make_devices
 from keras_preact.training.strategy_table import Strategy
@@ -206,10 +206,6 @@ def _told(result, fail_percent):
 
 def _outcome(trial, data, folder, strategy, verbose):
     """Trains, and returns what came of it; only a file that cannot be written, or a signal, ends the whole."""
-    name, recipe = named_recipe(trial.recipe)
-    identity = run_folder.identity(data)
-    there = Experiment(trial.model, trial.data, recipe, trial.options, recipe_name=name, identity=identity)
-    run_folder.check_folder(folder, there.plain())  # a run of something else is no failure of this one
     keras.utils.clear_session()
     card, failed, diverged = {}, None, False
     try:
@@ -222,7 +218,7 @@ def _outcome(trial, data, folder, strategy, verbose):
             model_options=trial.options,
             verbose=verbose,
         )
-    except (OSError, locks.HeldError):
+    except (OSError, locks.HeldError, run_folder.AnotherRunError):  # a run of something else is no failure of this one
         raise
     except FloatingPointError as error:
         failed, diverged = f"diverged: {_first_line(error)}", True
