@@ -71,13 +71,12 @@ def _cpu_info(field):
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
 
 
-def commit() -> str | None:
-    """Returns the commit that this package is a checkout of, or None."""
-    folder = pathlib.Path(__file__).parents[2]
+def commit(folder: pathlib.Path = pathlib.Path(__file__).parents[2]) -> str | None:
+    """Returns the commit that a folder, this package's, is a checkout of, with `-dirty` if files differ; else None."""
     if not (folder / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "describe", "--always"], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True)
     except OSError:
         return None
     return done.stdout.strip() or None

@@ -107,11 +107,3 @@ def test_sweep_takes_the_fields_of_the_recipe(monkeypatch):
     assert [(trial.recipe.epochs, trial.recipe.weight_decay) for trial in found] == [(2, 0.01)] * 2
     with pytest.raises(ValueError, match=r'`epoch` must be left out.*Nearest: "epochs"'):
         keras_preact.sweep("depth=8", epoch=2)
-
-
-def test_train_refuses_epochs_beside_steps(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["train", "ResNet8", "--recipe", "paper_cifar", "--epochs", "3", "--output", str(tmp_path / "run")])
-    assert stop.value.code == 2
-    assert "`epochs` must be left out with 64,000 steps" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()

@@ -21,7 +21,7 @@ from PIL import Image
 import keras_preact
 from keras_preact.cli import main
 from keras_preact.commands.runs import pasted
-from keras_preact.data import files, folders, load
+from keras_preact.data import files, folders, identity, load
 from keras_preact.exporting.encoded import on_its_side
 from keras_preact.laboratory.analysis.sources import find_network
 from keras_preact.training import evaluation, publish, run_folder
@@ -366,3 +366,23 @@ def test_every_test_class_without_a_training_image_is_named(tmp_path, caplog):
     shutil.rmtree(tmp_path / "test" / "d")
     assert load(tmp_path).class_names == ("a", "c")
     assert "Classes without a test image (1 of 2): c." in caplog.text
+
+
+def test_image_files_are_known_again_by_their_names_labels_and_sizes(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "IN_MEMORY", 0)
+    for number in range(8):
+        path = tmp_path / "photos" / ("ant", "bee")[number % 2] / f"{number}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(10, 20, 30).save(path)
+    known = identity.digest(load(str(tmp_path / "photos"), image_size=16))
+    assert identity.digest(load(str(tmp_path / "photos"), image_size=16)) == known
+    changes = {
+        "another size": lambda: picture(10, 20, 30, width=40).save(path),
+        "another name": lambda: path.rename(path.with_name("other.bmp")),
+        "another class": lambda: path.with_name("other.bmp").rename(tmp_path / "photos" / "ant" / "7.bmp"),
+    }
+    seen = [known]
+    for name, change in changes.items():
+        change()
+        seen.append(identity.digest(load(str(tmp_path / "photos"), image_size=16)))
+        assert len(set(seen)) == len(seen), name

@@ -389,13 +389,6 @@ def test_a_sweep_trains_and_chooses_by_the_images_held_out(tmp_path, data):
         assert (tmp_path / "sweep" / best["run"] / "model.keras").is_file()
 
 
-def test_the_command_has_help(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["sweep", "--help"])
-    assert stop.value.code == 0
-    assert "--over" in capsys.readouterr().out
-
-
 def test_the_command_refuses_an_unknown_axis(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["sweep", "--over", "shortcat", "--output", str(tmp_path / "sweep")])

@@ -8,7 +8,7 @@ from products import diagonals
 
 import keras_preact
 from keras_preact.data import load
-from keras_preact.network.deepening import deepen
+from keras_preact.network.deepening import IMAGES, deepen
 from keras_preact.network.named_weights import assign, named_weights, value_at
 from keras_preact.network.shortcuts import ShortcutSpec
 from keras_preact.network.unit_spec import ORDERINGS
@@ -230,6 +230,9 @@ def test_a_copy_projects_no_signal_twice(float64):
 def test_copies_share_what_one_unit_added(float64):
     model, x = network("bottleneck", units=(3, 3)), images()
     deeper = deepen(model, units=(6, 3), branch="copy")
+    stated = float(deeper.loaded.adapted[0].rpartition(" ")[2])
+    drawn = np.random.default_rng(0).normal(size=(IMAGES, 8, 8, 3)).astype("float32")
+    assert stated == pytest.approx(np.abs(deeper(drawn).numpy() - model(drawn).numpy()).max(), rel=0.06)  # two digits
     weights, before = named_weights(deeper), named_weights(model)
     last = before["stage1_unit03_conv3/kernel"][0].numpy()[before["stage1_unit03_conv3/kernel"][1]]
     for number in (3, 4, 5, 6):
@@ -241,9 +244,7 @@ def test_copies_share_what_one_unit_added(float64):
     grown.optimizer.finalize_variable_values(grown.trainable_variables)
     for ours, theirs in zip(grown.trainable_variables, deeper.trainable_variables):
         np.testing.assert_allclose(ours, theirs, err_msg=ours.path)
-    stated = float(deeper.loaded.adapted[0].rpartition(" ")[2])
     difference = np.abs(deeper(x).numpy() - model(x).numpy()).max()
-    assert 0 < stated < 1
     assert 0 < difference < 1
     with pytest.raises(ValueError, match=r"no unit to copy"):
         deepen(network("bottleneck"), units=(2, 2), branch="copy")

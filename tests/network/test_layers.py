@@ -58,6 +58,23 @@ def recurrence(carry, slices):
     return carry, {"double": 2.0 * carry}
 
 
+@pytest.mark.parametrize(("remat", "calls"), [(0, 7), (1, 14), (2, 14), (7, 14)])
+def test_remat_takes_each_step_again_in_the_backward_pass(remat, calls):
+    taken, start, factors = [], tf.constant(normal(4)), tf.constant(normal(7, 4))
+
+    def step(carry, slices):
+        taken.append(1)
+        return recurrence(carry, slices)
+
+    with tf.GradientTape() as tape:
+        tape.watch(start)
+        stacked = {"factor": factors, "term": factors}
+        carry, _ = scan(step, start, stacked, {"double": ((4,), "float64")}, 1, remat)
+    assert len(taken) == 7
+    tape.gradient(carry, start)
+    assert len(taken) == calls
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("unroll", "remat"), [(1, 0), (3, 0), (7, 0), (1, 2), (4, 3), (2, 7)])
 def test_a_loop_is_its_steps_in_order_and_so_is_its_gradient(unroll, remat, compiled):

@@ -79,7 +79,6 @@ def test_files_reload_exactly_in_a_process_that_imports_only_keras_preact(tmp_pa
 def test_one_weights_file_serves_both_layouts_and_every_unroll(tmp_path):
     model = trained("layers")
     model.save_weights(tmp_path / "a.weights.h5")
-    trained("stacked").save_weights(tmp_path / "b.weights.h5")
     expected = model(images())
     for arguments in ({"layout": "layers"}, {"unroll": 3}, {"unroll": "all"}, {"remat": True}):
         other = build(**arguments)

@@ -13,6 +13,7 @@ import pytest
 import keras_preact
 from keras_preact.laboratory.reproduce.parameters import ROWS, measure
 from keras_preact.network.checks import chosen_layout
+from keras_preact.network.costs import model_costs
 from keras_preact.network.families import IMAGENET_UNITS, network_spec
 
 KERAS = [
@@ -34,6 +35,20 @@ def test_parameters_and_multiply_adds_are_the_papers_to_the_digit(row):
     parameters, multiply_adds = measure(row)
     assert parameters == row.parameters
     assert row.multiply_adds in (None, multiply_adds)
+
+
+def test_the_signals_of_a_summary_are_the_outputs_of_all_operations():
+    model = keras_preact.ResNet(8, input_shape=(8, 8, 3), layout="layers")
+    outputs = [layer.output.shape[1:] for layer in model.layers[1:] if not layer.name.endswith("conv1_pad")]
+    assert sum(cost.elements for cost in model_costs(model)) == sum(map(math.prod, outputs))
+
+
+def test_the_classifier_starts_uniform_and_without_bias():
+    kernel, bias = keras_preact.ResNet(8, input_shape=(8, 8, 3)).layers[-1].get_weights()
+    bound = 1 / math.sqrt(64)
+    assert 0.98 * bound < np.abs(kernel).max() <= bound
+    assert kernel.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+    assert not bias.any()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The README and the pages of docs/: their code runs, their commands exist, and the map is that of the code."""
 
+import ast
 import contextlib
+import importlib.util
 import io
 import pathlib
 import re
@@ -12,7 +14,8 @@ import pytest
 from PIL import Image
 from test_structure import ORDER, PACKAGE
 
-from keras_preact.cli import main
+import keras_preact
+from keras_preact.cli import VERBS, main
 from keras_preact.transfer import rule
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -94,16 +97,15 @@ def help_of():
 
 
 def test_the_commands_of_the_pages_exist_and_take_their_flags(help_of):
-    verbs = help_of(())
     for page, (verb, *words) in commands():
         if verb in ("VERB", "--help"):
             continue
-        assert re.search(rf"\b{verb}\b", verbs), f"{page}: {verb}"
+        assert verb in {name.split()[0] for name in VERBS}, f"{page}: {verb}"
         inner = words[:1] if verb == "weights" else []
         if "--" in words:  # launch: what follows is another command
             words = words[: words.index("--")]
         for flag in (word for word in words if word.startswith("--") and word not in ("--help", "--FIELD")):
-            assert flag in help_of((verb, *inner)), f"{page}: {verb} {flag}"
+            assert re.search(rf"(?<!\S){flag}(?![\w-])", help_of((verb, *inner))), f"{page}: {verb} {flag}"
 
 
 def test_the_map_is_that_of_the_code():
@@ -141,3 +143,21 @@ def test_the_index_of_examples_names_every_file():
     names = [path.name for path in (ROOT / "examples").rglob("*") if path.suffix in (".py", ".ipynb")]
     assert names
     assert not [name for name in names if f"{name})" not in text]
+
+
+def test_the_program_of_a_page_is_the_example():
+    (page,) = [code for _, code in blocks("docs/getting-started.md", "python") if "CosineDecay" in code]
+    example = (ROOT / "examples" / "train_digits.py").read_text(encoding="utf-8")
+    assert ast.unparse(ast.parse(page)) == ast.unparse(ast.Module(ast.parse(example).body[1:], []))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").rglob("*.py")), ids=lambda path: path.name)
+def test_what_an_example_imports_of_this_package_is_there(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "keras_preact":
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                assert hasattr(module, name.name) or importlib.util.find_spec(f"{node.module}.{name.name}"), name.name
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "keras_preact":
+            assert hasattr(keras_preact, node.attr) or importlib.util.find_spec(f"keras_preact.{node.attr}"), node.attr

@@ -14,7 +14,7 @@ import pytest
 from processes import Process, launching, program
 
 PROGRAM = pathlib.Path(combinations.__file__)
-SLICE = 1
+SLICE = slice(1, 2)  # the first row of each environment has all that is usual; this one has what is not, and resumes
 
 
 def check(environment, folder, numbers):
@@ -40,7 +40,7 @@ def numbers_of(environment):
     "environment", ["none", "mirrored", "workers", "jax", pytest.param("jax_data_parallel", marks=pytest.mark.long)]
 )
 def test_some_combinations(environment, tmp_path):
-    check(environment, tmp_path, numbers_of(environment)[:SLICE])
+    check(environment, tmp_path, numbers_of(environment)[SLICE])
 
 
 @pytest.mark.long

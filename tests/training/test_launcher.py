@@ -10,6 +10,8 @@ import time
 import pytest
 
 import keras_preact
+from keras_preact.training import launcher
+from keras_preact.training.signals import EndingSignals
 
 HANG = """
 import os, pathlib, signal, sys, time
@@ -83,3 +85,44 @@ def test_a_program_that_is_not_there_is_not_started_again(caplog):
     with pytest.raises(ValueError, match=r"which this machine has\. Received: command='no_such_program'"):
         keras_preact.launch(["no_such_program"])
     assert not caplog.records
+
+
+def test_a_job_that_goes_on_failing_is_given_up_with_its_status(caplog):
+    assert keras_preact.launch([sys.executable, "-c", "raise SystemExit(3)"], workers=1, max_restarts=1) == 3
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "a worker ended with status 3; starting the job again, 0 more times at most.",
+        "a worker ended with status 3; giving up.",
+    ]
+
+
+DEAF_UNLESS_SECOND = """
+import json, os, pathlib, sys, time
+if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 1:
+    while not any(pathlib.Path(sys.argv[1]).iterdir()):
+        time.sleep(0.02)
+    raise SystemExit(5)
+"""
+
+
+def test_a_worker_that_hears_no_signal_is_killed_when_its_peer_has_died(tmp_path, monkeypatch):
+    monkeypatch.setattr(launcher, "END_SECONDS", 0.5)
+    command = [sys.executable, "-c", DEAF_UNLESS_SECOND + HANG, str(tmp_path)]
+    assert keras_preact.launch(command, workers=2, max_restarts=0) == 5
+    (deaf,) = tmp_path.iterdir()
+    assert not is_running(int(deaf.name))
+
+
+def test_a_second_ctrl_c_ends_the_steps_at_once():
+    reached = []
+
+    def step():
+        with EndingSignals("") as signals, signals.deferred():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("the end of the step")
+            signal.raise_signal(signal.SIGINT)
+            reached.append("what must not run")
+
+    with pytest.raises(KeyboardInterrupt):
+        step()
+    assert reached == ["the end of the step"]

@@ -9,6 +9,7 @@ import pytest
 
 from keras_preact.laboratory.reproduce.experiments import SCALES
 from keras_preact.training import recipes
+from keras_preact.training.fitting import _stoppers
 from keras_preact.training.levels import segments
 from keras_preact.training.optimizers import RecipeSGD, make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
@@ -205,6 +206,35 @@ def test_the_paper_recipe_is_the_papers():
     assert rates == {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001}
     assert recipe.total_steps(390) == 64_000
     assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, False, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("paper_imagenet", dict(epochs=90, global_batch_size=256, drops=(30, 60), scale=(256, 480), lighting=0.1)),
+        ("paper_imagenet", dict(momentum_rule="caffe", nesterov=False, area=(), colour=0.0, weight_decay=1e-4)),
+        ("fair_imagenet", dict(epochs=90, global_batch_size=256, drops=(30, 60), area=(0.08, 1.0), colour=0.4)),
+        ("fair_imagenet", dict(momentum_rule="torch", nesterov=True, lighting=0.1, flip=True, weight_decay=1e-4)),
+        ("fair_cifar", dict(epochs=200, global_batch_size=64, drops=(80, 121), crop_padding=4, weight_decay=1e-4)),
+        ("modern_cifar", dict(optimizer="muon", epochs=75, global_batch_size=512, learning_rate=0.1, cutout=12)),
+        ("modern_cifar", dict(schedule="cosine", warmup_steps=200, weight_decay=0.01, label_smoothing=0.1)),
+    ],
+)
+def test_published_recipes_are_those_that_results_were_made_with(name, fields):
+    assert {field: getattr(RECIPES[name], field) for field in fields} == fields
+
+
+def test_a_plateau_of_the_held_out_error_lowers_the_rate_to_a_tenth():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1))
+    (callback,) = _stoppers(Recipe(schedule="plateau", patience=2, validation_images=8))
+    callback.set_model(model)
+    callback.on_train_begin()
+    rates = []
+    for epoch, error in enumerate([50.0, 40.0, 40.0, 45.0, 30.0]):
+        callback.on_epoch_end(epoch, {"error_percent": 50.0 - epoch, "val_error_percent": error})
+        rates.append(round(float(model.optimizer.learning_rate), 4))
+    assert rates == [0.1, 0.1, 0.1, 0.01, 0.01]
 
 
 def test_a_recipe_keeps_its_name_with_another_seed_and_says_what_else_was_changed():

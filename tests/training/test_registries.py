@@ -191,9 +191,11 @@ def test_the_command_line_imports_a_module_of_ones_own(tmp_path):
 def test_workers_import_what_their_launcher_did(tmp_path):
     (tmp_path / "own_rows.py").write_text(MODULE)
     command = [sys.executable, "-m", "keras_preact", "--import", "own_rows", "launch", "--workers", "1"]
-    command += ["--max-restarts", "0", "--", "train", "ResNet8", "--recipe", "mine", "--epochs", "0"]
+    command += ["--", "train", "ResNet8", "--recipe", "mine", "--epochs", "0"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
     assert "`epochs` must be" in done.stderr  # the recipe is known: it takes this field to refuse the command
+    assert done.returncode == 2
+    assert "starting the job again" not in done.stderr  # it would be refused again
 
 
 def test_what_cannot_be_imported_is_one_sentence(tmp_path, capsys, monkeypatch):

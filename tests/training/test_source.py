@@ -66,12 +66,14 @@ def predict(what, trained, folder):
 
 
 def evaluate(what, trained, folder):
-    return keras_preact.evaluate(what)["error_percent"] == trained[1]["error_percent"]
+    assert keras_preact.evaluate(what)["error_percent"] == trained[1]["error_percent"]
+    return True
 
 
 def verify(what, trained, folder):
     found = keras_preact.verify(what)
-    return found.agrees, found.published_percent
+    assert found.agrees
+    return found.published_percent
 
 
 def explain(what, trained, folder):

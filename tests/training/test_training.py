@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import pathlib
 import re
 import subprocess
 from types import SimpleNamespace
@@ -310,7 +309,22 @@ def test_a_step_compiles_once_with_xla_and_static_shapes():
 
 def test_a_card_says_on_what_device_and_of_which_commit_it_is(run):
     _, card = run
-    folder = pathlib.Path(keras_preact.__file__).parents[1]
-    done = subprocess.run(["git", "describe", "--always"], cwd=folder, capture_output=True, text=True)
-    assert card["commit"] == (done.stdout.strip() if (folder / ".git").exists() else None)
-    assert card["devices"]["name"] == provenance.device_name()
+    assert card["commit"] == provenance.commit()
+    assert re.match(r"\d+ x \w+", card["devices"]["name"])
+
+
+def test_a_commit_is_dirty_where_a_file_was_changed(tmp_path):
+    assert provenance.commit(tmp_path) is None
+
+    def git(*words):
+        names = [f"-c{name}=x@y.z" for name in ("user.name", "user.email")]
+        return subprocess.run(["git", *names, *words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    git("init", "-q")
+    (tmp_path / "file").write_text("as it was")
+    git("add", "file")
+    git("commit", "-q", "-m", "first")
+    head = git("rev-parse", "--short", "HEAD").strip()
+    assert provenance.commit(tmp_path) == head
+    (tmp_path / "file").write_text("changed")
+    assert provenance.commit(tmp_path) == f"{head}-dirty"

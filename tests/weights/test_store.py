@@ -234,7 +234,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):  # the machine may have a proxy
+        monkeypatch.setenv(name, "127.0.0.1")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         running.requests, running.stop = [], threading.Event()
         running.url = f"http://127.0.0.1:{running.server_address[1]}"

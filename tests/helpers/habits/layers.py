@@ -31,6 +31,8 @@ def _(case):
         case.model.get_layer("no_such_layer")
     except ValueError as error:
         assert "No such layer" in str(error)  # noqa: PT017
+    else:
+        raise AssertionError("a layer that is not there was found")
 
 
 @habit("layers of a kind")

@@ -204,10 +204,15 @@ def _(case):
 @habit("an average of the weights")
 def _(case):
     model = compiled(case.fresh(), keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))
-    step(case, model)
     before = values(model.trainable_weights)
+    step(case, model)
+    after = values(model.trainable_weights)
     model.optimizer.finalize_variable_values(model.trainable_weights)
-    assert len(model.optimizer._model_variables_moving_average) == len(before)
+    moved = 0
+    for one, other, average in zip(before, after, values(model.trainable_weights)):
+        moved += not np.array_equal(one, other)
+        np.testing.assert_allclose(average, (one + other) / 2, rtol=0, atol=1e-5)
+    assert moved
 
 
 @habit("accumulated gradients")
