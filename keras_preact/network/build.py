@@ -13,6 +13,7 @@ from keras_preact.errors import argument_error
 from keras_preact.network.environment import ConvSpec, Environment
 from keras_preact.network.initializers import torch_uniform
 from keras_preact.network.layers.batch_norm import BatchNormalization
+from keras_preact.network.layers.dropout import Dropout
 from keras_preact.network.layers.padding import StemPool, ZeroPadShortcut
 from keras_preact.network.layers.residual_units import ResidualUnits
 from keras_preact.network.parts import CLASSIFIER
@@ -58,10 +59,17 @@ class LayerMaker:
 
 
 def policy_of(dtype: keras.DTypePolicy | str | None) -> keras.DTypePolicy:
-    """Returns the dtype policy that an argument means, the global one if it is None; a `ValueError` refuses a map."""
+    """Returns the dtype policy that an argument means, the global one if it is None.
+
+    Raises:
+        ValueError: If it is a map of policies, or of 16 bits throughout: BN's statistics would stand still.
+    """
     policy = keras.dtype_policies.get(keras.config.dtype_policy() if dtype is None else dtype)
     if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
         raise argument_error("dtype", "one policy for all layers, or its name", type(policy).__name__)
+    if policy.variable_dtype in ("float16", "bfloat16"):
+        expected = f'"mixed_{policy.variable_dtype}", whose weights and probabilities are float32'
+        raise argument_error("dtype", expected, policy.name)
     return policy
 
 
@@ -163,10 +171,10 @@ class KerasLayers(Environment[keras.KerasTensor]):
         return self._layer(layers.Rescaling, name, scale=np.float64(scale), offset=np.float64(offset))(x)
 
     def dropout(self, x: keras.KerasTensor, name: str, rate: float) -> keras.KerasTensor:
-        return self._layer(layers.Dropout, name, rate=rate)(x)
+        return self._layer(Dropout, name, rate=rate)(x)
 
     def stochastic_depth(self, x: keras.KerasTensor, name: str, rate: float) -> keras.KerasTensor:
-        return self._layer(layers.Dropout, name, rate=rate, noise_shape=(None, 1, 1, 1))(x)
+        return self._layer(Dropout, name, rate=rate, noise_shape=(None, 1, 1, 1))(x)
 
     def zero_pad(self, x: keras.KerasTensor, name: str, filters: int, strides: int) -> keras.KerasTensor:
         return self._layer(ZeroPadShortcut, name, filters=filters, strides=strides)(x)
@@ -255,7 +263,7 @@ def head(
 def classifier_logits(model: keras.Model, features: Tensor) -> Tensor:
     """Returns the logits (batch, classes) of pooled features (batch, channels): what the classifier's activation reads.
 
-    Keras' cross-entropies find them behind a softmax by themselves.
+    On TensorFlow Keras' cross-entropies find them behind a softmax by themselves.
     """
     classifier = model.get_layer(CLASSIFIER)
     return ops.matmul(ops.cast(features, classifier.compute_dtype), classifier.kernel) + classifier.bias

@@ -26,6 +26,7 @@ from keras_preact.network.named_weights import (
     optimizer_of,
 )
 from keras_preact.network.parts import feature_maps, residual_network
+from keras_preact.network.replicas import loss_scaled
 from keras_preact.network.spec import CONV_PLACES, NetworkSpec
 from keras_preact.network.unit_layers import check_has_layer, check_units_alike
 from keras_preact.network.weights_files import (
@@ -174,6 +175,8 @@ class ResidualNetwork(keras.Model):
                 jit_compile = False
             if (replicas := self.distribute_strategy.num_replicas_in_sync) > 1:
                 check_replicated(replicas, inner_optimizer(optimizer), steps_per_execution)
+                if self.dtype_policy.name == "mixed_float16" and kwargs.get("auto_scale_loss", True):
+                    optimizer = loss_scaled(optimizer)
                 if jit_compile is True:
                     warnings.warn(f"Keras has no XLA for {replicas} replicas: jit_compile is off.", stacklevel=2)
                     jit_compile = False

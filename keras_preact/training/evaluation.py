@@ -23,7 +23,12 @@ from keras_preact.network.checks import check_classifier, check_has_probabilitie
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.source import Source, Trained, find_source
 from keras_preact.training.strategies import Devices
-from keras_preact.training.training_model import CROSSENTROPY, Crossentropy, ErrorPercent, TrainingModel
+from keras_preact.training.training_model import (
+    Crossentropy,
+    ErrorPercent,
+    MeanCrossentropy,
+    TrainingModel,
+)
 from keras_preact.types import PathLike
 from keras_preact.weights.cuts import cut
 
@@ -145,7 +150,7 @@ def loaded(
 
 def evaluation_metrics() -> list[keras.metrics.Metric]:
     """Returns the metrics that count each image once: the error in % and the cross-entropy."""
-    return [ErrorPercent(), keras.metrics.SparseCategoricalCrossentropy(name=CROSSENTROPY)]
+    return [ErrorPercent(), MeanCrossentropy()]
 
 
 def batch_size(count: int, replicas: int = 1) -> int:

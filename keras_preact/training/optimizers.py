@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from keras_preact.keras_hooks import ClippingHook, index_of
+from keras_preact.network.replicas import sum_over_replicas
 from keras_preact.training.recipe import Recipe
-from keras_preact.training.strategies import sum_over_replicas
 from keras_preact.types import Tensor
 
 

@@ -88,9 +88,11 @@ class Recipe(Augmentation):
     """(depth, image size, epochs) of each part of a training that begins shallow, on small images, and ends with the
     network's own depth; size 0 is the data set's own. `epochs` is their sum. See `deepen`."""
     precision: str = "float32"
-    """A Keras dtype policy: float32, mixed_bfloat16, mixed_float16 or float64."""
+    """A Keras dtype policy: float32, mixed_bfloat16, mixed_float16 or float64. Steps that mixed_float16 leaves out, as
+    gradients overflow, do not count in schedules."""
     bn_synchronized: bool = False
-    """Batch statistics over all replicas; otherwise each has its own and the moving ones are averaged."""
+    """Batch statistics over all replicas, as always on JAX; otherwise each has its own, and the moving ones are
+    averaged."""
     seed: int = 0
     """Decides initial weights, order, augmentation and dropout."""
 

@@ -16,7 +16,6 @@ import numpy as np
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.keras_hooks import value_of_replica
 from keras_preact.training.strategy_table import BACKENDS, STRATEGIES
-from keras_preact.types import Tensor
 
 START_DEADLINE = 60
 
@@ -215,17 +214,6 @@ def read(variable: keras.Variable) -> np.ndarray:
     if hasattr(value, "values"):  # a copy per replica
         return value.values[0].numpy()
     return np.asarray(keras.ops.convert_to_numpy(value))
-
-
-def sum_over_replicas(tensors: list[Tensor]) -> tuple[list[Tensor], int]:
-    """Returns the sum of each tensor over the replicas, and their number; called by each replica."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        context, replicas = tf.distribute.get_replica_context(), tf.distribute.get_strategy().num_replicas_in_sync
-        if context is not None and replicas > 1:
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors), replicas
-    return tensors, 1
 
 
 def make_devices(name: str) -> Devices:

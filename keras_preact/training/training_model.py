@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_preact import keras_hooks
 from keras_preact.data.preparation import Preparation
+from keras_preact.network.replicas import loss_scaled
 from keras_preact.types import Tensor
 
 CROSSENTROPY = "crossentropy"  # the metric that counts each image once, without label smoothing
@@ -30,6 +32,39 @@ def _error_percent(labels, probabilities):
     return 100.0 * (1.0 - keras.metrics.sparse_categorical_accuracy(labels, probabilities))
 
 
+def crossentropy(labels: Tensor, probabilities: Tensor) -> Tensor:
+    """Returns each image's cross-entropy in nats, of shape (batch,).
+
+    Keras' own finds the logits behind a softmax on TensorFlow. Elsewhere it cuts probabilities off at 1e-7, and their
+    gradient with them; here they are cut off at the smallest number of their dtype.
+
+    Args:
+        labels: Whole numbers, (batch,) or (batch, 1), or shares of classes, (batch, classes).
+        probabilities: Those of the classes, (batch, classes).
+    """
+    shares = len(labels.shape) == 2 and labels.shape[-1] != 1
+    if keras.backend.backend() == "tensorflow":
+        kind = keras.losses.categorical_crossentropy if shares else keras.losses.sparse_categorical_crossentropy
+        return kind(labels, probabilities)
+    dtype = keras.backend.standardize_dtype(probabilities.dtype)
+    logs = keras.ops.log(keras.ops.maximum(probabilities, float(np.finfo(dtype).tiny)))
+    if shares:
+        return -keras.ops.sum(keras.ops.cast(labels, dtype) * logs, axis=-1)
+    labels = keras.ops.cast(keras.ops.reshape(labels, (-1, 1)), "int32")
+    return -keras.ops.take_along_axis(logs, labels, axis=-1)[:, 0]
+
+
+@keras.saving.register_keras_serializable(package="keras_preact")
+class MeanCrossentropy(keras.metrics.MeanMetricWrapper):
+    """Averages `crossentropy` over all images, in nats."""
+
+    def __init__(self, name: str = CROSSENTROPY, dtype: str | None = None) -> None:
+        super().__init__(crossentropy, name=name, dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name, "dtype": self.dtype}
+
+
 @keras.saving.register_keras_serializable(package="keras_preact")
 class Crossentropy(keras.losses.Loss):
     """Cross-entropy of labels, whole numbers or shares of classes, of which a share is spread over all classes.
@@ -46,9 +81,11 @@ class Crossentropy(keras.losses.Loss):
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if len(y_true.shape) < 2 or y_true.shape[-1] == 1:
             if not self.label_smoothing:
-                return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+                return crossentropy(y_true, y_pred)
             y_true = keras.ops.one_hot(keras.ops.reshape(y_true, (-1,)), self.classes, dtype=y_pred.dtype)
-        return keras.losses.categorical_crossentropy(y_true, y_pred, label_smoothing=self.label_smoothing)
+        if self.label_smoothing:
+            y_true = y_true * (1.0 - self.label_smoothing) + self.label_smoothing / self.classes
+        return crossentropy(y_true, y_pred)
 
     def get_config(self) -> dict[str, Any]:
         own = {"classes": self.classes, "label_smoothing": self.label_smoothing, "dtype": self.dtype}
@@ -117,6 +154,8 @@ class TrainingModel(keras.Model):
                 self.network.compile(optimizer, *args, jit_compile=jit_compile, **kwargs)
                 optimizer, jit_compile = self.network.optimizer, self.network.jit_compile
                 kwargs["auto_scale_loss"] = False  # the network's optimizer is scaled already
+            elif self.dtype_policy.name == "mixed_float16":
+                optimizer = loss_scaled(optimizer)
             super().compile(optimizer, *args, jit_compile=jit_compile, **kwargs)
 
     def save(self, *arguments: Any, **keywords: Any) -> None:

@@ -240,7 +240,8 @@ def repeated(data: DataSet, recipe: Recipe) -> DataSet:
     images than there are is a `ValueError`.
     """
     count = len(data.train)
-    times = -(-recipe.steps * recipe.global_batch_size // (EPOCHS * count))
+    steps_per_epoch = -(-recipe.steps // EPOCHS)
+    times = -(-steps_per_epoch * recipe.global_batch_size // count)
     if times <= 1:
         return data
     if recipe.global_batch_size > count:

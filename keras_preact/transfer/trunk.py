@@ -23,7 +23,8 @@ class Tuning:
     """Stages that stay as they are: stem, stage1, stage2, ..., or trunk for all of them."""
     bn: str = "train"
     """BN's statistics: the batch's in stages that are not frozen (train), those of the weights (inference), or those of
-    the new images, measured before the first step, in all stages (reestimate). The last two do without dropout."""
+    the new images, measured before the first step, in all stages (reestimate). With the last two there is no dropout
+    afterwards; it is there while statistics are measured."""
     layer_decay: float = 1.0
     """Learning rate of a stage as a factor of that of the next stage; the head has the recipe's."""
     unfreeze_every: int = 0

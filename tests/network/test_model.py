@@ -245,6 +245,12 @@ def test_a_step_is_traced_once(layout, train):
     assert found["accuracy"] == pytest.approx(np.mean(answers == np.arange(5)))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_without_weights_in_float32_is_refused(dtype):
+    with pytest.raises(ValueError, match=f'dtype.*"mixed_{dtype}", whose weights and probabilities are float32'):
+        build(dtype=dtype)
+
+
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("layout", ["stacked", "layers"])
 def test_mixed_precision_keeps_logits_and_weights_in_float32(dtype, layout):

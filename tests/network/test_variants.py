@@ -6,6 +6,7 @@ import pytest
 from products import diagonals
 
 import keras_preact
+from keras_preact.network.layers.dropout import Dropout
 
 VARIANTS = {
     "ordering": tuple(keras_preact.ORDERINGS),
@@ -34,6 +35,31 @@ def test_every_variant_trains_a_step(ordering, shortcut, unit, widening, stride_
     model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy", run_eagerly=True)
     assert np.isfinite(model.train_on_batch(images, labels))
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
+@pytest.mark.parametrize(("dtype", "rate"), [("bfloat16", 0.002), ("bfloat16", 0.01), ("float16", 0.002)])
+def test_small_rates_are_dropped_in_half_precision_too(dtype, rate):
+    """Keras' own layer draws in the compute dtype on TensorFlow: in bfloat16 0.8 % instead of 0.2 %."""
+    keras.utils.set_random_seed(0)
+    found = np.asarray(Dropout(rate, dtype=dtype)(np.ones((1000, 400)), training=True), "float32")
+    share, noise = np.mean(found == 0), 5 * np.sqrt(rate / found.size)
+    assert abs(share - rate) < noise
+    assert np.unique(found[found != 0]).size == 1
+
+
+@pytest.mark.parametrize("layout", ["layers", "stacked"])
+@pytest.mark.parametrize("fields", [{"shortcut": "dropout"}, {"stochastic_depth": 0.5}])
+def test_a_frozen_network_drops_elements_but_learns_no_statistics(layout, fields):
+    """As Keras' layers do: freezing is of BN and of weights."""
+    model = keras_preact.ResNet(20, input_shape=(8, 8, 3), layout=layout, **fields)
+    before = model.get_weights()
+    for layer in model.layers:
+        layer.trainable = False
+    images = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
+    first, second = (np.asarray(model(images, training=True)) for _ in range(2))
+    assert np.abs(first - second).max() > 1e-3
+    for one, other in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("layout", ["layers", "stacked"])

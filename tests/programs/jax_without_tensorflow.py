@@ -28,7 +28,9 @@ from keras_preact.data import Augmentation, load
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
 from keras_preact.exporting import Preprocessing
+from keras_preact.training.evaluation import evaluation_metrics
 from keras_preact.training.strategies import make_devices
+from keras_preact.training.training_model import Crossentropy
 
 
 def training(folder):
@@ -57,6 +59,7 @@ def training(folder):
     report = keras_preact.export(model, folder / "export", "onnx", preprocessing=preprocessing, **given)
     assert report["formats"]["onnx"]["probability_difference"] < 1e-5
     preparation()
+    far_from_the_label()
     peers()
 
 
@@ -94,6 +97,23 @@ def preparation():
         np.testing.assert_allclose(images, prepared[0][0], atol=1e-5)
         np.testing.assert_allclose(mixed, prepared[0][1], atol=1e-6)
         np.testing.assert_allclose(mixed.sum(axis=1), 1.0, atol=1e-6)
+
+
+def far_from_the_label():
+    """A probability of 1e-13 has a loss of 30 and a whole gradient; Keras' loss on JAX cuts both off at 1e-7."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2, "softmax", kernel_initializer="zeros")])
+    model.layers[-1].bias.assign([30.0, 0.0])
+    for label in (np.array([1]), np.array([[0.0, 1.0]])):
+        for smoothing in (0.0, 0.1):
+            model.compile(keras.optimizers.SGD(0.0), Crossentropy(2, smoothing))
+            loss = 30.0 * (1.0 - smoothing / 2)
+            assert abs(model.train_on_batch(np.ones((1, 1)), label) - loss) < 1e-3, (label, smoothing)
+    model.compile(keras.optimizers.SGD(1.0), Crossentropy(2), weighted_metrics=evaluation_metrics())
+    assert (
+        abs(model.evaluate(np.ones((1, 1)), np.array([1]), verbose=0, return_dict=True)["crossentropy"] - 30.0) < 1e-3
+    )
+    model.train_on_batch(np.ones((1, 1)), np.array([1]))
+    np.testing.assert_allclose(model.layers[-1].bias, [29.0, 1.0], atol=1e-5)
 
 
 def layouts(folder):

@@ -11,6 +11,7 @@ import tensorflow as tf
 import keras_preact
 from keras_preact.data import from_arrays, load
 from keras_preact.training import checkpoints
+from keras_preact.training.strategies import read
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -136,6 +137,45 @@ def levels(folder):
     assert_same(ends["mirrored"], ends["none"], 1e-6)
 
 
+def drops(folder):
+    """Each replica drops other elements, in both layouts, though all have the same images and generators."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    images = tf.constant(IMAGES[:4], tf.float32)
+    for layout in ("layers", "stacked"):
+        with strategy.scope():
+            model = keras_preact.ResNet(8, input_shape=(8, 8, 3), shortcut="dropout", layout=layout)
+        outputs = tf.function(lambda model=model: strategy.run(lambda: model(images, training=True)))()
+        first, second = strategy.experimental_local_results(outputs)
+        assert np.abs(first - second).max() > 1e-4, layout
+
+
+def overflow(folder):
+    """A step whose gradients overflow on any replica is left out, and the scale of the loss halved."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    for wrapped in (False, True):
+        with strategy.scope():
+            model = keras_preact.ResNet(8, input_shape=(8, 8, 3), dtype="mixed_float16")
+            sgd = keras.optimizers.SGD(0.1, momentum=0.9)
+            model.compile(keras.optimizers.LossScaleOptimizer(sgd, initial_scale=8.0) if wrapped else sgd, "mse")
+            optimizer, weights = model.optimizer, model.trainable_variables
+            optimizer.build(weights)
+        before, scale = model.get_weights(), float(read(optimizer.dynamic_scale))
+        assert scale == (8.0 if wrapped else 2.0**15)
+        for bad, steps in ((0, 0), (1, 0), (2, 1)):  # the last is no replica's number
+
+            def step(optimizer=optimizer, weights=weights, bad=bad):
+                context = tf.distribute.get_replica_context()
+                is_bad = tf.equal(context.replica_id_in_sync_group, bad)
+                gradients = [tf.fill(weight.shape, tf.where(is_bad, np.inf, 1.0)) for weight in weights]
+                optimizer.apply([tf.cast(gradient, tf.float32) for gradient in gradients], weights)
+
+            tf.function(lambda step=step: strategy.run(step))()
+            assert int(read(optimizer.iterations)) == steps, bad
+            unchanged = all(np.array_equal(one, other) for one, other in zip(before, model.get_weights()))
+            assert unchanged == (steps == 0), bad
+        assert float(read(optimizer.dynamic_scale)) == scale / 4
+
+
 def refused_options():
     """What Keras cannot do with several replicas is refused, or turned off, in this package's words."""
     # A second strategy in one process collides with the first, unless it reduces without collective operations.
@@ -160,7 +200,12 @@ def refused_options():
 
 
 if __name__ == "__main__":
-    {"synchronized": synchronized, "averaged": averaged, "train": train, "levels": levels}[sys.argv[1]](
-        pathlib.Path(sys.argv[2])
-    )
+    {
+        "synchronized": synchronized,
+        "averaged": averaged,
+        "train": train,
+        "levels": levels,
+        "drops": drops,
+        "overflow": overflow,
+    }[sys.argv[1]](pathlib.Path(sys.argv[2]))
     print(f"{sys.argv[1]}: done")

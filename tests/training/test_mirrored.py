@@ -13,6 +13,8 @@ PROGRAM = pathlib.Path(__file__).parents[1] / "programs" / "two_replicas.py"
     [
         "synchronized",
         "train",
+        "drops",
+        "overflow",
         pytest.param("averaged", marks=pytest.mark.long),
         pytest.param("levels", marks=pytest.mark.long),
     ],

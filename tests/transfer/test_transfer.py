@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import keras
 import numpy as np
@@ -310,6 +311,8 @@ def test_few_images_are_repeated_within_an_epoch(caplog):
     np.testing.assert_array_equal(np.bincount(often.train.labels), 2 * np.bincount(DATA.train.labels))
     assert "40 training images 2 times" in caplog.text
     assert repeated(DATA, Recipe(epochs=3)) is DATA
+    odd = repeated(DATA, Recipe(steps=505, global_batch_size=39))  # an epoch leaves out what fills no batch
+    assert math.ceil(505 / (len(odd.train) // 39)) <= 10
 
 
 def test_sources_say_what_they_are(run, source):

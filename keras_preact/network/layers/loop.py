@@ -1,4 +1,4 @@
-"""One loop over stacked arrays, for each backend, and the random draws inside it.
+"""One loop over stacked arrays, for each backend.
 
 `keras.ops.scan` does not serve on TensorFlow: it stacks only outputs of the carry's shape, and gives no bound on the
 number of steps, which XLA needs for the gradient.
@@ -165,18 +165,3 @@ def is_jax_on_gpu() -> bool:
     import jax
 
     return jax.default_backend() == "gpu"
-
-
-def uniform(shape: Sequence[int], draw: Tensor, index: Tensor) -> Tensor:
-    """Returns float32 numbers in [0, 1) that are a function of `draw`, a `SeedGenerator`'s next state, and `index`."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.random.stateless_uniform(shape, tf.random.fold_in(tf.cast(draw, tf.int32), index))
-    if backend == "jax":
-        import jax
-
-        return jax.random.uniform(jax.random.fold_in(draw, index), shape)
-    first, second = (int(number) for number in draw)
-    return keras.random.uniform(shape, seed=(first * 2654435761 + second * 65536 + int(index)) % (1 << 31))

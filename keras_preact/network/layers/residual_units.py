@@ -13,8 +13,10 @@ from keras_preact.errors import from_fields
 from keras_preact.network.environment import ConvSpec, UnitEnvironment
 from keras_preact.network.layers.batch_norm import batch_norm, folded, moved, scaled
 from keras_preact.network.layers.conv import convolve
-from keras_preact.network.layers.loop import is_jax_on_gpu, scan, uniform
+from keras_preact.network.layers.dropout import dropped, uniform
+from keras_preact.network.layers.loop import is_jax_on_gpu, scan
 from keras_preact.network.layers.padding import zero_pad
+from keras_preact.network.replicas import of_replica
 from keras_preact.network.shapes import Shapes, folded_bns, unit_operations, weights_of
 from keras_preact.network.shortcuts import ShortcutSpec
 from keras_preact.network.unit_spec import UnitSpec
@@ -103,35 +105,38 @@ class ResidualUnits(keras.layers.Layer):
     def call(
         self, x: Tensor, training: bool = False, return_units: bool = False, return_lead: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        training = bool(training) and self.trainable
-        weights = self._cast() if training else self.constants or self._lean(self.folded())
-        lead = self._led(x, weights, training) if return_lead else None
-        if training:
-            x, units = self._train(x, weights, return_units)
+        learns = (
+            bool(training) and self.trainable
+        )  # as in Keras, what is frozen drops elements, but normalises as before
+        drops = bool(training) and self.seed_generator is not None
+        weights = self._cast() if learns or drops else self.constants or self._lean(self.folded())
+        lead = self._led(x, weights, learns) if return_lead else None
+        if learns or drops:
+            x, units = self._train(x, weights, learns, return_units)
         else:
             x, units = self._infer(x, weights, self._turn(), return_units)
         if return_lead:
             return x, lead
         return (x, units) if return_units else x
 
-    def _led(self, x, weights, training):
+    def _led(self, x, weights, learns):
         """Returns x after the first unit's leading activation."""
         first = {name: array[0] for name, array in weights.items()}
-        return activate(Slices(self, first, training, None), x, self.unit.places.lead, "1")
+        return activate(Slices(self, first, learns, None), x, self.unit.places.lead, "1")
 
-    def _train(self, x, weights, return_units):
-        """Applies the units with the batch's statistics and random draws, and moves the moving statistics."""
+    def _train(self, x, weights, learns, return_units):
+        """Applies the units with random draws; if it `learns`, by the batch's statistics, and moves the moving ones."""
         draw = None
         if self.seed_generator is not None:
-            draw = self.seed_generator.next()
+            draw = of_replica(self.seed_generator.next())
             rates = ops.convert_to_tensor([unit.drop_rate for unit in self.units], "float32")
             weights = {**weights, "index": ops.arange(len(self.units), dtype="int32"), "drop_rate": rates}
-        moving = [name for name in self.stacks if "/moving_" in name]
+        moving = [name for name in self.stacks if "/moving_" in name and learns]
         outputs = {name: (self.stacks[name].shape[1:], self.stacks[name].dtype) for name in moving}
         outputs |= self._units_of(x) if return_units else {}
 
         def step(x, slices):
-            env = Slices(self, slices, True, draw)
+            env = Slices(self, slices, learns, draw)
             x = residual_unit(env, x, self.unit)
             return x, {name: x if name == "units" else env.moving[name] for name in outputs}
 
@@ -260,6 +265,12 @@ class Executed(Protocol):
 class Slices(UnitEnvironment[Tensor]):
     """An environment that computes with one unit's slice of the stacked weights.
 
+    Args:
+        layer: The `ResidualUnits`.
+        slices: The unit's weights, by name.
+        training: Whether BN takes the batch's statistics.
+        draw: What random numbers are a function of; None where nothing is dropped.
+
     Attributes:
         moving: The unit's moving statistics after this step, by name; filled in training.
     """
@@ -312,10 +323,7 @@ class Slices(UnitEnvironment[Tensor]):
         return zero_pad(x, filters, strides)
 
     def _drop(self, x, shape, rate, draw):
-        """Sets elements of x to zero with probability `rate` in training, and divides the others by 1 - rate."""
-        if not self.training:
+        """Drops elements of x with probability `rate`, if any are dropped; `draw` tells a unit's two kinds apart."""
+        if self.draw is None:
             return x
-        noise = uniform(shape, self.draw, 2 * self.slices["index"] + draw)
-        wide = "float64" if self.layer.compute_dtype == "float64" else "float32"
-        kept = ops.cast(x, wide) / ops.cast(1.0 - rate, wide)
-        return ops.where(noise >= rate, ops.cast(kept, x.dtype), ops.zeros_like(x))
+        return dropped(x, uniform(shape, self.draw, 2 * self.slices["index"] + draw), rate)

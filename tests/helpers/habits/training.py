@@ -204,15 +204,16 @@ def _(case):
 @habit("an average of the weights")
 def _(case):
     model = compiled(case.fresh(), keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))
-    before = values(model.trainable_weights)
-    step(case, model)
-    after = values(model.trainable_weights)
+    averages, weights = [], []
+    for _ in range(2):
+        model.train_on_batch(case.x, case.y)
+        averages.append(values(model.optimizer._model_variables_moving_average))
+        weights.append(values(model.trainable_weights))
     model.optimizer.finalize_variable_values(model.trainable_weights)
-    moved = 0
-    for one, other, average in zip(before, after, values(model.trainable_weights)):
-        moved += not np.array_equal(one, other)
-        np.testing.assert_allclose(average, (one + other) / 2, rtol=0, atol=1e-5)
-    assert moved
+    for first, second, weight, last in zip(*averages, weights[1], values(model.trainable_weights)):
+        np.testing.assert_allclose(second, (first + weight) / 2, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(last, second)
+    assert any(not np.array_equal(*pair) for pair in zip(*weights))
 
 
 @habit("accumulated gradients")
