@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from keras_preact.network.layers.batch_norm import BatchNormalization, batch_norm, folded, moved, scaled
 from keras_preact.network.layers.conv import convolve
-from keras_preact.network.layers.loop import scan, uniform
+from keras_preact.network.layers.dropout import uniform
+from keras_preact.network.layers.loop import scan
 from keras_preact.network.layers.padding import StemPool, ZeroPadShortcut, zero_pad
 
 EPSILON = 1e-3

@@ -144,7 +144,7 @@ def test_what_cannot_be_deepened_can_begin_with_its_own_weights(tmp_path):
         ({"recipe": Recipe(epochs=1, image_size=17, global_batch_size=8)}, r"image_size.*at most 16"),
         ({"model_options": {"ordering": "bn_after_addition"}}, r"ordering.*BN follows the addition"),
         ({"start": "digits"}, r"weights.*Nearest: resnet164\.digits\.digits"),
-        ({"start": "resnet164.digits.digits"}, r"start.*weights of this network"),
+        ({"start": "resnet164.digits.digits"}, r"start.*at most \(1, 1, 1\) units deep.*not made shallower"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(arguments, message, tmp_path):

@@ -317,7 +317,7 @@ def test_a_commit_is_dirty_where_a_file_was_changed(tmp_path):
     assert provenance.commit(tmp_path) is None
 
     def git(*words):
-        names = [f"-c{name}=x@y.z" for name in ("user.name", "user.email")]
+        names = ["-c", "user.name=x", "-c", "user.email=x@y.z"]
         return subprocess.run(["git", *names, *words], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
 
     git("init", "-q")

@@ -199,7 +199,7 @@ def _units(network, training, seed):
         arrays = {name: ops.convert_to_numpy(variable.value) for name, variable in layer.stacks.items()}
         for index, spec in enumerate(layer.units):
             weights = {name: array[index] for name, array in arrays.items()}
-            if layer.seed_generator is not None:
+            if training and layer.seed_generator is not None:
                 noise = {"draw": draw, "index": np.array(len(units), "int32")}
                 weights |= {**noise, "drop_rate": np.array(spec.drop_rate, "float32")}
             units.append(_Unit(spec, functions, weights))
