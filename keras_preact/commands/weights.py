@@ -81,8 +81,8 @@ def keep(
             again in float32.
         dtype: How convolution kernels are stored; float16 halves the file, whose error is measured again.
         overwrite: Replace weights of the same name.
-        author: Whom the card names as the one who trained them.
-        licence: Of the weights, as the card states it.
+        author: Whom the card names as the one who trained them; if left out, that of kept weights stays.
+        licence: Of the weights, as the card states it; likewise.
     """
     from keras_preact.training import publish
 

@@ -23,12 +23,7 @@ from keras_preact.network.checks import check_classifier, check_has_probabilitie
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.source import Source, Trained, find_source
 from keras_preact.training.strategies import Devices
-from keras_preact.training.training_model import (
-    Crossentropy,
-    ErrorPercent,
-    MeanCrossentropy,
-    TrainingModel,
-)
+from keras_preact.training.training_model import Crossentropy, ErrorPercent, MeanCrossentropy, TrainingModel
 from keras_preact.types import PathLike
 from keras_preact.weights.cuts import cut
 

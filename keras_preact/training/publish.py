@@ -14,7 +14,7 @@ from keras_preact.network.weights_files import halve_kernels
 from keras_preact.training import evaluation, run_folder
 from keras_preact.training.source import RUN, Trained, find_source
 from keras_preact.types import PathLike
-from keras_preact.weights.cards import CARD, TRAINED, WEIGHTS, get_card, list_weights
+from keras_preact.weights.cards import CARD, TRAINED, WEIGHTS, get_card, kept_card, list_weights
 
 
 def keep_weights(
@@ -37,8 +37,8 @@ def keep_weights(
         data_dir: Where the data set's files are, if not where the run found them.
         dtype: How convolution kernels are stored; `"float16"` halves the file.
         overwrite: Whether trained weights of that name may be replaced.
-        author: Whom the card names as the one who trained them.
-        licence: Of the weights, as the card states it.
+        author: Whom the card names as the one who trained them; if empty, whom the card of kept weights does.
+        licence: Of the weights, as the card states it; likewise.
 
     Returns:
         The path of the new folder.
@@ -49,11 +49,11 @@ def keep_weights(
     """
     check_choice("dtype", dtype, ("float32", "float16"))
     folder = pathlib.Path(run)
-    is_kept = (folder / WEIGHTS).is_file()
-    if is_kept and dtype == "float32":
+    kept = kept_card(folder)
+    if kept and dtype == "float32":
         raise argument_error("dtype", "float16 for weights that are kept already", dtype, "Or copy their folder.")
-    card = run_folder.read_card(folder, RUN if is_kept else CARD)
-    network = find_source(folder).load() if is_kept else run_folder.load_model(folder)
+    card = run_folder.read_card(folder, RUN if kept else CARD)
+    network = find_source(folder).load() if kept else run_folder.load_model(folder)
     # Of a folder of images the data set's name is the folder's.
     name = dotted_name(card["model"], pathlib.PurePath(card["data"]).name, card["recipe"]["name"])
     path = pathlib.Path(output) / name
@@ -68,6 +68,8 @@ def keep_weights(
         if dtype == "float16":
             halve_kernels(aside / WEIGHTS)
         about = {"name": name, "author": author, "licence": licence}
+        if kept:
+            about = {**about, "author": author or kept.author, "licence": licence or kept.licence}
         _write_card(aside, about, card, card["error_percent"], dtype)
         if (_precision(card), dtype) != ("float32", "float32"):
             data = evaluation.data_of(find_source(folder), data_dir)

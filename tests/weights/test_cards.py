@@ -188,11 +188,12 @@ def test_kernels_are_kept_in_float16_and_their_error_is_measured(tmp_path):
     """Of a run, or of weights that were kept before."""
     run = tmp_path / "run"
     keras_preact.train("ResNet11", recipe="digits", steps=4, global_batch_size=32, output=run, verbose=0)
-    whole = publish.keep_weights(run, tmp_path / "whole")
+    whole = publish.keep_weights(run, tmp_path / "whole", author="A. Stranger", licence="MIT")
     fields = json.loads((run / "card.json").read_text())
     (run / "card.json").write_text(json.dumps({**fields, "error_percent": 0.0}))  # is not taken over
     half = publish.keep_weights(run, tmp_path / "half", dtype="float16")
-    again = publish.keep_weights(whole, tmp_path / "again", dtype="float16")
+    again = publish.keep_weights(whole, tmp_path / "again", dtype="float16", licence="BSD")
+    assert (read_card(again).author, read_card(again).licence) == ("A. Stranger", "BSD")
     assert (half / "model.weights.h5").read_bytes() == (again / "model.weights.h5").read_bytes()
     for ours, theirs in zip(*(load_network(folder).variables for folder in (half, whole))):
         rounds = ours.path.endswith("kernel") and len(ours.shape) >= 4

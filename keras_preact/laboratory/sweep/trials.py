@@ -205,7 +205,7 @@ def _told(result, fail_percent):
 
 
 def _outcome(trial, data, folder, strategy, verbose):
-    """Trains, and returns what came of it; only a file that cannot be written, or a signal, ends the whole."""
+    """Trains, and returns what came of it; only a file that cannot be written, another run, or a signal, ends all."""
     keras.utils.clear_session()
     card, failed, diverged = {}, None, False
     try:
@@ -218,7 +218,7 @@ def _outcome(trial, data, folder, strategy, verbose):
             model_options=trial.options,
             verbose=verbose,
         )
-    except (OSError, locks.HeldError, run_folder.AnotherRunError):  # a run of something else is no failure of this one
+    except (OSError, locks.HeldError, run_folder.AnotherRunError):
         raise
     except FloatingPointError as error:
         failed, diverged = f"diverged: {_first_line(error)}", True

@@ -105,10 +105,8 @@ class ResidualUnits(keras.layers.Layer):
     def call(
         self, x: Tensor, training: bool = False, return_units: bool = False, return_lead: bool = False
     ) -> Tensor | tuple[Tensor, Tensor]:
-        learns = (
-            bool(training) and self.trainable
-        )  # as in Keras, what is frozen drops elements, but normalises as before
-        drops = bool(training) and self.seed_generator is not None
+        # As in Keras, frozen units drop elements, but keep their moving statistics and normalise by them.
+        learns, drops = bool(training) and self.trainable, bool(training) and self.seed_generator is not None
         weights = self._cast() if learns or drops else self.constants or self._lean(self.folded())
         lead = self._led(x, weights, learns) if return_lead else None
         if learns or drops:
