@@ -7,8 +7,12 @@ import argparse
 import contextlib
 import functools
 import importlib
+import importlib.util
+import io
+import itertools
 import logging
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,7 +26,9 @@ from keras_preact.training.signals import EndingSignals, status
 from keras_preact.version import __version__
 
 ABOUT = "Pre-activation ResNets of 11 to 1001 layers (He et al. 2016) for Keras 3."
-HELP = {"-h", "--help"}
+HELP = {"-h", "--help", "help"}
+ENDED = "It was ended by this signal."
+BROKEN_PIPE = 141  # the exit status of a program whose reader went: 128 + SIGPIPE
 
 
 class Verb(NamedTuple):
@@ -158,14 +164,18 @@ def stderr_held() -> Iterator[None]:
 def _with_keras(function):
     """Returns a verb's function that imports Keras, and so its backend, first: without the notes of their start.
 
-    Whoever has set TF_CPP_MIN_LOG_LEVEL to another value than 3 sees them.
+    Whoever has set TF_CPP_MIN_LOG_LEVEL to another value than 3 sees them. A signal waits for the end of the imports,
+    in which its exception could be dropped.
     """
 
     @functools.wraps(function)
     def run(*arguments, **keywords):
         is_quiet = "keras" not in sys.modules and os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3" and sys.stderr
-        with stderr_held() if is_quiet else contextlib.nullcontext():
+        held = stderr_held() if is_quiet else contextlib.nullcontext()
+        with EndingSignals(ENDED) as signals, signals.deferred(), held:
             importlib.import_module("keras")
+            if importlib.util.find_spec("tensorflow"):  # other backends import it later
+                importlib.import_module("tensorflow")
         return function(*arguments, **keywords)
 
     return run
@@ -209,7 +219,7 @@ def function_of(name: str, arguments: Sequence[str] = ()) -> Callable[..., Any]:
     function = getattr(importlib.import_module(f"keras_preact.commands.{verb.module}"), verb.function)
     if name == "train":
         chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        chosen.add_argument("--recipe", default="digits")
+        chosen.add_argument("--recipe", nargs="?", default="digits", const="digits")
         function = function(chosen.parse_known_args(arguments)[0].recipe, arguments)
     return _with_keras(function) if verb.computes else function
 
@@ -241,32 +251,64 @@ def import_own(arguments: Sequence[str]) -> Sequence[str]:
     return arguments
 
 
+def _expanded(word):
+    """Returns `--output=~/runs` with the home folder's path, as shells expand `--output ~/runs`."""
+    name, equals, value = word.partition("=")
+    return f"{name}={os.path.expanduser(value)}" if equals and name.startswith("--") else word
+
+
+def _check_launched(words):
+    """Raises a `ValueError` if `launch` is given no command of ours: each worker would say so, after its start."""
+    words = list(itertools.dropwhile(lambda word: word.startswith("--import="), words))
+    name, _ = find_verb(words)
+    if name not in VERBS or name == "launch":
+        raise argument_error("command", "a verb of keras-preact, such as train, and its arguments", shlex.join(words))
+
+
+def _has_lost_reader():
+    """Returns whether nobody reads standard output any more; what its buffer still holds is dropped then."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
 def _run(arguments):
     name, rest = find_verb(arguments)
     if rest is None:
         is_asked = not HELP.isdisjoint(arguments)
         print(help_text(name), file=sys.stdout if is_asked else sys.stderr)
         raise SystemExit(0 if is_asked else 2)
+    if name == "launch" and "--" in rest:
+        _check_launched(rest[rest.index("--") + 1 :])
     import tyro
 
-    with _shown(), EndingSignals("It was ended by this signal."):
+    with _shown(), EndingSignals(ENDED):
         tyro.cli(function_of(name, rest), prog=f"keras-preact {name}", args=rest)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; a wrong argument is one message and exit status 2, no traceback.
 
-    SIGTERM and SIGHUP end it with status 143 and 129, Ctrl-C with 130, each with a sentence.
+    SIGTERM and SIGHUP end it with status 143 and 129, Ctrl-C with 130, each with a sentence. It ends with 141 if the
+    reader of its output goes, as with `| head`.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = [_expanded(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where the terminal's encoding lacks a letter
     if arguments == ["--version"]:
         print(f"keras-preact {__version__}")
         return
     try:
         _run(import_own(arguments))
+        print(end="", flush=True)
     except KeyboardInterrupt:
         print("\nkeras-preact: SIGINT. It was ended by Ctrl-C.", file=sys.stderr)
         raise SystemExit(status(signal.SIGINT)) from None
     except (ValueError, FloatingPointError, OSError, ImportError, ParityError) as error:
+        if isinstance(error, BrokenPipeError) and _has_lost_reader():
+            raise SystemExit(BROKEN_PIPE) from None
         print(f"keras-preact: {printable(error)}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, ValueError) else 1) from error

@@ -82,13 +82,18 @@ def arguments_checked(foreign: Mapping[str, str] | None = None) -> Callable[[Fun
     return decorate
 
 
-def check_integer(argument: str, value: object, minimum: int = 1) -> int:
-    """Returns `value` as an `int`; raises a `ValueError` if it is no whole number or below `minimum`."""
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= minimum:
-        return int(value)
-    number = _finite(value)
-    near = minimum if number is None else max(minimum, round(number))
-    raise argument_error(argument, f"a whole number of at least {minimum}", value, f"Nearest: {near}.")
+def check_integer(argument: str, value: object, minimum: int = 1, maximum: int = 2**31 - 1) -> int:
+    """Returns `value` as an `int`; raises a `ValueError` if it is no whole number from `minimum` to `maximum`.
+
+    The most is what 32 bits hold, with a sign, if nothing else is said.
+    """
+    whole = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
+    if whole is not None and minimum <= whole <= maximum:
+        return whole
+    number = whole if whole is not None else _finite(value)
+    near = minimum if number is None else min(max(minimum, round(number)), maximum)
+    most = f" and at most {maximum:,}" if number is not None and number > maximum else ""
+    raise argument_error(argument, f"a whole number of at least {minimum}{most}", value, f"Nearest: {near}.")
 
 
 def check_number(

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+from keras_preact.errors import argument_error
 from keras_preact.types import PathLike
 
 ALIVE = ".alive"  # in an aside: locked as long as its writer lives
@@ -44,6 +45,17 @@ def written_aside(path: PathLike) -> Iterator[pathlib.Path]:
     finally:
         lock.release()
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_writable(argument: str, path: PathLike) -> None:
+    """Raises a `ValueError` about an argument if no file or folder can be made at `path`, nor the folders above it."""
+    above = next(folder for folder in pathlib.Path(path).absolute().parents if os.path.lexists(folder))
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        expected = "where files can be written"
+        raise argument_error(argument, expected, str(path), f"In {above}: {error.strerror}.") from error
 
 
 def _new_aside(path):

@@ -1,4 +1,7 @@
-"""Flags that change fields of a recipe, made from the fields and the texts under them."""
+"""Flags that change fields of a recipe, made from the fields and the texts under them.
+
+A flag that is True or False is a pair, `--flip` and `--no-flip`, as of `train`; the field of the second is `no_flip`.
+"""
 
 import ast
 import dataclasses
@@ -6,9 +9,10 @@ import inspect
 import itertools
 from typing import Annotated, Any, get_type_hints
 
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, arg
 
 from keras_preact.data.augment import Augmentation
+from keras_preact.errors import argument_error
 from keras_preact.training.recipe import Recipe
 
 
@@ -20,19 +24,31 @@ def _texts(dataclass):
 
 
 def recipe_changes(*without: str) -> type:
-    """Returns a dataclass with a flag for each field of `Recipe` but `source` and those in `without`.
+    """Returns a dataclass with flags for each field of `Recipe` but `source` and those in `without`.
 
-    Each is None, which is the recipe's own value.
+    Each is None, or both of a pair False, which is the recipe's own value.
     """
     types, texts = get_type_hints(Recipe), {**_texts(Augmentation), **_texts(Recipe)}
-    flags = [
-        (field.name, Annotated[types[field.name] | None, arg(help=inspect.cleandoc(texts[field.name]))], None)
-        for field in dataclasses.fields(Recipe)
-        if field.name not in ("source", *without)
-    ]
+    flags: list[tuple[str, Any, Any]] = []
+    for name in (field.name for field in dataclasses.fields(Recipe)):
+        if name in ("source", *without):
+            continue
+        told = arg(help=inspect.cleandoc(texts[name]), help_behavior_hint="(default: the recipe's)")
+        if types[name] is bool:
+            flags.append((name, Annotated[FlagCreatePairsOff[bool], told], False))
+            no = arg(help="Not so.", help_behavior_hint="")
+            flags.append((f"no_{name}", Annotated[FlagCreatePairsOff[bool], no], False))
+        else:
+            flags.append((name, Annotated[types[name] | None, told], None))
     return dataclasses.make_dataclass("RecipeChanges", flags, frozen=True)
 
 
 def given(changes: object) -> dict[str, Any]:
-    """Returns the fields that flags of `recipe_changes` were given for, by name."""
-    return {name: value for name, value in vars(changes).items() if value is not None}
+    """Returns the fields that flags of `recipe_changes` were given for, by name; a `ValueError` for both of a pair."""
+    found = {name: value for name, value in vars(changes).items() if value is not None and value is not False}
+    for name in [name for name in found if name.startswith("no_")]:
+        field = name.removeprefix("no_")
+        if found.pop(name) and field in found:
+            raise argument_error(field, "given as one of --X and --no-X, not both", True)
+        found[field] = False
+    return found

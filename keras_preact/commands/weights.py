@@ -2,10 +2,12 @@
 
 import dataclasses
 import pathlib
+import sys
 from typing import Literal
 
 from tyro.conf import Positional
 
+from keras_preact.errors import printable
 from keras_preact.network.costs import table
 from keras_preact.network.families import model_key
 from keras_preact.weights.cards import TRAINED, card_spec, get_card, list_weights
@@ -22,7 +24,10 @@ def list_cards(*, model: str | None = None, data: str | None = None) -> None:
     model = model and model_key(model)
     for card in map(get_card, list_weights(model, data)):
         rows.append((card.name, f"{card.error_percent:.2f}", f"{card.megabytes:.1f}", card.licence, card.author))
-    print("\n".join(table(rows)))
+    if len(rows) == 1:
+        print("There are no trained weights of that network and data set.")
+    else:
+        print("\n".join(table(rows)))
 
 
 def show(name: Positional[str], /) -> None:
@@ -102,13 +107,18 @@ def verify(
     """
     from keras_preact.training import publish
 
-    agree = True
+    status = 0
     for each in what or publish.own_weights():
-        one = publish.verify(each, data_dir, skip_corrupt)
-        agree = agree and one.agrees
+        try:
+            one = publish.verify(each, data_dir, skip_corrupt)
+        except ValueError as error:
+            print(f"keras-preact: {printable(error)}", file=sys.stderr)
+            status = 2
+            continue
+        status = status if one.agrees else max(status, 1)
         verdict = "agrees" if one.agrees else "DIFFERS"
         print(
             f"{one.name}: error {one.error_percent:.2f} %, stated {one.published_percent:.2f} %: {verdict}", flush=True
         )
-    if not agree:
-        raise SystemExit(1)
+    if status:
+        raise SystemExit(status)

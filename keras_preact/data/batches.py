@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 import keras
 import numpy as np
 
+from keras_preact import bounds
 from keras_preact.data.augment import HOST_DRAWS, Augmentation
 from keras_preact.data.dataset import DataSet
 from keras_preact.data.preparation import Preparation, check_resident
@@ -60,7 +61,8 @@ class TrainingBatches(keras.utils.PyDataset):
         self.slice = share_slice("global_batch_size", global_batch_size, share)
         if augmentation.mixes and (self.slice.stop - self.slice.start) % 2:
             raise argument_error("global_batch_size", "even on each worker, to mix neighbours", global_batch_size)
-        self.data, self.size, self.seed = data, global_batch_size, check_integer("seed", seed, minimum=0)
+        self.data, self.size = data, global_batch_size
+        self.seed = check_integer("seed", seed, minimum=0, maximum=bounds.SEED)
         self.augmentation, self.resident = augmentation, resident
         self.steps_per_epoch = len(data.train) // global_batch_size
         self.set_position(0)

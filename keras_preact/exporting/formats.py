@@ -22,7 +22,7 @@ from keras_preact.exporting.inference import checked
 from keras_preact.exporting.litert import write_litert
 from keras_preact.exporting.preprocessing import fitted
 from keras_preact.exporting.savedmodel import check_class_names, write_savedmodel
-from keras_preact.files import is_aside, written_aside
+from keras_preact.files import check_writable, is_aside, written_aside
 from keras_preact.locks import held
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.types import PathLike
@@ -142,6 +142,7 @@ def check_folder(path: PathLike, overwrite: bool) -> pathlib.Path:
             raise argument_error("output", "a new folder, or one that holds an earlier export", str(path))
         if not overwrite:
             raise argument_error("output", "a new or empty folder", str(path), "Pass --overwrite (overwrite=True).")
+    check_writable("output", path)
     return path
 
 

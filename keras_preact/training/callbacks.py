@@ -7,6 +7,7 @@ import io
 import math
 import pathlib
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -219,7 +220,8 @@ class Checkpointing(keras.callbacks.Callback):
     def _leave(self):
         if number := self.signals.number:
             name = signal.Signals(number).name
-            print(f"\nkeras-preact: {name} after step {self.step}. The same command resumes from there.", flush=True)
+            text = f"\nkeras-preact: {name} after step {self.step}. The same command resumes from there."
+            print(text, file=sys.stderr, flush=True)
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(status(number))
 
     def _save(self):

@@ -71,8 +71,13 @@ def data_of(source: Source, data_dir: PathLike | None = None, skip_corrupt: bool
     """
     if source.data is None:
         raise argument_error("data", "given with a network that does not say what it was trained on", None)
-    if data_dir is not None and source.data not in (*DATA_SETS, *ALIASES):
-        return fitting_data(source, data_dir, None, skip_corrupt)
+    if source.data not in (*DATA_SETS, *ALIASES):  # a folder of images
+        folder = source.data if data_dir is None else data_dir
+        if not os.path.isdir(folder):
+            expected = f"the folder of images that {source.name} was trained on"
+            hint = f"It was {source.data}; on the command line: --data-dir DIR." if data_dir is None else ""
+            raise argument_error("data_dir", expected, data_dir and str(data_dir), hint)
+        return fitting_data(source, folder, None, skip_corrupt)
     return fitting_data(source, source.data, data_dir or source.data_dir, skip_corrupt)
 
 
@@ -99,7 +104,7 @@ def evaluate_source(source: Source, data: DataSet) -> dict[str, float]:
     check_has_probabilities(network, source.name)
     expected = (len(data.class_names), data.image_shape[-1])
     if (found := (network.output_shape[-1], source.channels)) != expected:
-        received = "{} classes and {} channels".format(*expected)
+        received = "{}: {} classes and {} channels".format(data.name, *expected)
         raise argument_error("data", "of {} classes and images of {} channel(s), as the model".format(*found), received)
     check_classes(source, data)
     return measure(network, source.normalized(data))

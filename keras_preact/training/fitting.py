@@ -238,7 +238,7 @@ class Training:
         if not self.devices.is_chief:
             return 0
         verbose = self.run_options.verbose
-        return (1 if sys.stdout.isatty() else 2) if verbose == "auto" else verbose
+        return (1 if sys.stdout and sys.stdout.isatty() else 2) if verbose == "auto" else verbose
 
     def _callbacks(self, signals):
         """Returns the callbacks of `fit`, first to last: the guard comes before what writes, checkpoints after all."""

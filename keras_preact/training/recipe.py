@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
+from keras_preact import bounds
 from keras_preact.data.augment import Augmentation
 from keras_preact.errors import (
     argument_error,
@@ -23,11 +24,13 @@ MOMENTUM_RULES = ("caffe", "torch")
 OPTIMIZERS = ("sgd", "muon")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
 
-_COUNTS = ("steps", "warmup_steps", "patience", "early_stopping", "validation_images", "image_size", "seed")
+_COUNTS = ("steps", "warmup_steps", "patience", "early_stopping", "validation_images")
 _SHARES = ("momentum", "label_smoothing", "ema")
 _CHECKS: dict[str, Callable[[str, object], object]] = {
     **dict.fromkeys(("epochs", "global_batch_size"), check_integer),
     **dict.fromkeys(_COUNTS, partial(check_integer, minimum=0)),
+    "image_size": partial(check_integer, minimum=0, maximum=bounds.SIDE),
+    "seed": partial(check_integer, minimum=0, maximum=bounds.SEED),
     **dict.fromkeys(("learning_rate", "weight_decay", "clip_norm"), partial(check_number, low=0.0)),
     **dict.fromkeys(_SHARES, partial(check_number, low=0.0, high=1.0, below_high=True)),
     **dict.fromkeys(("nesterov", "bn_synchronized"), check_flag),
@@ -114,9 +117,9 @@ class Recipe(Augmentation):
         is_sequence = isinstance(self.levels, (tuple, list))
         if not is_sequence or not all(isinstance(level, (tuple, list)) and len(level) == 3 for level in self.levels):
             raise argument_error("levels", expected, self.levels)
-        minima = {"depth": 1, "image size": 0, "epochs": 1}
-        check = lambda name, value: check_integer(f"levels ({name})", value, minimum=minima[name])  # noqa: E731
-        object.__setattr__(self, "levels", tuple(tuple(map(check, minima, level)) for level in self.levels))
+        checks = {"depth": check_integer, "image size": _CHECKS["image_size"], "epochs": check_integer}
+        check = lambda name, value: checks[name](f"levels ({name})", value)  # noqa: E731
+        object.__setattr__(self, "levels", tuple(tuple(map(check, checks, level)) for level in self.levels))
         if not self.levels:
             return
         depths, _, epochs = zip(*self.levels)

@@ -236,8 +236,8 @@ def check_seal(path: PathLike, card: Mapping[str, Any]) -> None:
     """
     file, sealed = pathlib.Path(path) / MODEL, card.get("digest")
     if sealed is not None and file.is_file() and (found := file_digest(file, sealed)) != sealed.lower():
-        hint = f"Its {MODEL} is another, or damaged."
-        raise argument_error("run", f"a folder whose {MODEL} has the hash on its card, {sealed}", found, hint)
+        hint = f"Its {MODEL} has {found}: it is another, or damaged."
+        raise argument_error("run", f"a folder whose {MODEL} has the hash on its card, {sealed}", str(path), hint)
 
 
 def write_card(path: PathLike, card: Mapping[str, Any]) -> None:

@@ -24,8 +24,9 @@ def status(number: int) -> int:
 class EndingSignals:
     """A context in which a signal ends the process in order: `SystemExit` with its status, SIGINT `KeyboardInterrupt`.
 
-    Further signals leave alone what is tidied up by then. A signal that was ignored before, as under nohup, still is.
-    Only the main thread gets signals; in another, nothing changes.
+    Further signals leave alone what is tidied up by then, but a third SIGINT ends the process at once: what the first
+    raised may have come where Python drops exceptions. A signal that was ignored before, as under nohup, still is. Only
+    the main thread gets signals; in another, nothing changes.
 
     Args:
         sentence: What to say on standard error when a signal other than SIGINT ends the process.
@@ -38,6 +39,7 @@ class EndingSignals:
     def __init__(self, sentence: str) -> None:
         self.sentence, self.at_once, self.is_deferred = sentence, False, False
         self.number: int | None = None
+        self.interrupts = 0
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -76,7 +78,8 @@ class EndingSignals:
 
     def _handle(self, number, _frame):
         is_first, self.number = self.number is None, number if self.number is None else self.number
-        if self.at_once:
+        self.interrupts += number == signal.SIGINT
+        if self.at_once or self.interrupts > 2:
             os._exit(status(number))
         if is_first != self.is_deferred and (is_first or number == signal.SIGINT):
             self.is_deferred = False

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_preact.errors import argument_error, check_choice
+from keras_preact.errors import argument_error, check_choice, check_number
 from keras_preact.keras_hooks import value_of_replica
 from keras_preact.training.strategy_table import BACKENDS, STRATEGIES
 
-START_DEADLINE = 60
+START_DEADLINE = 60.0
+DEADLINE = "KERAS_PREACT_START_DEADLINE"
 
 
 @dataclass(frozen=True)
@@ -336,11 +338,19 @@ if not select.select([sys.stdin], [], [], seconds)[0]:
 
 @contextlib.contextmanager
 def _deadline(what):
-    """Kills this process if the body takes longer than START_DEADLINE: it would wait for an absent peer without end."""
-    seconds = os.environ.get("KERAS_PREACT_START_DEADLINE", str(START_DEADLINE))
-    command = [sys.executable, "-I", "-S", "-c", _WATCHDOG, seconds, str(os.getpid()), what]
+    """Kills this process if the body takes longer than the deadline: it would wait for an absent peer without end."""
+    command = [sys.executable, "-I", "-S", "-c", _WATCHDOG, str(_start_deadline()), str(os.getpid()), what]
     with subprocess.Popen(command, stdin=subprocess.PIPE):  # at the end its input is closed, and it is waited for
         yield
+
+
+def _start_deadline():
+    """Returns the seconds in which all workers of a job must have come."""
+    text = os.environ.get(DEADLINE, str(START_DEADLINE))
+    try:
+        return check_number(DEADLINE, float(text), 0.0, threading.TIMEOUT_MAX)
+    except ValueError as error:
+        raise argument_error(DEADLINE, "a number of seconds", text) from error
 
 
 def _tpu():

@@ -274,6 +274,6 @@ def read_on(
 
 def show_progress(done: int, total: int | None) -> None:
     """Draws how much has come, on one line of a terminal; nothing where standard error is none."""
-    if sys.stderr.isatty():
+    if sys.stderr and sys.stderr.isatty():
         share = f" of {total / 1e6:.1f}" if total else ""
         print(f"\r{done / 1e6:8.1f}{share} MB", end="\n" if done == total else "", file=sys.stderr, flush=True)

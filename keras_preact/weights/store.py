@@ -133,6 +133,7 @@ def fetch(
 
 def _source(remote, place):
     """Returns what to read: a URL, or the `Path` of a file in the folder `place`."""
+    argument = "place" if place else PLACE
     if not remote.is_mirrored or (place := chosen_place(place)) is None:
         return remote.url
     if is_mirror(place):
@@ -140,7 +141,7 @@ def _source(remote, place):
     for name in remote.names:
         if (pathlib.Path(place) / name).is_file():
             return pathlib.Path(place) / name
-    raise argument_error(PLACE, f"a folder that holds {' or '.join(remote.names)}", str(place))
+    raise argument_error(argument, f"a folder that holds {' or '.join(remote.names)}", str(place))
 
 
 def _copy(source, path, limit):

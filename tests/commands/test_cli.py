@@ -1,8 +1,11 @@
 """The command line, as a person types it."""
 
+import contextlib
+import importlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 
@@ -13,6 +16,7 @@ from keras_preact.commands import networks
 from keras_preact.names import command_line
 from keras_preact.training import trainer
 from keras_preact.training.provenance import suited_precision
+from keras_preact.training.signals import EndingSignals
 from keras_preact.weights.cards import TRAINED
 
 
@@ -104,6 +108,12 @@ def test_what_is_logged_is_shown_while_a_command_runs(capsys, monkeypatch):
         (["train", "ResNet163"], "depth"),
         (["train", "--recipe", "digit"], 'Nearest: "digits"'),
         (["train", "--epochs", "0"], "epochs"),
+        (["train", "--epochs", "99999999999"], "at most 2,147,483,647"),
+        (["train", "--seed", "4294967296"], "at most 4,294,967,295"),
+        (["train", "--image-size", "5000"], "at most 4,096"),
+        (["launch", "--", "trian"], 'Nearest: "train"'),
+        (["launch", "--", "launch", "--", "train"], "`command` must be a verb of keras-preact"),
+        (["launch", "--workers", "2", "--"], "`command` must be a verb of keras-preact"),
         (["train", "--recipe", "paper_cifar", "--epochs", "10"], "`epochs` must be left out with 64,000 steps"),
         (["train", "ResNet11", "--output", "setup.cfg"], "output"),
         (["train", "--layout", "layers", "--remat", "--output", "run"], "`remat` must be left out with layout="),
@@ -140,6 +150,7 @@ def test_every_verb_has_help_whose_summary_is_that_of_its_function(verb, capsys)
     ("arguments", "status", "said"),
     [
         (["--help"], 0, "usage: keras-preact VERB"),
+        (["help"], 0, "usage: keras-preact VERB"),
         (["weights", "-h"], 0, "usage: keras-preact weights VERB"),
         ([], 2, "usage: keras-preact VERB"),
         (["weights"], 2, "usage: keras-preact weights VERB"),
@@ -162,6 +173,81 @@ def test_the_help_lists_every_verb_in_the_width_of_the_terminal(monkeypatch):
     assert [verb for verb in VERBS if not any(line.startswith(f"  {verb} ") for line in lines)] == []
     found = [line[2:].partition("  ")[0] for line in help_text("weights").splitlines() if line.startswith("  w")]
     assert found == [verb for verb in VERBS if verb.startswith("weights ")]
+
+
+def test_a_home_folder_is_known_in_every_flag(monkeypatch):
+    asked = []
+    monkeypatch.setattr(trainer, "train", lambda model, **keywords: asked.append(keywords) or {})
+    monkeypatch.setenv("HOME", "/home/anna")
+    main(["train", "ResNet11", "--output=~/run", "--data=~", "--data-dir", "~/plain"])
+    assert [str(asked[0][name]) for name in ("output", "data", "data_dir")] == [
+        "/home/anna/run",
+        "/home/anna",
+        "~/plain",
+    ]
+
+
+def test_a_ctrl_c_waits_for_the_imports_in_which_it_would_be_lost(monkeypatch, capsys):
+    imported = []
+
+    def imports(name):
+        with contextlib.suppress(KeyboardInterrupt):  # as callbacks of C++ do
+            signal.raise_signal(signal.SIGINT)
+        imported.append(name)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(networks, "inspect", lambda: imported.append("what must not run"))
+    function = function_of("inspect")
+    monkeypatch.setattr(importlib, "import_module", imports)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            function()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert imported == ["keras", "tensorflow"]
+
+
+def test_the_third_ctrl_c_ends_at_once(monkeypatch):
+    statuses = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    seen = []
+    try:
+        with contextlib.suppress(KeyboardInterrupt), EndingSignals("Ended."):
+            try:
+                signal.raise_signal(signal.SIGINT)
+            finally:
+                for _ in range(2):
+                    signal.raise_signal(signal.SIGINT)
+                    seen.append(list(statuses))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [[], [130]]
+
+
+def run_bare(*words, **how):
+    """Runs a command that imports no Keras."""
+    environment = {**os.environ, "KERAS_BACKEND": "numpy", **how.pop("variables", {})}
+    return subprocess.run(
+        [sys.executable, "-m", "keras_preact", *words], env=environment, stderr=subprocess.PIPE, **how
+    )
+
+
+def test_a_reader_that_goes_ends_a_command_without_a_word():
+    reading, writing = os.pipe()
+    os.close(reading)
+    for variables in ({}, {"PYTHONUNBUFFERED": "1"}):
+        done = run_bare("list", stdout=writing, variables=variables)
+        assert (done.returncode, done.stderr) == (141, b"")
+    os.close(writing)
+
+
+def test_a_letter_that_the_terminal_lacks_is_written_otherwise(tmp_path):
+    (tmp_path / "own.py").write_text("print('caf\u00e9')\n", encoding="utf-8")
+    done = run_bare(
+        "--import", "own", "list", stdout=subprocess.PIPE, cwd=tmp_path, variables={"PYTHONIOENCODING": "ascii"}
+    )
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, rb"caf\xe9")
 
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"

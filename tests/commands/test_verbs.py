@@ -36,14 +36,14 @@ NETWORK_FLAGS = {"ordering", "shortcut", "layout", "unroll", "remat", "family"}
 
 
 def flags(verb):
-    """Returns {name: default} of a verb; the fields of a dataclass stand for what holds them."""
+    """Returns {name: default} of a verb; the fields of a dataclass stand for what holds them, of a pair the first."""
     found = {}
     for name, parameter in inspect.signature(function_of(verb)).parameters.items():
         if dataclasses.is_dataclass(parameter.default):
             found |= dataclasses.asdict(parameter.default)
         else:
             found[name] = parameter.default
-    return found
+    return {name: value for name, value in found.items() if name.removeprefix("no_") not in found.keys() - {name}}
 
 
 def arguments(verb):

@@ -281,7 +281,8 @@ def test_images_of_other_channels_are_refused():
         (["folder"], "finished run"),
         (["resnet11", "--output", "folder"], "a file's name, not a folder"),
         (["resnet11", "--output", "report.pdf"], "ends in .html"),
-        (["resnet11", "--output", "garbage.keras/report.html"], "is a file"),
+        (["resnet11", "--output", "garbage.keras/report.html"], "where files can be written"),
+        (["resnet11", "--output", "homepage.html"], "a new file, or an earlier report"),
         (["resnet11", "--depths", "11", "12"], "depth"),
         (["resnet11", "--steps", "0"], "steps"),
         (["resnet11", "--images", "1"], "images"),
@@ -292,6 +293,7 @@ def test_bad_input_is_one_message_and_nothing_is_written(arguments, message, cap
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "garbage.keras").write_text("no model")
+    (tmp_path / "homepage.html").write_text("<html></html>")
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save("other.keras")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit) as stop:

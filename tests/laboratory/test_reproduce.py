@@ -180,6 +180,15 @@ def test_a_row_in_two_tables_is_run_once(tmp_path, monkeypatch, capsys):
     assert results["110.original"][0]["error_percent"] == 7.0
 
 
+def test_a_row_alone_is_printed_and_none_from_nowhere(tmp_path, capsys):
+    store(tmp_path, "table1", {"original": 7.0, "conv1x1": 9.0})
+    results = reproduce_table("table1", row="conv1x1", output=tmp_path, run=False)
+    assert {name: found[0]["error_percent"] for name, found in results.items()} == {"conv1x1": 9.0}
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[3:4]] == ["conv1x1"]
+    with pytest.raises(ValueError, match="`output` must be a folder with results"):
+        reproduce_table("table1", output=tmp_path / "nowhere", run=False)
+
+
 def test_a_result_of_another_experiment_is_refused(tmp_path):
     store(tmp_path, "table1", {"original": 7.0})
     (path,) = tmp_path.glob("*.json")

@@ -139,6 +139,8 @@ def test_a_sweep_that_no_run_of_which_could_start_is_refused(arguments, message,
 
 
 def test_fields_that_need_one_another_are_axes_beside_it(tmp_path, data, trained):
+    with pytest.raises(ValueError, match=r"`over` must be of different axes, and depth once.*depth=VALUE:VALUE"):
+        axes.parse_axes("depth=8,depth=14")
     assert "plateau" not in axes.parse_axes("schedule")["schedule"]
     assert axes.parse_axes({"patience": range(2, 4), "schedule": ("plateau",)})["patience"] == (2, 3)
     assert axes.parse_axes(MappingProxyType({"depth": (8, 14)})) == {"depth": (8, 14)}

@@ -18,6 +18,13 @@ def test_a_whole_number_far_below_is_refused_with_the_nearest():
         check_integer("depth", -HUGE)
 
 
+def test_a_whole_number_beyond_32_bits_is_refused_with_the_nearest():
+    with pytest.raises(ValueError, match=r"at least 1 and at most 2,147,483,647\..* Nearest: 2147483647\."):
+        check_integer("steps", 1 << 31)
+    with pytest.raises(ValueError, match=r"at least 0 and at most 9\..* Nearest: 9\."):
+        check_integer("steps", HUGE, minimum=0, maximum=9)
+
+
 def test_a_number_comes_back_as_a_float():
     assert isinstance(check_number("rate", 1, 0.0, 1.0), float)
     assert check_integer("depth", 3) == 3

@@ -312,7 +312,7 @@ def test_a_signal_within_the_steps_saves_first(number, error, whole_run, tmp_pat
     with pytest.raises(error):
         train(tmp_path / "run", callbacks=[Signal(number, 5)])
     assert checkpoints.newest(tmp_path / "run" / run_folder.CHECKPOINTS).step == 5
-    assert f"{number.name} after step 5. The same command resumes from there." in capsys.readouterr().out
+    assert f"{number.name} after step 5. The same command resumes from there." in capsys.readouterr().err
     train(tmp_path / "run", callbacks=[Signal(0, 99)])
     assert_same_run(tmp_path / "run", whole_run)
 

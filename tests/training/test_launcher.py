@@ -10,7 +10,7 @@ import time
 import pytest
 
 import keras_preact
-from keras_preact.training import launcher
+from keras_preact.training import launcher, strategies
 from keras_preact.training.signals import EndingSignals
 
 HANG = """
@@ -111,6 +111,13 @@ def test_a_worker_that_hears_no_signal_is_killed_when_its_peer_has_died(tmp_path
     assert keras_preact.launch(command, workers=2, max_restarts=0) == 5
     (deaf,) = tmp_path.iterdir()
     assert not is_running(int(deaf.name))
+
+
+def test_a_deadline_is_a_number_of_seconds(monkeypatch):
+    for text in ("abc", "-1", "nan"):
+        monkeypatch.setenv(strategies.DEADLINE, text)
+        with pytest.raises(ValueError, match="`KERAS_PREACT_START_DEADLINE` must be a number of seconds"):
+            strategies._start_deadline()
 
 
 def test_a_second_ctrl_c_ends_the_steps_at_once():

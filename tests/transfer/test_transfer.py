@@ -112,7 +112,8 @@ def test_what_is_frozen_stays_to_the_bit_and_the_rest_is_trained(run, source):
 def test_the_command_takes_every_field_of_a_recipe(monkeypatch, capsys):
     asked = {}
     monkeypatch.setattr(finetuning, "finetune", lambda *what, **fields: asked.update(fields) or {})
-    flags = "--epochs 3 --schedule linear --area 0.5 1 --flip True --ema 0.9 --freeze stem --levels 20 8 1 29 16 2"
+    flags = "--epochs 3 --schedule linear --area 0.5 1 --flip --no-nesterov --momentum 0 --ema 0.9 --freeze stem"
+    flags += " --levels 20 8 1 29 16 2"
     main(["finetune", "--weights", "w", "--data", "d", *flags.split()])
     recipe = {field.name for field in dataclasses.fields(Recipe)}
     assert {name: value for name, value in asked.items() if name in recipe} == {
@@ -120,10 +121,15 @@ def test_the_command_takes_every_field_of_a_recipe(monkeypatch, capsys):
         "schedule": "linear",
         "area": (0.5, 1.0),
         "flip": True,
+        "nesterov": False,
+        "momentum": 0,
         "ema": 0.9,
         "levels": ((20, 8, 1), (29, 16, 2)),
     }
     assert recipe - set(vars(transfer.RecipeChanges())) == {"source"}
+    with pytest.raises(SystemExit):
+        main(["finetune", "--weights", "w", "--data", "d", "--flip", "--no-flip"])
+    assert "`flip` must be given as one of" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["finetune", "--help"])
     shown = " ".join(capsys.readouterr().out.replace("│", "").split())

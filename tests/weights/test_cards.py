@@ -234,9 +234,11 @@ def test_verify_tells_weights_that_are_worse_or_others(tmp_path, monkeypatch, ca
     worse = lambda *given: {"error_percent": measure(*given)["error_percent"] + 0.6, "loss": 0.1}  # noqa: E731
     monkeypatch.setattr(evaluation, "measure", worse)
     with pytest.raises(SystemExit) as stopped:
-        main(["verify", str(folder), str(tmp_path / "nowhere")])
+        main(["verify", str(tmp_path / "nowhere"), str(folder)])
     assert stopped.value.code == 2
-    assert "DIFFERS" in capsys.readouterr().out  # of the first one, though the second is not there
+    captured = capsys.readouterr()
+    assert "nowhere" in captured.err
+    assert "DIFFERS" in captured.out  # of the second one, though the first is not there
     with pytest.raises(SystemExit) as stopped:
         main(["verify", str(folder)])
     assert stopped.value.code == 1
@@ -247,6 +249,8 @@ def test_verify_tells_weights_that_are_worse_or_others(tmp_path, monkeypatch, ca
 
 
 def test_the_command_line_lists_and_shows(capsys):
+    main(["weights", "list", "--data", "imagenet", "--model", "resnet1001"])
+    assert capsys.readouterr().out == "There are no trained weights of that network and data set.\n"
     main(["weights", "list", "--data", "cifar10"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[2:]] == keras_preact.list_weights(data="cifar10")

@@ -365,13 +365,16 @@ def test_a_mirror_or_a_folder_stands_in_for_the_address(is_argument, server, tmp
         path.unlink()
 
 
-def test_a_folder_is_verified_too_and_an_empty_one_is_named(tmp_path):
+def test_a_folder_is_verified_too_and_an_empty_one_is_named(tmp_path, monkeypatch):
     remote = store.Remote("http://nowhere.invalid/file.bin", SHA1, 10**7)
     (tmp_path / "file.bin").write_bytes(CONTENT[:-1])
     with pytest.raises(ValueError, match="hash is sha1:"):
         store.fetch(remote, tmp_path / "to.h5", tmp_path)
-    with pytest.raises(ValueError, match=r"KERAS_PREACT_WEIGHTS.*folder that holds file.bin.*nothing"):
+    with pytest.raises(ValueError, match=r"`place` must be a folder that holds file.bin.*nothing"):
         store.fetch(remote, tmp_path / "to.h5", tmp_path / "nothing")
+    monkeypatch.setenv("KERAS_PREACT_WEIGHTS", str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match=r"`KERAS_PREACT_WEIGHTS` must be a folder that holds file.bin.*nothing"):
+        store.fetch(remote, tmp_path / "to.h5")
 
 
 @pytest.mark.parametrize("digest", ["sha1:12", "sha512:" + "0" * 128, "0" * 40, None, "sha1:" + "g" * 40])

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_preact import bounds
 from keras_preact.errors import argument_error, check_integer
 from keras_preact.laboratory.analysis.gradients import check_backend, linearized
 from keras_preact.laboratory.analysis.probe import GRADIENTS, SIGNALS, MeasuredUnit, Settings, measured_unit
@@ -73,7 +74,7 @@ def analyze(
     if deletions and labels is None:
         raise argument_error("deletions", "0 without labels: its effect is one on the loss", deletions)
     network = _stacked(model, training)
-    units, ends = _units(network, training, check_integer("seed", seed, minimum=0))
+    units, ends = _units(network, training, check_integer("seed", seed, minimum=0, maximum=bounds.SEED))
     stem = keras.Model(network.input, ends[0].input)
     signals, columns = _forward(units, _called(stem, images.astype(network.variable_dtype), training))
     loss = gradient_at_end = None

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_preact import bounds
 from keras_preact.data import load
 from keras_preact.data.dataset import DataLike
 from keras_preact.errors import argument_error, check_integer, check_integers
-from keras_preact.files import write_text
+from keras_preact.files import check_writable, write_text
 from keras_preact.laboratory.analysis import plots
 from keras_preact.laboratory.analysis.gradients import check_backend
 from keras_preact.laboratory.analysis.measure import analyze
@@ -71,7 +72,7 @@ def explain(
     Args:
         model: A name of `keras_preact.list_models()` or `resnet<depth>`, built untrained; or a trained network: a name
             of `list_weights()`, the folder of a run or of kept weights, a file, or a `ResidualNetwork`.
-        output: The report; the name must end in `.html`. A file that exists is replaced.
+        output: The report; the name must end in `.html`. An earlier report is replaced, no other file.
         data: The name of a data set to measure the network on, or a `DataSet`; if None, what it was trained on, or the
             digits if that is not known. Its images are resized to the network's.
         data_dir: The folder in which to look for the data set; a run's own if None.
@@ -93,7 +94,8 @@ def explain(
     path = _checked_output(output)
     check_backend()
     effort = _effort(quick, depths, steps)
-    images, seed = check_integer("images", images, minimum=2), check_integer("seed", seed, minimum=0)
+    images = check_integer("images", images, minimum=2)
+    seed = check_integer("seed", seed, minimum=0, maximum=bounds.SEED)
     keras.utils.set_random_seed(seed)
     network, data = find_network(model, data, data_dir, image_size)
     batch, labels = batch_for(network, data, images)
@@ -118,9 +120,9 @@ def _checked_output(output):
         raise argument_error("output", "a file's name, not a folder", str(path), f"Nearest: {path / 'report.html'}.")
     if path.suffix.lower() != ".html":
         raise argument_error("output", "a name that ends in .html", str(path), f"Nearest: {path.with_suffix('.html')}.")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise argument_error("output", f"in a folder; {above} is a file", str(path))
+    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        raise argument_error("output", "a new file, or an earlier report", str(path))
+    check_writable("output", path)
     return path
 
 
@@ -171,6 +173,7 @@ section.wide { grid-template-columns: minmax(0, 1fr); }
 QUICK_NOTE = """<p><strong>Quick form.</strong> The networks that are compared here are too shallow, and trained too
 briefly, to show what the text beside them says. Leave <code>--quick</code> out for that.</p>"""
 
+MARK = "<footer>keras_preact"
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -185,7 +188,7 @@ PAGE = """<!DOCTYPE html>
 <p>Measured after <em>Identity Mappings in Deep Residual Networks</em> (He, Zhang, Ren, Sun 2016), whose equations and
 tables are quoted by their numbers.</p>
 {body}
-<footer>keras_preact {version}, Keras {keras} on {backend}, seed {seed}; <code>{command}</code></footer>
+{mark} {version}, Keras {keras} on {backend}, seed {seed}; <code>{command}</code></footer>
 </main>
 </body>
 </html>
@@ -200,6 +203,7 @@ def _page(result, data, figures, facts, note, seed):
         title=f"Why {html.escape(result.network)} trains, or does not",
         style=STYLE,
         body="\n".join(sections),
+        mark=MARK,
         version=__version__,
         keras=keras.__version__,
         backend=keras.backend.backend(),

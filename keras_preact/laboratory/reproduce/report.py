@@ -1,5 +1,6 @@
 """Runs the rows of a table, and prints paper, ours and the difference side by side."""
 
+import itertools
 import math
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -42,7 +43,7 @@ def reproduce_table(
 
     Args:
         name: A key of `TABLES`.
-        row: The name of one row; all that the scale has if None.
+        row: The name of one row, which alone is run and printed; all that the scale has if None.
         scale: A key of `SCALES`.
         seeds: Runs of a row, with seeds 0, 1, ...
         output: The folder of the results, one JSON a run; `runs/reproduce/<scale>` if None.
@@ -63,14 +64,17 @@ def reproduce_table(
     if row is not None:
         check_choice("row", row, experiments)
         _check_runnable(row, experiments[row], kind, scale)
+        rows = [entry for entry in rows if entry.name == row]
+        experiments = {row: experiments[row]}
+    if output is not None and not run and not pathlib.Path(output).is_dir():
+        raise argument_error("output", "a folder with results, if none are to be made", str(output))
     trials = {
         entry: [trial for seed in range(seeds) if experiment and (trial := experiment.trial(kind, seed))]
         for entry, experiment in experiments.items()
     }
     folder = pathlib.Path(output or pathlib.Path("runs") / "reproduce" / scale)
     if run:
-        wanted = [trial for entry, found in trials.items() if row in (None, entry) for trial in found]
-        run_trials(wanted, folder, data_dir, strategy)
+        run_trials(itertools.chain(*trials.values()), folder, data_dir, strategy)
     results = {entry: _results(found, folder) for entry, found in trials.items()}
     if verbose:
         print("\n".join(_lines(name, kind, rows, results)))

@@ -73,6 +73,9 @@ def parse_axes(over: str | Iterable[str] | Mapping[str, Sequence[Any]]) -> dict[
         over = [part.strip() for part in over.split(",") if part.strip()]
     if not isinstance(over, Mapping):
         parts = [str(part).partition("=") for part in over]
+        if twice := [name for name, _, _ in parts if [part[0] for part in parts].count(name) > 1]:
+            hint = f"Write its values with colons: {twice[0]}=VALUE:VALUE."
+            raise argument_error("over", f"of different axes, and {twice[0]} once", ",".join(map("".join, parts)), hint)
         over = {
             name: [_value(word) for word in values.split(":")] if equals else None for name, equals, values in parts
         }
