@@ -34,7 +34,8 @@ class _Row:
         given = {"data_dir": data_dir, "image_size": image_size, "skip_corrupt": skip_corrupt}
         for argument, value in given.items():
             if value not in (None, False) and argument not in self.takes:
-                raise argument_error(argument, f"left out for {self.name}, whose function does not take it", value)
+                received = os.fspath(value) if isinstance(value, os.PathLike) else value
+                raise argument_error(argument, f"left out for {self.name}, whose function does not take it", received)
         data = self.function(**{argument: value for argument, value in given.items() if argument in self.takes})
         if not isinstance(data, DataSet):
             raise argument_error("data", "the name of a function that returns a DataSet", type(data).__name__)

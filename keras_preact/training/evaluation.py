@@ -74,8 +74,8 @@ def data_of(source: Source, data_dir: PathLike | None = None, skip_corrupt: bool
     if source.data not in (*DATA_SETS, *ALIASES):  # a folder of images
         folder = source.data if data_dir is None else data_dir
         if not os.path.isdir(folder):
-            expected = f"the folder of images that {source.name} was trained on"
-            hint = f"It was {source.data}; on the command line: --data-dir DIR." if data_dir is None else ""
+            expected = f"the folder of the images that {source.name} was trained on"
+            hint = f"Its card calls them {source.data}. On the command line: --data-dir DIR."
             raise argument_error("data_dir", expected, data_dir and str(data_dir), hint)
         return fitting_data(source, folder, None, skip_corrupt)
     return fitting_data(source, source.data, data_dir or source.data_dir, skip_corrupt)

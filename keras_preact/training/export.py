@@ -204,6 +204,8 @@ def _samples(source, how, folder, data_dir):
 
 def _halves(folder, how):
     """Returns the image files in a folder, cut as `how` says: half to compare on, half to calibrate int8."""
+    if not os.path.isdir(folder):
+        raise argument_error("images", IMAGES, str(folder), "There is no such folder.")
     files, _ = image_files(folder)
     pixels, problems = read_images(files, how)
     told = some(f"{path}: {problem}" for path, problem in problems.items())

@@ -8,7 +8,7 @@ import shutil
 from typing import Literal
 
 from keras_preact.errors import argument_error, check_choice
-from keras_preact.files import file_digest, write_text, written_aside
+from keras_preact.files import check_writable, file_digest, write_text, written_aside
 from keras_preact.names import command_line, dotted_name
 from keras_preact.network.weights_files import halve_kernels
 from keras_preact.training import evaluation, run_folder
@@ -62,6 +62,7 @@ def keep_weights(
     if path.exists() and not overwrite:
         hint = "Pass --overwrite (overwrite=True), or another folder."
         raise argument_error("output", f"a folder in which {name} is new", str(output), hint)
+    check_writable("output", path)
     with written_aside(path) as aside:
         aside.mkdir()
         network.save_weights(aside / WEIGHTS)

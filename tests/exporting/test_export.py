@@ -312,7 +312,8 @@ def test_a_run_whose_data_is_not_here_is_compared_on_given_images(digits_run, tm
         main(command)
     message = " ".join(capsys.readouterr().err.split())
     assert "`images` must be a folder of image files to compare on" in message
-    assert "The run's data cannot be read: `data` must be an existing folder of images" in message
+    assert "The run's data cannot be read: `data_dir` must be the folder of the images" in message
+    assert "Its card calls them arrays. On the command line: --data-dir DIR." in message
     main([*command, "--images", str(tmp_path / "run" / "samples")])
     report = json.loads((tmp_path / "run" / "export" / "parity.json").read_text())
     assert report["formats"]["onnx"]["images"] == 3

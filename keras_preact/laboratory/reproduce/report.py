@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_preact.data import load
 from keras_preact.errors import argument_error, check_choice, check_integer
+from keras_preact.files import check_writable
 from keras_preact.laboratory.reproduce.experiments import SCALES, PaperExperiment
 from keras_preact.laboratory.reproduce.tables import FAIL, TABLES
 from keras_preact.laboratory.sweep.trials import (
@@ -74,6 +75,7 @@ def reproduce_table(
     }
     folder = pathlib.Path(output or pathlib.Path("runs") / "reproduce" / scale)
     if run:
+        check_writable("output", folder / "results")
         run_trials(itertools.chain(*trials.values()), folder, data_dir, strategy)
     results = {entry: _results(found, folder) for entry, found in trials.items()}
     if verbose:
