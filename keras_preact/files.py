@@ -41,15 +41,25 @@ def written_aside(path: PathLike) -> Iterator[pathlib.Path]:
     aside, lock = _new_aside(path)
     try:
         yield aside / path.name
+        _sync(aside / path.name)
         _replace(path, aside / path.name)
     finally:
         lock.release()
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _sync(path):
+    """Has the system write a file, or those in a folder, to the disk: else a rename may survive a power cut alone."""
+    for file in [path] if path.is_file() else path.rglob("*"):
+        if file.is_file():
+            with open(file, "r+b") as opened:
+                os.fsync(opened.fileno())
+
+
 def check_writable(argument: str, path: PathLike) -> None:
-    """Raises a `ValueError` about an argument if no file or folder can be made at `path`, nor the folders above it."""
-    above = next(folder for folder in pathlib.Path(path).absolute().parents if os.path.lexists(folder))
+    """Raises a `ValueError` about an argument unless `path` is a folder that can be written in, or could be made."""
+    path = pathlib.Path(path).absolute()
+    above = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     try:
         with tempfile.TemporaryFile(dir=above):
             pass

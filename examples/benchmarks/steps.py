@@ -112,8 +112,9 @@ def table(what, measured, limits):
         ours, peer = (median(of.get(name, []), "step_wall_s") for name in ("ours", PEERS[what]))
         line = f"{cell:20}  {number(ours):>8}  {number(peer):>15}  {share(what, cell, ours, limits)}"
         lines.append(line + "".join(f"  {ratios(of, name):>17}" for name in names))
-    known = ", ".join(f"{name} {value:,.1f}" for name, value in limits.items() if name != "busy_with_others")
-    return [*lines, f"this machine: {known}"]
+    shown = {name: value for name, value in limits.items() if name not in ("busy_with_others", "error")}
+    known = ", ".join(f"{name} {value:,.1f}" for name, value in shown.items())
+    return [*lines, f"this machine: {known or limits['error']}"]
 
 
 def ratios(of, name):

@@ -2,9 +2,9 @@
 
 KERAS_BACKEND=jax python examples/benchmarks/training.py --data cifar10 --data-dir DIR --precision mixed_bfloat16
 
-The peer is the same compiled step fed with one batch that lies on the device: the ratio of the two is what data,
-augmentation and Keras' loop cost. What comes between epochs, such as validation and a checkpoint, is left out. Both
-are measured in one run, after a first epoch that compiles.
+The peer is the same compiled step, through `fit` as well, fed with one batch that lies on the device: the ratio of the
+two is what making and feeding batches costs, and what `train` does after each step. What comes between epochs, such as
+validation and a checkpoint, is left out. Both are measured in one run, after a first epoch that compiles.
 """
 
 import argparse

@@ -43,7 +43,6 @@ class Cifar:
         folder: The archive's folder.
         train_files: Names of the training files.
         test_file: Name of the test file.
-        python: The form that is not read here, since it holds Python objects.
         mean: Of fb.resnet.torch, per channel, 0 to 255.
         std: As `mean`.
         class_names: In the order of the labels.
@@ -56,7 +55,6 @@ class Cifar:
     folder: str
     train_files: tuple[str, ...]
     test_file: str
-    python: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
@@ -70,7 +68,6 @@ CIFAR10 = Cifar(
     folder="cifar-10-batches-bin",
     train_files=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
     test_file="test_batch.bin",
-    python="cifar-10-batches-py",
     mean=(125.3, 123.0, 113.9),
     std=(63.0, 62.1, 66.7),
     class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
@@ -83,7 +80,6 @@ CIFAR100 = Cifar(
     folder="cifar-100-binary",
     train_files=("train.bin",),
     test_file="test.bin",
-    python="cifar-100-python",
     mean=(129.3, 124.1, 112.4),
     std=(68.2, 65.4, 70.4),
     class_names=tuple(CIFAR100_CLASSES.split()),
@@ -134,11 +130,6 @@ def _whole(kind, data_dir):
                 log.warning(f"Passed over {found}, where {kind.name} cannot be read. {reason}")
     if data_dir is not None:
         raise argument_error("data_dir", f"a folder with {kind.name} in it", str(data_dir), _help(kind, folders[0]))
-    if (folders[-1] / f"{kind.python}-target" / kind.python).is_dir():
-        import keras
-
-        (train_images, train_labels), (test_images, test_labels) = getattr(keras.datasets, kind.name).load_data()
-        return _data_set(kind, train_images, train_labels, test_images, test_labels)
     return _data_set(kind, *_read_archive(kind, _download(kind, folders[-1])))
 
 

@@ -109,7 +109,7 @@ def load_imagenet(
     """
     folder = tfds_folder() if data_dir is None else pathlib.Path(data_dir).expanduser()
     if (folder / "train").is_dir():
-        names, listed = _splits(folder, _parts(folder))
+        names, listed = _splits(folder, _parts(folder, ("val",)))  # test/ has no labels
         parts = [listed["train"], listed["test"]]
     elif prepared := find_prepared(IMAGENET_OF_TFDS, folder):
         try:
@@ -162,15 +162,18 @@ def _shown(names):
     return [name for name in names if name[0] != "." and name != OF_MACOS]
 
 
-def _parts(folder):
+def _parts(folder, test_folders=TEST_FOLDERS):
     """Returns {"train": {class: paths}, "test": {class: paths}}; {"": {class: paths}} of a folder without a split."""
     if not folder.is_dir():
         raise argument_error("data", "an existing folder", str(folder))
     if not (folder / "train").is_dir():
         return {"": _images_by_class(folder)}
-    found = [folder / name for name in TEST_FOLDERS if (folder / name).is_dir()]
+    found = [folder / name for name in test_folders if (folder / name).is_dir()]
     if not found:
-        raise argument_error("data", "a folder with test images in test/ or val/ beside train/", str(folder))
+        where = " or ".join(f"{name}/" for name in test_folders)
+        raise argument_error("data", f"a folder with test images in {where} beside train/", str(folder))
+    if len(found) > 1:
+        log.warning(f"The test images are those of {found[0]}, and none of {', '.join(map(str, found[1:]))}.")
     return {"train": _images_by_class(folder / "train"), "test": _images_by_class(found[0])}
 
 

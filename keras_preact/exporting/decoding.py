@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import keras
+
+from keras_preact import bounds
 from keras_preact.exporting.preprocessing import cut
+from keras_preact.weights import cuts
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -40,7 +44,12 @@ def cut_files(files: tf.Tensor, preprocessing: Preprocessing) -> tuple[tf.Tensor
 
     @tf.autograph.experimental.do_not_convert
     def read(place, file):
-        image = cut(decoded(file, shape[-1])[None], preprocessing)[0]
+        image = decoded(file, shape[-1])
+        _, _, resized, _ = cuts.plan(preprocessing, tf.cast(tf.shape(image)[:2], "float64"), keras.ops)
+        # As `cuts.cut` refuses what is too long and thin.
+        most = tf.constant(bounds.SIDE**2, resized.dtype)
+        with tf.control_dependencies([tf.debugging.assert_less_equal(tf.reduce_prod(resized), most)]):
+            image = cut(tf.identity(image)[None], preprocessing)[0]
         return place, tf.ensure_shape(image, shape)
 
     # A data set, as nothing else in a graph goes on after an error; and one image more, as there may be none.

@@ -86,6 +86,7 @@ def export_network(
     if "onnx" in formats:
         onnx_graph.check_activation(network)
     _check_preprocessing(network, preprocessing)
+    _check_card(card)
     images = _check_images("sample_images", sample_images, preprocessing)
     labels = None if sample_labels is None else _check_labels(sample_labels, images, names)
     calibration = None
@@ -94,11 +95,20 @@ def export_network(
     task = _Task(network, formats, preprocessing, names, images, labels, calibration, card)
     output = check_folder(output, overwrite)
     with held(output, "output"), written_aside(output) as aside:
+        check_folder(output, overwrite)  # another process may have written it
         aside.mkdir()
         report, lines = _written(task, aside)
     if verbose:
         print("\n".join([f"{output}/", *lines]))
     return report
+
+
+def _check_card(card):
+    """Raises a `ValueError` if a card cannot be written as JSON."""
+    try:
+        json.dumps(card)
+    except (TypeError, ValueError) as error:
+        raise argument_error("card", "a dict that JSON can hold", type(card).__name__, f"{error}.") from error
 
 
 def _written(task, folder):
@@ -142,7 +152,7 @@ def check_folder(path: PathLike, overwrite: bool) -> pathlib.Path:
             raise argument_error("output", "a new folder, or one that holds an earlier export", str(path))
         if not overwrite:
             raise argument_error("output", "a new or empty folder", str(path), "Pass --overwrite (overwrite=True).")
-    check_writable("output", path)
+    check_writable("output", path.parent)
     return path
 
 

@@ -72,7 +72,7 @@ def compare(
         source = id(network), id(given)
         if source not in expected:
             expected[source] = reference(network, preprocessing, given)
-        found = compared(outputs[name], expected[source], labels)
+        found = differences(outputs[name], expected[source], labels)
         report[name] = {**found, "megabytes": size(files[name]), **measured[name]}
     if sent:
         answers = reference(model, preprocessing, _as_read(sent, preprocessing))["probabilities"]
@@ -143,7 +143,8 @@ def _run(files, given, sent):
         (folder / "encoded").mkdir()
         for number, contents in enumerate(sent.values()):
             (folder / "encoded" / f"{number:02}").write_bytes(contents)
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        # On the CPU: this process may hold all memory of the GPUs.
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
         command = [sys.executable, "-P", reload.__file__, str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
@@ -169,7 +170,7 @@ def _as_read(sent, preprocessing):
     return np.concatenate(parts).astype("uint8")
 
 
-def compared(
+def differences(
     found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], labels: np.ndarray | None = None
 ) -> dict[str, Any]:
     """Returns by how much two dicts of `logits` and `probabilities` (images, classes) differ, as `compare` says."""
@@ -214,7 +215,7 @@ def _problem(name, found, model):
 
 
 def far_off(found: Mapping[str, Any], name: str, bound: float) -> str | None:
-    """Returns how what `compared` found differs from the network called `name` by more than `bound`, or None."""
+    """Returns how what `differences` found differs from the network called `name` by more than `bound`, or None."""
     difference, relative = found["probability_difference"], found["relative_logit_difference"]
     if not difference <= bound:  # so that NaN is too much
         return f"differs from {name} by {difference} in a probability"

@@ -61,12 +61,12 @@ def cut(images: Tensor, how: Preprocessing) -> Tensor:
         images = cuts.bilinear(images, new, how.transform, is_whole, keras.ops)
     else:
         for size in ((part[0], new[1]), new):
-            images = _by_pillow(images, size, how.interpolation, is_whole)
+            images = _as_pillow(images, size, how.interpolation, is_whole)
     images = images[:, corner[0] : corner[0] + how.size[0], corner[1] : corner[1] + how.size[1]]
     return keras.ops.cast(images, "float32")
 
 
-def _by_pillow(images, size, interpolation, is_whole):
+def _as_pillow(images, size, interpolation, is_whole):
     """Returns images resized as Pillow does it: with antialiasing, rounded halves up if they are whole numbers."""
     images = keras.ops.cast(images, "float32")
     if isinstance(size[0], int):

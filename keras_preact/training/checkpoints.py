@@ -1,9 +1,7 @@
 """Checkpoints that a run resumes from: whole or not there, checked when read, the last two kept."""
 
-import hashlib
 import json
 import math
-import os
 import pathlib
 import shutil
 import warnings
@@ -16,7 +14,7 @@ import numpy as np
 
 from keras_preact import bounds
 from keras_preact.errors import argument_error
-from keras_preact.files import remove_asides, written_aside
+from keras_preact.files import file_digest, remove_asides, written_aside
 from keras_preact.types import PathLike
 
 KEPT = 2
@@ -57,14 +55,11 @@ def save(folder: PathLike, checkpoint: Checkpoint) -> None:
         with open(aside / ARRAYS, "wb") as file:
             arrays: dict[str, Any] = checkpoint.arrays
             np.savez(file, **arrays)
-            _flush(file)
         for name, content in ((STATE, checkpoint.state), (PROCESSES, checkpoint.processes)):
             with open(aside / name, "w", encoding="utf-8") as file:
                 json.dump(content, file)
-                _flush(file)
         with open(aside / SUMS, "w", encoding="utf-8") as file:
             file.writelines(f"{_digest(aside / name)}  {name}\n" for name in (ARRAYS, STATE, PROCESSES))
-            _flush(file)
     for old in _folders(folder)[:-KEPT]:
         shutil.rmtree(old)
 
@@ -136,10 +131,4 @@ def _claimed(file):
 
 
 def _digest(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(file):
-    file.flush()
-    os.fsync(file.fileno())
+    return file_digest(path).removeprefix("sha256:")

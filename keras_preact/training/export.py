@@ -71,7 +71,8 @@ def export(
         image_size: Side of the square images that the files take, of a `.weights.h5` file, which does not say it.
         class_names: A name for each output, if not those of the card.
         images: A folder of image files to compare on, in place of the data set that the model was trained on; half of
-            them calibrate int8. Files that cannot be read are left out.
+            them calibrate int8. Of more than 2,000 it takes so many, evenly spread. Files that cannot be read are left
+            out.
         data_dir: Where the data set's files are, if not where the run found them.
         sample_images: Images to compare on as an array: real ones, uint8 (images, height, width, channels).
         sample_labels: Their classes, whole numbers (images,), or None: the report then has no errors.
@@ -91,27 +92,26 @@ def export(
     """
     chosen = check_formats(formats)
     source = find_source(checked(model) if isinstance(model, keras.Model) else model, "model")
-    _check_left_out(source, preprocessing, mean, std, image_size)
+    _check_preparation(source, preprocessing, mean, std, image_size)
+    _check_images(source, images, sample_images, sample_labels)
     output = check_folder(output or _usual_folder(source), overwrite)
+    data = _data(source, data_dir) if images is None and sample_images is None else None
     network = checked(source.load())
-    if formats is None and "onnx" in chosen:
+    if formats is None and "onnx" in chosen and len(chosen) > 1:
         chosen = _without_onnx(network, chosen)
     how = preprocessing or _preprocessing_of(source, network, mean, std, image_size)
     given = dict(sample_images=sample_images, sample_labels=sample_labels, calibration_images=calibration_images)
     if sample_images is None:
-        if sample_labels is not None:
-            raise argument_error("sample_labels", "left out without sample_images", "labels alone")
-        found = _samples(source, how, images, data_dir)
+        found = _halves(images, how) if data is None else _samples(data, "litert_int8" in chosen)
         given = {**found, **{name: value for name, value in given.items() if value is not None}}
-    elif images is not None:
-        raise argument_error("images", "left out with sample_images", str(images))
+    names = list(map(str, _first(class_names, source.classes, range(network.output_shape[-1]))))
     return export_network(
         network,
         output,
         chosen,
         preprocessing=how,
-        class_names=_first(class_names, source.classes, range(network.output_shape[-1])),
-        card=_card(source, how) if card is None else card,
+        class_names=names,
+        card=_card(source, how, names) if card is None else card,
         overwrite=overwrite,
         verbose=verbose,
         **given,
@@ -133,13 +133,37 @@ def _without_onnx(network, formats):
     return formats
 
 
-def _check_left_out(source, preprocessing, mean, std, image_size):
+def _check_preparation(source, preprocessing, mean, std, image_size):
+    """Raises a `ValueError` unless it is said once how images are prepared."""
     is_known = source.preprocessing is not None or preprocessing is not None
     for name, value in (("mean", mean), ("std", std)):
+        if not hasattr(value, "__len__"):
+            raise argument_error(name, "a sequence of numbers, one per channel", value)
         if is_known and len(value):
             raise argument_error(name, "left out where a card or `preprocessing` says it", value)
+    if not is_known and not (len(mean) and len(std)):
+        expected = "a Preprocessing, or mean and std, for a model that does not say how its images were normalised"
+        raise argument_error("preprocessing", expected, None, "On the command line: --mean and --std.")
     if preprocessing is not None and image_size is not None:
         raise argument_error("image_size", "left out with `preprocessing`, which says it", image_size)
+
+
+def _check_images(source, images, sample_images, sample_labels):
+    """Raises a `ValueError` unless there is one place to take the images from that are compared on."""
+    if sample_images is not None:
+        if images is not None:
+            raise argument_error("images", "left out with sample_images", str(images))
+        return
+    if sample_labels is not None:
+        raise argument_error("sample_labels", "left out without sample_images", "labels alone")
+    if images is None:
+        if source.data is None:
+            raise argument_error("images", f"{IMAGES}, or sample_images, an array", None)
+    elif not isinstance(images, (str, os.PathLike)):
+        hint = "Arrays are for sample_images=."
+        raise argument_error("images", "the path of a folder of image files", f"a {type(images).__name__}", hint)
+    elif not os.path.isdir(images):
+        raise argument_error("images", IMAGES, str(images), "There is no such folder.")
 
 
 def _usual_folder(source):
@@ -162,51 +186,43 @@ def _preprocessing_of(source, network, mean, std, image_size):
         size = (side, side)
     if source.preprocessing is not None:
         return source.preprocessing.of_size(size)
-    if not (len(mean) and len(std)):
-        expected = "a Preprocessing, or mean and std, for a model that does not say how its images were normalised"
-        raise argument_error("preprocessing", expected, None, "On the command line: --mean and --std.")
     if None in size:
         expected = "given for a network that takes images of any size"
         raise argument_error("image_size", expected, image_size, "On the command line: --image-size.")
     return Preprocessing(size, mean, std)
 
 
-def _card(source, how):
-    """Returns what is known of a `Source`, as JSON holds it; None of a network in memory without a card."""
+def _card(source, how, names):
+    """Returns what is known of a `Source` and what its files do, as JSON holds it; None of a network without a card."""
     path = pathlib.Path(source.name)
-    if source.card is None and path.is_file():
-        return {"file": path.name, "preprocessing": dataclasses.asdict(how)}
-    return source.card
+    if source.card is not None:
+        return {**source.card, "preprocessing": dataclasses.asdict(how), "classes": names}
+    return {"file": path.name, "preprocessing": dataclasses.asdict(how)} if path.is_file() else None
 
 
-def _samples(source, how, folder, data_dir):
-    """Returns the images to compare on, their labels if they are known, and others to calibrate int8 with."""
-    if folder is not None:
-        if not isinstance(folder, (str, os.PathLike)):
-            hint = "Arrays are for sample_images=."
-            raise argument_error("images", "the path of a folder of image files", f"a {type(folder).__name__}", hint)
-        return _halves(folder, how)
-    if source.data is None:
-        raise argument_error("images", f"{IMAGES}, or sample_images, an array", None)
+def _data(source, data_dir):
+    """Returns the `DataSet` that a `Source` was trained on."""
     try:
         data = data_of(source, data_dir)
     except (ValueError, OSError) as error:
         hint = f"The run's data cannot be read: {error}"
         raise argument_error("images", "a folder of image files to compare on, for this model", None, hint) from error
     check_classes(source, data)
+    return data
+
+
+def _samples(data, calibrates):
+    """Returns images of a data set to compare on, their labels, and others to calibrate int8 with, if that is done."""
     tested = spread(len(data.test), TEST_IMAGES)
-    return {
-        "sample_images": data.test.read(tested),
-        "sample_labels": data.test.labels[tested],
-        "calibration_images": data.train.read(spread(len(data.train), CALIBRATION_IMAGES)),
-    }
+    found = {"sample_images": data.test.read(tested), "sample_labels": data.test.labels[tested]}
+    others = {"calibration_images": data.train.read(spread(len(data.train), CALIBRATION_IMAGES))} if calibrates else {}
+    return found | others
 
 
 def _halves(folder, how):
-    """Returns the image files in a folder, cut as `how` says: half to compare on, half to calibrate int8."""
-    if not os.path.isdir(folder):
-        raise argument_error("images", IMAGES, str(folder), "There is no such folder.")
-    files, _ = image_files(folder)
+    """Returns image files in a folder, cut as `how` says: half to compare on, half to calibrate int8."""
+    found, _ = image_files(folder)
+    files = [found[index] for index in spread(len(found), 2 * TEST_IMAGES)]
     pixels, problems = read_images(files, how)
     told = some(f"{path}: {problem}" for path, problem in problems.items())
     if len(pixels) < 2:

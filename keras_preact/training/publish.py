@@ -9,12 +9,13 @@ from typing import Literal
 
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.files import check_writable, file_digest, write_text, written_aside
+from keras_preact.locks import held
 from keras_preact.names import command_line, dotted_name
 from keras_preact.network.weights_files import halve_kernels
 from keras_preact.training import evaluation, run_folder
 from keras_preact.training.source import RUN, Trained, find_source
 from keras_preact.types import PathLike
-from keras_preact.weights.cards import CARD, TRAINED, WEIGHTS, get_card, kept_card, list_weights
+from keras_preact.weights.cards import CARD, TRAINED, WEIGHTS, get_card, is_ours, kept_card, list_weights
 
 
 def keep_weights(
@@ -49,21 +50,19 @@ def keep_weights(
     """
     check_choice("dtype", dtype, ("float32", "float16"))
     folder = pathlib.Path(run)
-    kept = kept_card(folder)
+    kept = kept_card(folder, "run")
     if kept and dtype == "float32":
         raise argument_error("dtype", "float16 for weights that are kept already", dtype, "Or copy their folder.")
     card = run_folder.read_card(folder, RUN if kept else CARD)
-    network = find_source(folder).load() if kept else run_folder.load_model(folder)
+    if not (folder / run_folder.HISTORY).is_file():
+        raise argument_error("run", f"a folder with {run_folder.HISTORY} in it", str(run))
     # Of a folder of images the data set's name is the folder's.
     name = dotted_name(card["model"], pathlib.PurePath(card["data"]).name, card["recipe"]["name"])
     path = pathlib.Path(output) / name
-    if path.exists() and not (path / WEIGHTS).is_file():
-        raise argument_error("output", f"a folder in which {name} is new, or trained weights", str(output))
-    if path.exists() and not overwrite:
-        hint = "Pass --overwrite (overwrite=True), or another folder."
-        raise argument_error("output", f"a folder in which {name} is new", str(output), hint)
-    check_writable("output", path)
-    with written_aside(path) as aside:
+    _check_new(path, overwrite)
+    network = find_source(folder).load() if kept else run_folder.load_model(folder)
+    with held(path), written_aside(path) as aside:
+        _check_new(path, overwrite)  # another process may have written it
         aside.mkdir()
         network.save_weights(aside / WEIGHTS)
         if dtype == "float16":
@@ -81,6 +80,17 @@ def keep_weights(
         write_text(aside / RUN, json.dumps({**card, "command": command}, indent=2) + "\n")
         shutil.copyfile(folder / run_folder.HISTORY, aside / run_folder.HISTORY)
     return path
+
+
+def _check_new(path, overwrite):
+    """Raises a `ValueError` if a folder of kept weights may not be written at `path`."""
+    output, name = str(path.parent), path.name
+    if path.exists() and not (path / WEIGHTS).is_file():
+        raise argument_error("output", f"a folder in which {name} is new, or trained weights", output)
+    if path.exists() and not overwrite:
+        hint = "Pass --overwrite (overwrite=True), or another folder."
+        raise argument_error("output", f"a folder in which {name} is new", output, hint)
+    check_writable("output", path.parent)
 
 
 def _write_card(folder, about, run, error_percent, dtype):
@@ -160,5 +170,4 @@ def _precision(run):
 
 def own_weights() -> list[str]:
     """Returns the names of the weights that came with this package."""
-    paths = {name: get_card(name).path for name in list_weights()}
-    return [name for name, path in paths.items() if path and pathlib.Path(path).is_relative_to(TRAINED)]
+    return [name for name in list_weights() if is_ours(get_card(name))]

@@ -12,12 +12,14 @@ import numpy as np
 
 from keras_preact.data.dataset import DataSet
 from keras_preact.errors import argument_error, nearest
+from keras_preact.files import file_digest
 from keras_preact.network.claims import check_keras_file, classes_of
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import named_weights
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.network.weights_files import check_whole, read_fingerprint
 from keras_preact.training import run_folder
+from keras_preact.weights import schema
 from keras_preact.weights.cards import Card, card_spec, get_card, kept_card, list_weights
 from keras_preact.weights.preprocessing import Preprocessing
 from keras_preact.weights.pretrained import read_model
@@ -39,7 +41,8 @@ class Source:
     Attributes:
         name: The network's or the card's name, or the file's path.
         model: The network's name.
-        digest: SHA-256 of the file, or of the arrays in memory; a card's own hash.
+        digest: SHA-256 of the file, or of the arrays in memory, in hexadecimal digits; of a card its own hash, with the
+            algorithm before it, or its name if it has none.
         spec: The `NetworkSpec`.
         channels: What the network reads.
         layout: The network's.
@@ -103,11 +106,11 @@ def find_source(weights: Trained, argument: str = "weights", names: Sequence[str
         return _of_network(weights)
     if not isinstance(weights, (str, pathlib.Path)):
         raise argument_error(argument, KINDS, type(weights).__name__)
-    if str(weights) in list_weights():
-        return _of_card(get_card(str(weights)))
+    if isinstance(weights, str) and weights in list_weights():  # a `Path` is never a name
+        return _of_card(get_card(weights))
     path = pathlib.Path(weights)
     if path.is_dir():
-        kept = kept_card(path)
+        kept = kept_card(path, argument)
         return _of_card(kept) if kept else _of_run(path, argument)
     readers = {".keras": _of_model_file, ".weights.h5": _of_weights_file}
     for ending, reader in readers.items():
@@ -179,7 +182,8 @@ def _of_run(folder, argument):
         raise argument_error(argument, f"the folder of a finished run, with {run_folder.MODEL} in it", str(folder))
     run_folder.check_seal(folder, card)
     name, digest = str(folder.resolve()), _digest(path)
-    known = {"preprocessing": Preprocessing(**card["preprocessing"]), "classes": tuple(map(str, card["classes"]))}
+    seen = schema.checked(Preprocessing, card["preprocessing"], "preprocessing")
+    known = {"preprocessing": seen, "classes": tuple(map(str, card["classes"]))}
     known |= {"data": card["data"], "data_dir": card.get("data_dir"), "is_run": True}
     known |= {"skip_corrupt": card.get("skip_corrupt", False), "error_percent": card["error_percent"], "card": card}
     chain = _chain(name, digest, card)
@@ -222,8 +226,7 @@ def _loader(path):
 
 
 def _digest(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path).removeprefix("sha256:")
 
 
 def _digest_of_arrays(network):

@@ -189,7 +189,7 @@ def _check_output(output, weights, data):
     """Raises a `ValueError` if a run in `output` would overwrite weights or be among the images of `data`."""
     if remote_folder.is_remote(output):
         return
-    folder = pathlib.Path(output).resolve()
+    folder = remote_folder.check_local("output", output).resolve()
     check_outside(data.folder, output)
     # Of weights in a run's folder or a file, the name is the path, resolved; all other names are relative to no folder.
     if weights is not None and pathlib.PurePath(weights.name).is_relative_to(folder):

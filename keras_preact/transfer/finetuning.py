@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_preact.data.dataset import DataLike, DataSet, Subset
-from keras_preact.errors import argument_error, check_arguments, check_integer
+from keras_preact.errors import argument_error, check_arguments, check_integer, check_integers
 from keras_preact.names import check_name
 from keras_preact.network.checks import check_computes_alike
 from keras_preact.network.copies import without_lora
@@ -94,7 +94,8 @@ def finetune(
             `callbacks` and `verbose`.
         recipe: A name of `RECIPES`, or a `Recipe`; if None, `recipe_for` the number of training images.
         **fields: Fields of `Tuning` (`freeze`, `bn`, `layer_decay`, `unfreeze_every`), and fields of `Recipe` that
-            differ from the recipe's, e.g. `freeze="stem", bn="train", image_size=64, steps=200`.
+            differ from the recipe's, e.g. `freeze="stem", bn="train", image_size=64, steps=200`. With `epochs`, `drops`
+            and `unfreeze_every` count epochs, too, else steps.
 
     Returns:
         The card, as `train` returns it; `finetuning` in it holds the weights and the `Tuning`.
@@ -169,7 +170,10 @@ def _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt):
     batch = check_integer("global_batch_size", changes.get("global_batch_size", recipe_for(count).global_batch_size))
     steps = changes.get("steps") or None
     if steps is None and "epochs" in changes:
-        steps = check_integer("epochs", changes["epochs"]) * max(1, count // batch)
+        steps_per_epoch = max(1, count // batch)
+        steps = check_integer("epochs", changes["epochs"]) * steps_per_epoch
+        if drops := check_integers("drops", changes.get("drops", ()), may_be_empty=True):
+            changes = {**changes, "drops": tuple(drop * steps_per_epoch for drop in drops)}
     recipe = recipe_for(count, steps)
     if changes.get("schedule", recipe.schedule) != recipe.schedule:
         recipe = recipe.replace(schedule="constant", drops=())
@@ -236,9 +240,11 @@ class FineTuning(Training):
 def repeated(data: DataSet, recipe: Recipe) -> DataSet:
     """Returns `data` with its training images so often that a run counted in steps has ten epochs or fewer.
 
-    An epoch ends with a validation and a checkpoint, and few images make epochs of a step or two. A batch of more
-    images than there are is a `ValueError`.
+    An epoch ends with a validation and a checkpoint, and few images make epochs of a step or two. Where the rate or the
+    end waits for so many epochs, each has every image once. A batch of more images than there are is a `ValueError`.
     """
+    if recipe.patience or recipe.early_stopping:
+        return data
     count = len(data.train)
     steps_per_epoch = -(-recipe.steps // EPOCHS)
     times = -(-steps_per_epoch * recipe.global_batch_size // count)

@@ -93,13 +93,20 @@ class Card:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Card:
         """Returns the card of `get_config`; that of weights which came with this package knows their path again."""
-        preprocessing = Preprocessing(**fields_of_before(config["preprocessing"]))
-        card = cls(**{**config, "preprocessing": preprocessing, "classes": tuple(config["classes"]), "path": None})
+        from keras_preact.weights import schema
+
+        seen = fields_of_before(config["preprocessing"])
+        card = schema.checked(cls, {**config, "preprocessing": seen, "path": None})  # newer cards may have more
         ours = _cards().get(card.name)
         return dataclasses.replace(card, path=ours.path) if ours and ours.digest == card.digest else card
 
     def remote(self, digest: str | None = None) -> Remote:
         """Returns the `Remote` of the file; a `ValueError` tells how to go on if neither card nor caller has a hash."""
+        if self.url is None:
+            hint = "Pass the folder of the run, or its model.keras."
+            raise argument_error(
+                "weights", "those of a file that exists", self.path or f"{self.name}, without an address", hint
+            )
         digest = digest or self.digest
         if digest is None:
             hint = (
@@ -107,13 +114,11 @@ class Card:
                 f'keras_preact.fetch_weights("{self.name}", digest="sha256:...") keeps the weights for good.'
             )
             raise argument_error("digest", f'the hash of {self.name}, "sha256:..."', None, hint)
-        if self.url is None:
-            raise argument_error("weights", f"those of a file that exists, as {self.name} has no address", self.path)
         return Remote(self.url, digest, int(1.2e6 * self.megabytes + 1e6), self.member, self.file)
 
 
-def read_card(path: PathLike) -> Card:
-    """Returns the `Card` in a folder that `keep_weights` wrote; a `ValueError` says if it holds none."""
+def read_card(path: PathLike, argument: str = "folder") -> Card:
+    """Returns the `Card` in a folder that `keep_weights` wrote; a `ValueError` about `argument` if it holds none."""
     from keras_preact.weights import schema
 
     path = pathlib.Path(path)
@@ -125,18 +130,23 @@ def read_card(path: PathLike) -> Card:
             check_parameters(spec, card.preprocessing.channels, len(card.classes), (path / WEIGHTS).stat().st_size)
         return card
     except (OSError, ValueError) as error:
-        raise argument_error("folder", f"one with a {CARD} of trained weights in it", str(path), str(error)) from error
+        expected = f"a folder with a {CARD} of trained weights in it"
+        raise argument_error(argument, expected, str(path), str(error)) from error
 
 
-def kept_card(path: PathLike) -> Card | None:
+def kept_card(path: PathLike, argument: str = "folder") -> Card | None:
     """Returns the `Card` in a folder that `keep_weights` wrote, None if `path` is anything else."""
-    return read_card(path) if (pathlib.Path(path) / WEIGHTS).is_file() else None
+    return read_card(path, argument) if (pathlib.Path(path) / WEIGHTS).is_file() else None
 
 
 def check_file(card: Card) -> None:
-    """Raises a `ValueError` if the file that came with a card has another hash than the card says."""
-    if card.path is not None and (found := file_digest(card.path, card.digest or "sha256")) != card.digest:
-        raise argument_error("file", f"one whose hash is {card.digest}, as {CARD} says", found, f"Of {card.path}.")
+    """Raises a `ValueError` if the file of a card is gone, or has another hash than the card says."""
+    if card.path is None:
+        return
+    if not os.path.isfile(card.path):
+        raise argument_error("weights", f"a name whose file is there, as {card.name}'s was", card.path)
+    if card.digest is not None and (found := file_digest(card.path, card.digest)) != card.digest:
+        raise argument_error("file", f"one whose hash is {card.digest}, as its card says", found, f"Of {card.path}.")
 
 
 def _with_defaults(fields):
@@ -264,13 +274,19 @@ def get_card(name: str) -> Card:
     return _cards()[check_choice("weights", name, _cards())]
 
 
+def is_ours(card: Card) -> bool:
+    """Returns whether a card's weights came with this package."""
+    return card.path is not None and pathlib.Path(card.path).is_relative_to(TRAINED)
+
+
 def find_weights(weights: PathLike | Card | None, network: str) -> Card | pathlib.Path | None:
     """Returns what `weights=` of a builder stands for: None, a `Card`, or the `Path` of a file.
 
     Args:
-        weights: None, the name of a card, a data set (ours, which came with this package, before others' that can be
-            downloaded, and of these the one of the lowest error), or a path: of a `.weights.h5` file, of a `.keras`
-            file, of the folder of a run, whose `model.keras` it is, or of kept weights, whose card it is.
+        weights: None, the name of a card, a data set (ours, which came with this package, before others that are here,
+            and those before what can be downloaded; of each, the one of the lowest error), or a path: of a
+            `.weights.h5` file, of a `.keras` file, of the folder of a run, whose `model.keras` it is, or of kept
+            weights, whose card it is.
         network: The network to build; a card of another is refused.
 
     Raises:
@@ -286,7 +302,7 @@ def find_weights(weights: PathLike | Card | None, network: str) -> Card | pathli
     fitting = [get_card(name) for name in ours]
     fitting = [card for card in fitting if card.dataset == weights and (card.path or card.digest)]
     if fitting:
-        return min(fitting, key=lambda card: (card.path is None, card.error_percent))
+        return min(fitting, key=lambda card: (not is_ours(card), card.path is None, card.error_percent))
     if isinstance(weights, (str, pathlib.Path)) and os.path.exists(weights):
         return _at_path(pathlib.Path(weights), network)
     known = [*sorted({get_card(name).dataset for name in ours}), *ours]
@@ -298,7 +314,7 @@ def find_weights(weights: PathLike | Card | None, network: str) -> Card | pathli
 
 def _at_path(path, network):
     """Returns the `Card` of a folder of kept weights, or the `Path` of the file that a path stands for."""
-    if (card := kept_card(path)) is not None:
+    if (card := kept_card(path, "weights")) is not None:
         if card.network != network:
             raise argument_error("weights", f"those of {network}", str(path), f"They are of {card.network}.")
         return card

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_preact import bounds
 from keras_preact.errors import argument_error, check_choice
 from keras_preact.types import Tensor
 
@@ -72,9 +73,15 @@ def cut(image: np.ndarray, how: Preprocessing) -> np.ndarray:
     Args:
         image: uint8, or float32, which is rounded nowhere.
         how: A `Preprocessing`.
+
+    Raises:
+        ValueError: If the image is so long and thin that it would take more memory than `bounds.SIDE` allows.
     """
     numbers = plan(how, np.array(image.shape[:2], "float64"))
     start, part, resized, corner = (tuple(map(int, pair)) for pair in numbers)
+    if resized[0] * resized[1] > bounds.SIDE**2:
+        expected = f"of at most {bounds.SIDE**2:,} pixels when its shorter side fits {how.size[0]}x{how.size[1]}"
+        raise argument_error("image", expected, "{}x{}".format(*image.shape), "Cut it first.")
     image = image[start[0] : start[0] + part[0], start[1] : start[1] + part[1]]
     if how.transform in ("osmr", "slim"):
         image = bilinear(image, resized, how.transform, image.dtype == np.uint8)

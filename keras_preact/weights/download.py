@@ -201,7 +201,9 @@ def watched(done: Callable[[], int], grace: float, slowest: int) -> Iterator[url
     begun, before = time.monotonic(), done()
 
     def watch():
+        nonlocal before
         while not is_over.wait(min(grace, 1.0) / 4):
+            before = min(before, done())  # a file that is begun anew counts from its start
             if time.monotonic() - begun > grace + 60 * (done() - before) / slowest:
                 is_slow.set()
                 for connection in connections:

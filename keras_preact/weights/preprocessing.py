@@ -49,12 +49,15 @@ class Preprocessing:
             raise argument_error("size", "(height, width)", self.size)
         object.__setattr__(self, "size", size)
         for name in ("mean", "std"):
+            if isinstance(getattr(self, name), str) or not isinstance(getattr(self, name), Iterable):
+                raise argument_error(name, "a sequence of numbers, one per channel", getattr(self, name))
             object.__setattr__(self, name, tuple(check_number(name, value) for value in getattr(self, name)))
         if not self.mean or len(self.mean) != len(self.std):
             raise argument_error("std", f"one number per channel, as mean has ({len(self.mean)})", self.std)
         if min(self.std) <= 0.0:
             raise argument_error("std", "positive", self.std)
-        if not 0.0 < check_number("crop", self.crop) <= 1.0:
+        object.__setattr__(self, "crop", check_number("crop", self.crop))
+        if not 0.0 < self.crop <= 1.0:
             raise argument_error("crop", "above 0 and at most 1", self.crop)
         if max(size) / self.crop > bounds.SIDE:
             received = f"{max(size) / self.crop:g}"
@@ -87,7 +90,8 @@ def preprocess_input(images: np.ndarray | Iterable[npt.ArrayLike], card: Card | 
     """Returns images as the network of a card was evaluated on: resized, cropped, normalised.
 
     The shorter side is resized to `size / crop`, and the centre is cut out, to the pixel as the card's author does it:
-    see `cuts.TRANSFORMS`. Images that have the network's size already are only normalised.
+    see `cuts.TRANSFORMS`. Images that have the network's size already are only normalised. Whole numbers are resized
+    as whole numbers, whatever their type, as those of files are.
 
     Args:
         images: (batch, height, width, channels) or a list of (height, width, channels), from 0 to 255, RGB or, for a
@@ -140,7 +144,8 @@ def _checked(image, how):
 
 def _prepared(image, how):
     if image.shape[:2] != how.size:
-        image = cut(image if image.dtype == np.uint8 else image.astype("float32"), how)
+        is_whole = image.dtype.kind != "f" or bool((image == np.rint(image)).all())
+        image = cut(image.astype("uint8" if is_whole else "float32"), how)
     return image.astype("float32")
 
 

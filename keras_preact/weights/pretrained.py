@@ -31,12 +31,13 @@ from keras_preact.types import PathLike
 from keras_preact.weights import store
 from keras_preact.weights.cards import Card, card_spec, check_file
 from keras_preact.weights.converters import convert
+from keras_preact.weights.store import check_digest
 
 HEAD = (f"{CLASSIFIER}/kernel", f"{CLASSIFIER}/bias")
 STEM = "stem_conv/kernel"
 ENDING, MODEL_ENDING = ".weights.h5", ".keras"
 FETCHING = ".fetch."
-ABANDONED = 3600.0  # seconds: a download that goes on changes its files far more often
+FETCH_ABANDONED = 3600.0  # seconds: a download that goes on changes its files far more often
 
 keras.saving.register_keras_serializable(package="keras_preact")(Card)  # so that a .keras file holds one
 
@@ -242,23 +243,25 @@ def weights_file(
         card: A `Card`.
         spec: The `NetworkSpec` of its network.
         place: As in `store.fetch`.
-        digest: The hash of the download, for a card that has none.
+        digest: The hash of the download, for a card that has none: what is in the cache without one is fetched again.
         output: Another folder to keep the converted file in.
         is_kept: Whether a folder that cannot be written to is an error.
 
     Raises:
         ValueError, ConnectionError: As `store.fetch` and `convert`.
     """
-    found = _found(card, place)
+    if digest is not None and check_digest(digest) != (card.digest or check_digest(digest)):
+        raise argument_error("digest", f"left out for {card.name}, whose file has {card.digest}", digest)
+    found = None if digest and not card.digest else _found(card, place)
     if found is not None and output is None:
         yield found
         return
     name = f"{card.name}{ENDING}"
     with _writable(pathlib.Path(output) if output else _cached(card).parent, is_kept) as folder:
         path = folder / (name if output else _cached(card).name)
-        _remove_abandoned(store.cache_folder())
+        _remove_abandoned(folder)
         with held(path, wait=True) as waited:
-            if not (waited and path.is_file()):  # the process that it waited for has written it
+            if not (waited and digest is None and path.is_file()):  # the process that it waited for has written it
                 _fetch(card, spec, place, digest, found, path)
         yield path
 
@@ -278,11 +281,11 @@ def _fetch(card, spec, place, digest, found, path):
 
 
 def _remove_abandoned(folder):
-    """Removes the downloads in a cache whose processes were killed: nothing in them has changed for `ABANDONED`."""
+    """Removes the downloads in a folder whose processes were killed: those unchanged for `FETCH_ABANDONED` seconds."""
     for aside in folder.glob(f"{FETCHING}*"):
         with contextlib.suppress(OSError):  # another process may be done with it, or remove it, just now
             changed = max(path.stat().st_mtime for path in (aside, *aside.rglob("*")))
-            if time.time() - changed > ABANDONED:
+            if time.time() - changed > FETCH_ABANDONED:
                 shutil.rmtree(aside)
 
 

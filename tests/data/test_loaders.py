@@ -337,3 +337,16 @@ def test_labels_from_1_and_channels_first_are_said(caplog):
     assert caplog.text == ""
     with pytest.raises(ValueError, match=r"`train_images` must be .*Channels come last"):
         keras_preact.from_arrays(images.transpose(0, 3, 1, 2), [0] * 4, images, [0] * 4)
+
+
+def test_test_images_without_labels_are_none_of_imagenet(tmp_path, caplog):
+    for name in ("train/n01/a.JPEG", "train/n02/b.JPEG", "val/n01/c.JPEG", "val/n02/d.JPEG", "test/e.JPEG"):
+        write(tmp_path / name, colours(40, 30))
+    assert len(load("imagenet", tmp_path).test) == 2
+    for name in ("test/n01/e.JPEG", "test/n01/f.JPEG", "test/n02/g.JPEG"):
+        write(tmp_path / name, colours(40, 30))
+    (tmp_path / "test" / "e.JPEG").unlink()
+    assert len(load("imagenet", tmp_path).test) == 2
+    assert not caplog.records
+    assert len(load(tmp_path).test) == 3
+    assert f"The test images are those of {tmp_path}/test, and none of {tmp_path}/val." in caplog.messages

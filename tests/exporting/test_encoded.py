@@ -44,6 +44,14 @@ def test_files_of_a_network_of_unequal_sides_are_read_for_comparison_as_predict_
     np.testing.assert_allclose(parity._as_read(sent, how).astype(int), expected, atol=1)
 
 
+def test_what_is_too_long_and_thin_is_no_image():
+    how = Preprocessing((32, 32), (110.0, 120.0, 130.0), (50.0, 60.0, 70.0))
+    files = [saved(Image.new("RGB", size, (40, 80, 120))) for size in ((16, 16), (1, 20_000), (1, 500))]
+    images, whole = decoding.cut_files(tf.constant(files), how)
+    assert whole.numpy().tolist() == [True, False, True]
+    assert images.numpy().max(axis=(1, 2, 3)).tolist() == [120, 0, 120]
+
+
 KINDS = encoded.files(photographs(1, 8, 8))
 
 

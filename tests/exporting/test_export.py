@@ -140,12 +140,12 @@ def test_what_is_not_what_it_should_be_is_a_problem():
 
 def test_logits_in_place_of_probabilities_are_compared_relatively():
     logits = np.array([[4.0, -20.0], [1.0, 3.0]])
-    found = parity.compared(
+    found = parity.differences(
         {"logits": logits + 0.1, "probabilities": logits + 0.1}, {"logits": logits, "probabilities": logits}
     )
     assert found["probability_difference"] == pytest.approx(0.1 / 20)
     softmax = np.array([[0.2, 0.8], [0.5, 0.5]])
-    found = parity.compared(
+    found = parity.differences(
         {"logits": logits, "probabilities": softmax + 0.1}, {"logits": logits, "probabilities": softmax}
     )
     assert found["probability_difference"] == pytest.approx(0.1)
@@ -330,7 +330,37 @@ def test_one_output_says_two_classes_by_its_probability():
     assert formats._check_labels([0, 1], np.zeros((2, 8, 8, 3)), ["yes"]).tolist() == [0, 1]
     half = {"probabilities": np.array([[0.2], [0.9], [0.6]]), "logits": np.zeros((3, 1))}
     other = {"probabilities": np.array([[0.2], [0.1], [0.6]]), "logits": np.zeros((3, 1))}
-    report = parity.compared(half, other, np.array([0, 1, 0]))
+    report = parity.differences(half, other, np.array([0, 1, 0]))
     assert report["probability_difference"] == pytest.approx(0.8)
     assert report["top1_agreement"] == pytest.approx(2 / 3)
     assert (report["error_percent"], report["keras_error_percent"]) == (33.3333, 66.6667)
+
+
+def test_the_card_beside_files_says_what_they_do(tmp_path, digits_run):
+    how = Preprocessing((16, 16), (1.0,), (2.0,), crop=np.float32(0.5))
+    names = [f"digit {number}" for number in range(10)]
+    options = dict(preprocessing=how, class_names=names, verbose=False)
+    keras_preact.export(digits_run, tmp_path / "export", "onnx", **options)
+    card = json.loads((tmp_path / "export" / "card.json").read_text())
+    assert (card["preprocessing"]["mean"], card["preprocessing"]["crop"]) == ([1.0], 0.5)
+    assert (card["classes"], card["error_percent"] > 0) == (names, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": "nowhere"}, "`images` must be a folder of two image files at least.*There is no such folder"),
+        ({"images": [1, 2]}, "`images` must be the path of a folder.*Arrays are for sample_images"),
+        ({"mean": 127.5}, "`mean` must be a sequence of numbers"),
+        ({"mean": (1.0,)}, "`mean` must be left out where a card"),
+        ({"sample_labels": [1]}, "`sample_labels` must be left out without sample_images"),
+        ({"card": {"x": np.float32(1)}, "formats": "onnx"}, "`card` must be a dict that JSON can hold"),
+        ({"data_dir": "nowhere"}, "`data_dir` must be left out for digits"),
+    ],
+)
+def test_what_is_asked_is_checked_before_a_network_is_built(options, message, digits_run, tmp_path, monkeypatch):
+    if "card" not in options:
+        monkeypatch.setattr("keras_preact.training.source.read_model", None)
+    with pytest.raises(ValueError, match=message):
+        keras_preact.export(digits_run, tmp_path / "export", **options)
+    assert not (tmp_path / "export").exists()

@@ -4,7 +4,9 @@ import contextlib
 import csv
 import fcntl
 import json
+import math
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -19,8 +21,9 @@ from tiny_data import TINY, tiny
 import keras_preact
 from keras_preact.cli import main
 from keras_preact.data.dataset import held_out
-from keras_preact.laboratory.sweep import axes, grid, sweep, trials
+from keras_preact.laboratory.sweep import axes, grid, hypermodel, sweep, trials
 from keras_preact.network.shortcuts import ShortcutSpec
+from keras_preact.training import strategies
 from keras_preact.training.recipes import RECIPES
 from keras_preact.training.trainer import train
 
@@ -111,6 +114,7 @@ def test_a_depth_of_both_families_is_of_the_models(model, depth, options, stages
         ("learning_rate=-1", "learning_rate"),
         ("image_size=8:16", "`over` must be one of"),  # the images are loaded once, in one size
         ("", "one axis at least"),
+        ("depth=[20]", "`depth` must be numbers or names, with colons between them"),
     ],
 )
 def test_a_wrong_axis_is_refused_before_anything_is_written(over, message, tmp_path, data):
@@ -128,6 +132,12 @@ def test_a_wrong_axis_is_refused_before_anything_is_written(over, message, tmp_p
         (
             {"recipe": TINY.replace(global_batch_size=60)},
             "global_batch_size.*at most 58, the training .* but 6 held out",
+        ),
+        ({"validation_images": 64}, "`validation_images` must be below the 64 images to train on"),
+        ({"recipe": TINY.replace(cutout=99)}, "`cutout` must be at most"),
+        (
+            {"recipe": TINY.replace(schedule="steps", drops=(1,), epochs=2, warmup_steps=99)},
+            "`warmup_steps` must be below",
         ),
         ({"recipe": TINY.replace(global_batch_size=15, mixup=1.0)}, "global_batch_size.*multiple of 2.*15"),
     ],
@@ -417,3 +427,53 @@ def test_a_sweep_that_is_killed_goes_on(tmp_path):
     tf.config.run_functions_eagerly(False)  # as in the processes
     whole = train("ResNet11", recipe=RECIPES["digits"].replace(epochs=3), output=tmp_path / "whole")
     assert float(rows[1]["error_percent"]) == whole["error_percent"]
+
+
+def test_held_out_images_choose_also_where_a_limit_fails_points(tmp_path, data, trained, monkeypatch):
+    trained[1].update({"ordering=original,seed=0": 5.1, "ordering=preactivation,seed=0": 4.9})
+    held = iter((4.0, 9.0))
+    monkeypatch.setattr(trials, "_validation_percent", lambda *_: next(held))
+    sweep("ordering=original:preactivation", data=data, seeds=1, fail_percent=5, output=tmp_path / "sweep")
+    best = json.loads((tmp_path / "sweep" / "best.json").read_text())
+    assert (best["point"], best["chosen_by"], best["median"]) == ("ordering=original", "median validation_percent", 4.0)
+
+
+def test_what_a_process_leaves_that_dies_is_taken_over(tmp_path, data, trained, monkeypatch, caplog):
+    calls, _ = trained
+    caplog.set_level("INFO", "keras_preact")
+    run, theirs = trials.run_trial, ["ordering=original,seed=0", "ordering=preactivation,seed=0"]
+
+    def others(trial, *given, **options):
+        if trial.name in theirs:
+            return theirs.remove(trial.name)  # once it is held by another process
+        return run(trial, *given, **options)
+
+    monkeypatch.setattr(trials, "run_trial", others)
+    over = "ordering=original:bn_after_addition:preactivation"
+    assert len(sweep(over, data=data, seeds=1, output=tmp_path / "sweep")) == 3
+    assert [call.partition(",")[0] for call in calls] == [
+        f"ordering={name}" for name in ("bn_after_addition", "original", "preactivation")
+    ]
+    theirs.extend(["ordering=original,seed=1"] * 9)
+    assert len(sweep(over, data=data, seeds=2, output=tmp_path / "more")) == 5
+    assert "1 of 6 runs have no result yet: other processes are on them." in caplog.messages
+
+
+def test_workers_of_one_job_share_no_sweep(tmp_path, data, monkeypatch):
+    devices = strategies.Devices("multi_worker", 2, "CPU", workers=2)
+    monkeypatch.setattr(trials, "make_devices", lambda strategy: devices)
+    with pytest.raises(ValueError, match="`strategy` must be of one process, where there are many runs"):
+        sweep("depth=8", data=data, output=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_has_no_url():
+    for output in ("gs://bucket/sweep", pathlib.Path("gs://bucket/sweep")):
+        with pytest.raises(ValueError, match=r"`output` must be a local path.*gs:/.*A URL is for the runs of"):
+            sweep("depth=8", output=output)
+
+
+@pytest.mark.parametrize(("sampling", "step"), [("linear", 0), ("linear", -1.0), ("log", 1.0), ("log", math.nan)])
+def test_the_step_of_a_range_leads_somewhere(sampling, step):
+    with pytest.raises(ValueError, match="`step` must be"):
+        hypermodel.Range(0.1, 1.0, step, sampling)

@@ -1,6 +1,7 @@
 """Run folders at URLs, in fsspec's own memory."""
 
 import os
+import pathlib
 import sys
 
 import fsspec
@@ -132,3 +133,5 @@ def test_a_url_that_cannot_be_written_to_is_refused(url, message, monkeypatch, c
     with pytest.raises(SystemExit):
         main(["train", "ResNet8", "--output", url])
     assert url in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"`output` must be a local path.*as a string"):
+        train(pathlib.Path(url))  # is one slash short

@@ -1,6 +1,8 @@
 """What a person names for a trained network: every verb takes every kind of it, or says in one sentence why not."""
 
 import dataclasses
+import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -17,7 +19,7 @@ from keras_preact.training import export, publish, trainer
 from keras_preact.training.levels import begin_with
 from keras_preact.training.source import Source, find_source
 from keras_preact.transfer import finetuning
-from keras_preact.weights.cards import Card
+from keras_preact.weights.cards import Card, find_weights
 from keras_preact.weights.preprocessing import Preprocessing
 
 RNG = np.random.default_rng(0)
@@ -326,3 +328,27 @@ def test_a_network_of_another_size_reads_images_of_its_own():
     network = keras_preact.ResNet164(weights="cifar10", input_shape=(48, 40, 3))
     assert find_source(network).preprocessing.size == (48, 40)
     assert find_source("resnet164.cifar10.modern_cifar").preprocessing.size == (32, 32)
+
+
+def test_a_path_is_never_the_name_of_weights(trained, tmp_path, monkeypatch):
+    """A folder called like weights of this package is what it holds, to whoever has a `Path` of it."""
+    kept = tmp_path / "resnet164.digits.digits"
+    shutil.copytree(trained[0]["kept"], kept)
+    monkeypatch.chdir(tmp_path)
+    assert find_source(pathlib.Path(kept.name)).classes == ("ant", "bee", "cat")
+    assert find_source(kept.name).classes == tuple("0123456789")
+    (kept / "history.csv").unlink()
+    with pytest.raises(ValueError, match=r"`run` must be a folder with history\.csv in it"):
+        publish.keep_weights(kept, tmp_path / "half", dtype="float16")
+
+
+def test_the_file_of_registered_weights_may_be_gone(trained):
+    card = dataclasses.replace(find_weights(NAME, "resnet11"), path="/gone/model.weights.h5")
+    with pytest.raises(ValueError, match=r"`weights` must be a name whose file is there.*/gone/model\.weights\.h5"):
+        keras_preact.ResNet(11, weights=card, input_shape=(8, 8, 3))
+
+
+def test_a_card_of_a_newer_version_is_read(trained):
+    config = keras_preact.get_card("resnet164.digits.digits").get_config()
+    newer = {**config, "doi": "10.1000/1", "preprocessing": {**config["preprocessing"], "gamma": 2.2}}
+    assert Card.from_config(newer) == keras_preact.get_card("resnet164.digits.digits")

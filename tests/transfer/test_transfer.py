@@ -187,10 +187,11 @@ class Stop(keras.callbacks.Callback):
 
 
 def test_stages_unfreeze_after_epochs_where_epochs_were_asked_for(source, tmp_path):
-    settings = dict(global_batch_size=20, epochs=8, unfreeze_every=2, output=tmp_path / "run", verbose=0)
+    settings = dict(global_batch_size=20, epochs=8, unfreeze_every=2, drops=(5, 7), output=tmp_path / "run", verbose=0)
     card = keras_preact.finetune(source, DATA, **settings)  # two steps in an epoch of 40 images
     assert (card["recipe"]["steps"], card["finetuning"]["unfreeze_every"]) == (16, 4)
-    assert card["recipe"]["source"].startswith("finetune with its own global_batch_size; BiT-HyperRule")
+    assert card["recipe"]["drops"] == (10, 14)
+    assert card["recipe"]["source"].startswith("finetune with its own global_batch_size, drops; BiT-HyperRule")
 
 
 def test_a_run_that_unfreezes_stage_by_stage_goes_on_as_if_it_had_not_stopped(run, tmp_path):
@@ -317,6 +318,7 @@ def test_few_images_are_repeated_within_an_epoch(caplog):
     np.testing.assert_array_equal(np.bincount(often.train.labels), 2 * np.bincount(DATA.train.labels))
     assert "40 training images 2 times" in caplog.text
     assert repeated(DATA, Recipe(epochs=3)) is DATA
+    assert repeated(DATA, Recipe(steps=100, global_batch_size=8, early_stopping=3, validation_images=1)) is DATA
     odd = repeated(DATA, Recipe(steps=505, global_batch_size=39))  # an epoch leaves out what fills no batch
     assert math.ceil(505 / (len(odd.train) // 39)) <= 10
 

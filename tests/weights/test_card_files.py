@@ -86,7 +86,7 @@ def test_any_field_of_a_runs_card_may_be_wrong_and_the_answer_is_a_sentence_that
 def test_any_field_of_a_kept_card_may_be_wrong_and_the_answer_is_a_sentence_that_names_it(kept, tmp_path):
     fields = json.loads((kept / "card.json").read_text())
     shutil.copy(kept / "model.weights.h5", tmp_path)
-    start = "`folder` must be one with a card.json of trained weights in it. Received: folder="
+    start = "`folder` must be a folder with a card.json of trained weights in it. Received: folder="
     refused = refusals(read_card, tmp_path, fields, start)
     assert all(refused[(name,)] >= 10 for name in ("name", "error_percent", "preprocessing", "spec")), refused
     assert refused[("preprocessing", "std")] == len(WRONG) + 1
@@ -231,9 +231,9 @@ def test_kept_weights_are_sealed_by_their_card(kept, tmp_path):
     shutil.copytree(kept, folder)
     other = trained(seed=1)
     other.save_weights(folder / "model.weights.h5")
-    with pytest.raises(ValueError, match=r"file.*one whose hash is sha256:.*as card.json says"):
+    with pytest.raises(ValueError, match=r"file.*one whose hash is sha256:.*as its card says"):
         build(read_card(folder))
-    with pytest.raises(ValueError, match=r"file.*one whose hash is sha256:.*as card.json says"):
+    with pytest.raises(ValueError, match=r"file.*one whose hash is sha256:.*as its card says"):
         publish.verify(folder)
 
 

@@ -298,8 +298,12 @@ def test_images_are_resized_cropped_and_normalised_as_pillow_does(source):
     prepared = keras_preact.preprocess_input([photo, photo], card)
     assert (prepared.shape, prepared.dtype) == ((2, 20, 20, 3), np.float32)
     np.testing.assert_allclose(prepared[1], expected, atol=1e-5)
-    unrounded = keras_preact.preprocess_input(photo[None].astype("float32"), card)[0]
-    np.testing.assert_allclose(unrounded, expected, atol=0.02)
+    for kind in ("float32", "float64", "int64"):  # whole numbers, as `keras.utils.img_to_array` returns them
+        np.testing.assert_array_equal(keras_preact.preprocess_input(photo[None].astype(kind), card)[0], prepared[1])
+    unrounded = keras_preact.preprocess_input(photo[None] * np.float32(0.999), card)[0]
+    np.testing.assert_allclose(unrounded, expected * 0.999, atol=0.02)
+    with pytest.raises(ValueError, match="`image` must be of at most 16,777,216 pixels"):
+        keras_preact.preprocess_input(np.zeros((1, 50_000, 1, 3), "uint8"), card)
 
 
 @pytest.mark.parametrize(

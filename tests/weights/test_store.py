@@ -451,3 +451,12 @@ def test_tfdss_folder_is_its_own_unless_another_is_named(folder, tmp_path, monke
     if folder is not None:
         monkeypatch.setenv("TFDS_DATA_DIR", folder)
     assert cifar.default_folders()[0] == tmp_path / "tensorflow_datasets"
+
+
+def test_a_file_that_is_begun_anew_is_not_too_slow_for_what_it_had():
+    done = [10**7]
+    with download.watched(lambda: done[0], grace=0.2, slowest=600):
+        done[0] = 0
+        for _ in range(5):
+            time.sleep(0.1)
+            done[0] += 100

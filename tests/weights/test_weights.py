@@ -1,6 +1,7 @@
 """Trained weights: found, converted and kept, and files that are not what they should be."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -381,3 +382,20 @@ def test_a_keras_file_that_asks_for_code_or_is_not_finite_is_refused_in_a_senten
         assert "safe_mode" not in said
         assert len(said) < 600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "model.keras"]
+
+
+def test_a_hash_that_is_given_is_never_passed_over(home, monkeypatch):
+    write_osmr(home / "downloads" / "weights.bin", arrays_of(trained()))
+    card = card_of(home / "downloads" / "weights.bin")
+    unknown = dataclasses.replace(card, digest=None)
+    fetch = functools.partial(keras_preact.fetch_weights, card.name)
+    monkeypatch.setattr(keras_preact.zoo, "get_card", lambda name: unknown)
+    path = fetch(digest=card.digest)
+    with pytest.raises(ValueError, match="`file` must be one whose hash is sha256:0000"):
+        fetch(digest=f"sha256:{0:064}")
+    assert fetch() == path  # what was there stays
+    monkeypatch.setattr(keras_preact.zoo, "get_card", lambda name: card)
+    with pytest.raises(ValueError, match=r"`digest` must be left out for tiny\.pets\.test, whose file has sha"):
+        fetch(digest=f"sha256:{0:064}")
+    with pytest.raises(ValueError, match="`digest` must be"):
+        fetch(digest="rubbish")

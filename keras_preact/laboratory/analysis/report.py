@@ -25,6 +25,7 @@ from keras_preact.laboratory.analysis.studies import progress, study_depths, stu
 from keras_preact.names import command_line
 from keras_preact.network.families import cifar_spec
 from keras_preact.network.shortcuts import SHORTCUTS
+from keras_preact.training.remote_folder import check_local
 from keras_preact.training.source import Trained
 from keras_preact.types import PathLike
 from keras_preact.version import __version__
@@ -115,14 +116,14 @@ def explain(
 
 
 def _checked_output(output):
-    path = pathlib.Path(output)
+    path = check_local("output", output)
     if path.is_dir():
         raise argument_error("output", "a file's name, not a folder", str(path), f"Nearest: {path / 'report.html'}.")
     if path.suffix.lower() != ".html":
         raise argument_error("output", "a name that ends in .html", str(path), f"Nearest: {path.with_suffix('.html')}.")
     if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         raise argument_error("output", "a new file, or an earlier report", str(path))
-    check_writable("output", path)
+    check_writable("output", path.parent)
     return path
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_preact.data.dataset import DataLike, DataSet
+from keras_preact.data.files import spread
 from keras_preact.errors import argument_error
 from keras_preact.laboratory.analysis.measure import has_loss
 from keras_preact.network.families import is_model_name, model_key
@@ -53,7 +54,9 @@ def find_network(
 
 
 def batch_for(network: ResidualNetwork, data: DataSet, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns the first `count` normalised test images that the network has a class for, in its size, and their labels.
+    """Returns `count` normalised test images that the network has a class for, in its size, and their labels.
+
+    They are evenly spread: files are sorted by class.
 
     A network without a classifier, or with one whose loss is not known, gets None for labels.
 
@@ -63,7 +66,7 @@ def batch_for(network: ResidualNetwork, data: DataSet, count: int) -> tuple[np.n
     chosen = np.arange(len(data.test))
     if network.has_top:
         chosen = chosen[data.test.labels < max(2, network.output_shape[-1])]  # one sigmoid output tells two
-    chosen = chosen[:count]
+    chosen = chosen[spread(len(chosen), count)]
     images = data.normalized(data.test.read(chosen))
     *sides, channels = network.input_shape[1:]
     if images.shape[-1] not in (1, channels):

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_preact.errors import argument_error, check_choice, check_integer
-from keras_preact.files import written_aside
+from keras_preact.files import check_writable, written_aside
 from keras_preact.laboratory.reproduce.experiments import SCALES, PaperExperiment, Scale
 from keras_preact.laboratory.reproduce.report import run_trials, scales_of
 from keras_preact.laboratory.sweep.trials import raised, read_result, unfinished
+from keras_preact.training.remote_folder import check_local
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
 
@@ -60,7 +61,7 @@ def reproduce_figure(
     """
     panels, seeds = FIGURES[check_choice("figure", name, FIGURES)], check_integer("seeds", seeds)
     kind = SCALES[check_choice("scale", scale, SCALES)]
-    folder = pathlib.Path(output or pathlib.Path("runs") / "reproduce" / scale)
+    folder = check_local("output", output or pathlib.Path("runs") / "reproduce" / scale)
     trials = {
         (panel, line): [trial for seed in range(seeds) if (trial := experiment.trial(kind, seed))]
         for panel, lines in panels.items()
@@ -70,6 +71,7 @@ def reproduce_figure(
         hint = f"Take {scales_of(each for lines in panels.values() for each in lines.values())}."
         raise argument_error("scale", f"one that has the networks of {name}", scale, hint)
     if run:
+        check_writable("output", folder)
         run_trials([trial for found in trials.values() for trial in found], folder, data_dir, strategy)
     results = {place: [read_result(trial, folder) for trial in found] for place, found in trials.items()}
     results = {place: [result for result in found if result] for place, found in results.items()}

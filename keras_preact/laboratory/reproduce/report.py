@@ -23,6 +23,7 @@ from keras_preact.laboratory.sweep.trials import (
     unfinished,
 )
 from keras_preact.network.costs import table
+from keras_preact.training.remote_folder import check_local
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
 
@@ -73,9 +74,9 @@ def reproduce_table(
         entry: [trial for seed in range(seeds) if experiment and (trial := experiment.trial(kind, seed))]
         for entry, experiment in experiments.items()
     }
-    folder = pathlib.Path(output or pathlib.Path("runs") / "reproduce" / scale)
+    folder = check_local("output", output or pathlib.Path("runs") / "reproduce" / scale)
     if run:
-        check_writable("output", folder / "results")
+        check_writable("output", folder)
         run_trials(itertools.chain(*trials.values()), folder, data_dir, strategy)
     results = {entry: _results(found, folder) for entry, found in trials.items()}
     if verbose:
@@ -88,8 +89,8 @@ def run_trials(
 ) -> dict[str, dict[str, Any]]:
     """Runs trials that have no result in `folder` yet; data sets are loaded once, and only for those."""
     left = [trial for trial in trials if finished_result(trial, folder) is None]
-    data = {name: load(name, data_dir) for name in dict.fromkeys(trial.data for trial in left)}
     check_trials(left, strategy)
+    data = {name: load(name, data_dir) for name in dict.fromkeys(trial.data for trial in left)}
     return run_all(left, data, folder, strategy=strategy)
 
 
@@ -135,7 +136,10 @@ def _lines(name, kind, rows, results):
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Returns Spearman's correlation of (paper, ours), infinite for a fail; None for under three, or no order."""
+    """Returns Spearman's correlation of (paper, ours); None for under three pairs, or where a side has no order.
+
+    The paper's fails are infinite, and tie; of ours, what diverged.
+    """
     from scipy.stats import spearmanr
 
     if len(pairs) < 3 or any(len(set(side)) < 2 for side in zip(*pairs)):

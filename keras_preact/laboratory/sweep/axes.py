@@ -101,6 +101,8 @@ def _check_axis(name, values):
     values = _plain(values)
     several = isinstance(values, Sequence) and not isinstance(values, str)
     values = tuple(map(_plain, values if several else (values,)))
+    if any(isinstance(value, (list, dict)) for value in values):
+        raise argument_error(name, "numbers or names, with colons between them", values)
     if not values or len(set(values)) < len(values):
         raise argument_error(name, "values, none of them twice", values)
     for value in values:

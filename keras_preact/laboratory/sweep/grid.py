@@ -32,9 +32,10 @@ from keras_preact.network.families import model_key
 from keras_preact.network.shortcuts import ShortcutSpec
 from keras_preact.training import run_folder
 from keras_preact.training.evaluation import loaded
-from keras_preact.training.experiment import RECIPE_FIELDS, check_epochs
+from keras_preact.training.experiment import RECIPE_FIELDS, check_backend, check_epochs
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import as_recipe
+from keras_preact.training.remote_folder import check_local
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
 
@@ -100,6 +101,7 @@ def sweep(
     recipe = recipe.replace(validation_images=held_out or int(validation_images is None), **fields)
     limit = math.inf if fail_percent is None else check_number("fail_percent", fail_percent, 0.0, 100.0)
     options = run_folder.plain_options(model_options)
+    check_backend()
     points = axes_and_points.grid(axes, ShortcutSpec.of(options.get("shortcut", "identity")).name)
     for point in points:
         check_epochs(recipe, point)
@@ -108,7 +110,7 @@ def sweep(
     if validation_images is None and "validation_images" not in axes:
         recipe = recipe.replace(validation_images=held_out or max(1, len(data.train) // 10))
     recipes = [_filled(axes_and_points.recipe_of(point, recipe), data) for point in points]
-    folder = pathlib.Path(output or pathlib.Path("runs") / f"sweep.{safe_name(data.name)}")
+    folder = check_local("output", output or pathlib.Path("runs") / f"sweep.{safe_name(data.name)}")
     check_outside(data.folder, folder)
     name = data.folder or data.name
     trials = [
@@ -134,11 +136,15 @@ def sweep(
 
 
 def _filled(recipe, data):
-    """Returns a recipe, once its batch can be filled from the training images that it does not hold out."""
+    """Returns a recipe, once it can train on the images that it does not hold out."""
     held_out = recipe.validation_images
+    if held_out >= len(data.train):
+        raise argument_error("validation_images", f"below the {len(data.train)} images to train on", held_out)
+    recipe.augmentation().check(data.image_shape)
     if recipe.global_batch_size > (left := len(data.train) - held_out):
         expected = f"at most {left}, the training images of {data.name} but {held_out} held out"
         raise argument_error("global_batch_size", expected, recipe.global_batch_size)
+    recipe.check_warmup(left // recipe.global_batch_size)
     return recipe
 
 
@@ -152,7 +158,8 @@ def _check_folder(folder, configuration):
     path = folder / SWEEP
     remove_asides(folder)
     is_new = not path.is_file()
-    if is_new and folder.exists() and not (folder.is_dir() and all(map(_is_nothing, folder.iterdir()))):
+    is_empty = not folder.exists() or (folder.is_dir() and all(map(_is_nothing, folder.iterdir())))
+    if is_new and not is_empty and not path.is_file():  # which another process may have written just now
         raise argument_error("output", "a new or empty folder, or a sweep's", str(folder))
     with held(path, wait=True) if is_new else contextlib.nullcontext():
         if not path.is_file():
@@ -233,12 +240,13 @@ class _Report:
 
     def _write_best(self, groups):
         """Names the run with the lowest median error of its point: on held-out images, if there are."""
-        every = [row for rows in groups.values() for row in rows if not row["reason"]]
+        every = [row for rows in groups.values() for row in rows if row["error_percent"] is not None]
         held_out = all(row["validation_percent"] is not None for row in every)
         judge = "validation_percent" if held_out else "error_percent"
         ranked = []
         for name, rows in groups.items():
-            errors = [math.inf if row["reason"] else row[judge] for row in rows]  # what failed has no end of error
+            # What diverged has no end of error. One above `fail_percent` has its own: that limit is of test images.
+            errors = [math.inf if row["error_percent"] is None else row[judge] for row in rows]
             if math.isfinite(median := statistics.median(errors)):
                 ranked.append((median, name, rows[errors.index(min(errors))]))
         if not ranked:

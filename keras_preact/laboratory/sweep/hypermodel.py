@@ -56,6 +56,8 @@ class Range:
         check_choice("sampling", self.sampling, ("linear", "log"))
         check_number("low", self.low, low=5e-324 if self.sampling == "log" else -math.inf)
         check_number("high", self.high, low=self.low)
+        if self.step is not None and check_number("step", self.step) <= (least := float(self.sampling == "log")):
+            raise argument_error("step", f"above {least:g} with sampling={self.sampling!r}", self.step)
 
 
 SPACE = {
@@ -158,7 +160,10 @@ class PreActHyperModel(keras_tuner.HyperModel):
         return point
 
     def build(self, hp: keras_tuner.HyperParameters) -> TrainingModel:
-        """Returns the compiled model of a trial: uint8 images in, its network in `.network`."""
+        """Returns the compiled model of a trial: uint8 images in, its network in `.network`.
+
+        Each build has the recipe's seed: with `executions_per_trial` a tuner trains the same network several times.
+        """
         point = self.point(hp)
         recipe = self._recipe(hp, point)
         key, options = self.network(point)

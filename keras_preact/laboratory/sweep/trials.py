@@ -20,7 +20,7 @@ from keras_preact.errors import argument_error
 from keras_preact.files import write_text
 from keras_preact.training import run_folder, trainer
 from keras_preact.training.evaluation import evaluate
-from keras_preact.training.experiment import Experiment, check_backend, check_batch
+from keras_preact.training.experiment import Experiment, check_backend, check_batch, check_precision
 from keras_preact.training.provenance import provenance
 from keras_preact.training.strategies import make_devices
 from keras_preact.training.strategy_table import Strategy
@@ -131,13 +131,18 @@ def read_json(path: pathlib.Path, hint: str) -> Any:
 
 
 def check_trials(trials: Iterable[Trial], strategy: Strategy) -> None:
-    """Raises a `ValueError` if no runs are made on the backend, the devices of `strategy` are not there, or a trial's
-    batch is none for them.
+    """Raises a `ValueError` if trials cannot be run: on the backend, on the devices of `strategy`, or by their recipes.
+
+    Several processes share trials, not the steps of one: as workers of one job they would add up different networks.
     """
     check_backend()
     devices = make_devices(strategy)
+    if devices.workers > 1:
+        hint = "Start the command several times without `launch`: the processes share the runs."
+        raise argument_error("strategy", "of one process, where there are many runs", devices.name, hint)
     for trial in trials:
         check_batch(trial.recipe, devices)
+        check_precision(trial.recipe.precision)
 
 
 def run_all(
@@ -151,7 +156,7 @@ def run_all(
     """Runs all trials, one after the other; returns {name: result} of those that have one.
 
     Several processes may do this on one folder at once: each takes trials that no other is on. If one dies, another
-    resumes its trial, from its last checkpoint.
+    that still runs resumes its trial, from its last checkpoint. What others are on at the end is said.
 
     Args:
         trials: `Trial`s.
@@ -161,15 +166,21 @@ def run_all(
         fail_percent: The test error in %, above which a trial is said to fail.
         **keywords: Those of `run_trial`.
     """
-    for number, trial in enumerate(trials, start=1):
-        place = f"[{number}/{len(trials)}] {trial.name}"
-        result = run_trial(trial, data[trial.data], folder, **keywords)
-        if result is None:
-            log.info(f"{place}: {locks.holder(pathlib.Path(folder) / trial.name)} is on it")
-            continue
-        log.info(f"{place}: {_told(result, fail_percent)}")
-        if after is not None:
-            after(_results(trials, folder))
+    left, before = list(enumerate(trials, start=1)), None
+    while left and left != before:  # once more, as long as others end, or die
+        before, left = left, []
+        for number, trial in before:
+            place = f"[{number}/{len(trials)}] {trial.name}"
+            result = run_trial(trial, data[trial.data], folder, **keywords)
+            if result is None:
+                log.info(f"{place}: {locks.holder(pathlib.Path(folder) / trial.name)} is on it")
+                left.append((number, trial))
+                continue
+            log.info(f"{place}: {_told(result, fail_percent)}")
+            if after is not None:
+                after(_results(trials, folder))
+    if left:
+        log.info(f"{len(left)} of {len(trials)} runs have no result yet: other processes are on them.")
     return _results(trials, folder)
 
 
@@ -218,7 +229,9 @@ def _outcome(trial, data, folder, strategy, verbose):
             model_options=trial.options,
             verbose=verbose,
         )
-    except (OSError, locks.HeldError, run_folder.AnotherRunError):
+    except run_folder.AnotherRunError as error:
+        raise run_folder.AnotherRunError(f"{error} Here: remove {folder}, or take another output.") from error
+    except (OSError, locks.HeldError):
         raise
     except FloatingPointError as error:
         failed, diverged = f"diverged: {_first_line(error)}", True
