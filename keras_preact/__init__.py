@@ -138,7 +138,8 @@ __all__ = [*_AT_ONCE, *(name for name in _LAZY if _TUNES or name != "PreActHyper
 def __getattr__(name: str) -> Any:
     if name in _AT_ONCE or name in _LAZY:
         return getattr(importlib.import_module({**_AT_ONCE, **_LAZY}[name]), name)
-    raise AttributeError(f"module 'keras_preact' has no attribute {name!r}")
+    hint = f" Write keras_preact.ResNet({name[6:]})." if name.startswith("ResNet") and name[6:].isdecimal() else ""
+    raise AttributeError(f"module 'keras_preact' has no attribute {name!r}.{hint}")
 
 
 def __dir__() -> list[str]:

@@ -29,5 +29,8 @@ def ResNetFeatures(
         check_arguments("ResNetFeatures", keywords, ("family", *ARGUMENTS), FOREIGN)
         return get_model(model, features=features, tap=tap, **keywords)
     if keywords:
-        raise argument_error("model", "the name of a network if there are other keywords", model.name)
+        hint = (
+            'For images of any size: ResNetFeatures("resnet164", ["stage3"], weights=..., input_shape=(None, None, 3)).'
+        )
+        raise argument_error("model", "the name of a network if there are other keywords", model.name, hint)
     return model.with_features(check_features(model.spec, features, tap) or {})

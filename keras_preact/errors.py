@@ -40,6 +40,12 @@ def nearest(word: object, choices: Iterable[str]) -> str:
     return plain[difflib.get_close_matches(word, wider or plain, n=1, cutoff=0.0)[0]]
 
 
+def near(word: object, choices: Iterable[str]) -> str:
+    """Returns a hint, the entry of `choices` that `word` may be a misspelling of, or an empty text."""
+    found = difflib.get_close_matches(str(word).lower(), list(choices), n=1)
+    return f'Nearest: "{found[0]}".' if found else ""
+
+
 def check_choice(argument: str, value: object, choices: Iterable[Choice], hint: str = "") -> Choice:
     """Returns `value` if it is one of the strings in `choices`; raises a `ValueError` with the nearest if not."""
     choices = list(choices)
@@ -62,7 +68,7 @@ def check_arguments(
     """
     for name, value in received.items():
         if name not in names:
-            hint = (foreign or {}).get(name, f'Nearest: "{nearest(name, names)}".')
+            hint = (foreign or {}).get(name) or near(name, names)
             raise argument_error(name, f"left out, as {function} has no such argument", value, hint)
 
 

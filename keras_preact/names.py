@@ -54,7 +54,8 @@ def add_row(argument: str, name: str, row: Any, table: dict[str, Any]) -> bool:
     if not isinstance(name, str) or not REGISTERED.fullmatch(name):
         raise argument_error("name", "1 to 40 small letters, digits and underscores, a letter first", name)
     if name in table and table[name] != row:
-        raise argument_error("name", f"one that no other {argument} has", name, "Choose another name.")
+        hint = "Choose another name, or start Python anew to change what has it."
+        raise argument_error("name", f"one that no other {argument} has", name, hint)
     is_new = name not in table
     table[name] = row
     return is_new

@@ -30,6 +30,9 @@ FOREIGN = {
     "global_pool": 'Here it is pooling="avg" or "max", with include_top=False.',
     "drop_rate": "There is no dropout before the classifier; put a keras.layers.Dropout and a classifier on a network "
     'with include_top=False, pooling="avg".',
+    "dropout": 'Dropout on the shortcut is shortcut="dropout"; before the classifier put a keras.layers.Dropout on a '
+    'network with include_top=False, pooling="avg".',
+    "data_format": "Channels come last: (height, width, channels).",
     "drop_path_rate": "Here it is stochastic_depth.",
     "norm_eps": "Here it is bn_epsilon.",
     "include_preprocessing": "Images are prepared by preprocess_input(images, model.card).",
@@ -207,6 +210,8 @@ def _check_input(spec, shape, tensor):
     for side in (height, width):
         if side is not None and check_integer("input_shape (height, width)", side) < low:
             hint = f"Nearest: ({max(low, height or low)}, {max(low, width or low)}, {channels})."
+            if height in (1, 3):
+                hint = f"Channels come last: ({width}, {channels}, {height})."
             raise argument_error("input_shape", f"at least {low}x{low} pixels for this network", shape, hint)
     return height, width, channels
 

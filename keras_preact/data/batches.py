@@ -52,6 +52,9 @@ class TrainingBatches(keras.utils.PyDataset):
         resident: bool = False,
     ) -> None:
         super().__init__()  # without Keras' workers: on JAX their queue serves batches of the epoch before
+        for name, value, kind in (("data", data, DataSet), ("augmentation", augmentation, Augmentation)):
+            if not isinstance(value, kind):
+                raise argument_error(name, f"of the class {kind.__name__}", type(value).__name__)
         if check_integer("global_batch_size", global_batch_size) > len(data.train):
             expected = f"at most the {len(data.train)} training images of {data.name}"
             raise argument_error("global_batch_size", expected, global_batch_size)
@@ -71,6 +74,10 @@ class TrainingBatches(keras.utils.PyDataset):
         return self.steps_per_epoch - self.step
 
     def __getitem__(self, index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(
+                f"There are the batches 0 to {len(self) - 1} in what is left of the epoch, and no {index}."
+            )
         step = self.step + index
         chosen = self.order[step * self.size : (step + 1) * self.size][self.slice]
         drawn = {name: values[self.slice] for name, values in self._draws(step).items()}
@@ -122,7 +129,7 @@ class PreparedBatches(keras.utils.PyDataset):
     """Yields the batches of a `TrainingBatches` as images and labels that a network takes, prepared one by one.
 
     `keras.Model.fit` takes the length of its first epoch for all of them, so the rest of an epoch wants a `fit` of its
-    own.
+    own. A loop of one's own begins each epoch with `set_position(epoch)` of the `TrainingBatches`, or all are the same.
     """
 
     def __init__(self, batches: TrainingBatches) -> None:

@@ -144,7 +144,25 @@ class DataSet:
         return tuple(self.train.image_shape)
 
     def normalized(self, images: npt.ArrayLike) -> np.ndarray:
-        """Returns uint8 images as float32 with the training split's mean 0 and std 1 per channel."""
+        """Returns images as float32 with the training split's mean 0 and std 1 per channel.
+
+        Args:
+            images: (..., channels), from 0 to 255.
+
+        Raises:
+            ValueError: If they have other channels, are no array, or floats of 0 to 1.
+        """
+        try:
+            images = np.asarray(images)
+        except (TypeError, ValueError, NotImplementedError) as error:  # a tensor in a graph
+            hint = "In a graph: (images - data.mean) / data.std."
+            raise argument_error("images", "an array", type(images).__name__, hint) from error
+        if images.shape[-1:] != self.image_shape[-1:]:
+            raise argument_error("images", f"of {self.image_shape[-1]} channel(s), which come last", images.shape)
+        if images.dtype.kind == "f" and images.size and 0 < images.max() <= 1:
+            raise argument_error(
+                "images", "numbers from 0 to 255", f"{images.min()} to {images.max()}", "Multiply by 255."
+            )
         return normalize(images, self.mean, self.std)
 
 

@@ -182,6 +182,16 @@ class ResidualNetwork(keras.Model):
                     jit_compile = False
         super().compile(optimizer, *args, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
 
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None, **kwargs: Any) -> Any:
+        """Computes the network as Keras' functional models do; a dict with more than images is a `ValueError`.
+
+        Keras would take the images of `TrainingBatches` and drop what is to be done to them.
+        """
+        if isinstance(inputs, dict) and len(inputs) > 1:
+            hint = "Pass batches.prepared() in place of TrainingBatches: images normalised and varied."
+            raise argument_error("inputs", "images alone", sorted(inputs), hint)
+        return super().call(inputs, training=training, mask=mask, **kwargs)
+
     def make_train_function(self, force: bool = False) -> Any:
         """Makes the function of a step as `keras.Model` does, and the optimizer's variables first.
 
@@ -354,7 +364,8 @@ keras.saving.get_custom_objects()["ResidualNetwork"] = ResidualNetwork  # what a
 def check_network(model: object) -> None:
     """Raises a `ValueError` unless `model` is a network of this package."""
     if not isinstance(model, ResidualNetwork):
-        raise argument_error("model", "a network that keras_preact built", type(model).__name__)
+        hint = "What keras.models.clone_model returns is none; type(model).from_config(model.get_config()) is."
+        raise argument_error("model", "a network that keras_preact built", type(model).__name__, hint)
 
 
 def converted(model: ResidualNetwork, **config: Any) -> ResidualNetwork:

@@ -87,6 +87,18 @@ class RunOptions:
         check_integer("checkpoint_steps", self.checkpoint_steps, minimum=0)
 
 
+# What Keras and other libraries call an argument of `train` and `finetune`, and what there is of it here.
+FOREIGN = {
+    "lr": "Here it is learning_rate.",
+    "batch_size": "Here it is global_batch_size.",
+    "dtype": "Here it is precision.",
+    "weights": "Here it is start.",
+    "num_classes": "The data set decides.",
+    "input_shape": "The data set decides; image_size resizes its images.",
+    "validation_split": "Here it is validation_images, a number.",
+}
+
+
 def named_recipe(recipe: str | Recipe, **changes: Any) -> tuple[str, Recipe]:
     """Returns (name, `Recipe`), as `recipes.named` does, of a recipe's name or a `Recipe`, some fields changed."""
     recipe = as_recipe(recipe)

@@ -61,7 +61,8 @@ def predict(model: Trained, images: PathLike | Iterable[PathLike], top: int = 3)
     source = find_source(model, "model")
     how, classes = source.preprocessing, source.classes
     if how is None or classes is None:
-        hint = "Pass a name of list_weights(), the folder of a run or of kept weights, or the model.keras of a run."
+        hint = "Pass a name of list_weights(), the folder of a run or of kept weights, or the model.keras of a run. A "
+        hint += "network that you trained with `fit` has a `predict` of its own, for data.normalized(images)."
         expected = "one that says how images are prepared, and what its classes are called"
         raise argument_error("model", expected, source.name, hint)
     top = min(check_integer("top", top), len(classes))
@@ -90,6 +91,8 @@ def files_of(paths: PathLike | Iterable[PathLike]) -> list[str]:
         ValueError: If one does not exist, or is a folder without an image.
     """
     found = []
+    if not isinstance(paths, Iterable) and not isinstance(paths, os.PathLike):
+        raise argument_error("images", "paths of files and folders", paths)
     for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
         if not isinstance(path, (str, os.PathLike)):
             hint = "Give images in memory to preprocess_input, and its result to the network."

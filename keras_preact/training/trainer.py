@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import inspect
+import json
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from keras_preact.training import remote_folder, run_folder
 from keras_preact.training.callback_state import check_callbacks
 from keras_preact.training.evaluation import loaded
 from keras_preact.training.experiment import (
+    FOREIGN,
     NETWORK_OPTIONS,
     RECIPE_FIELDS,
     Experiment,
@@ -64,7 +66,7 @@ def train(
     strategy: Strategy = "auto",
     checkpoint_steps: int = 0,
     model_options: Mapping[str, Any] | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: Sequence[keras.callbacks.Callback] | None = (),
     verbose: str | int = "auto",
     **fields: Any,
 ) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def train(
         received = model if isinstance(model, str) else f"a {type(model).__name__}"
         raise argument_error("model", "the name of a network", received, "Trained weights go into start=.")
     own = [name for name in inspect.signature(train).parameters if name != "fields"]
-    check_arguments("train", fields, [*own, *RECIPE_FIELDS, *NETWORK_OPTIONS])
+    check_arguments("train", fields, [*own, *RECIPE_FIELDS, *NETWORK_OPTIONS], FOREIGN)
     fields, options = split_fields(fields, model_options)
     name, recipe = named_recipe(recipe, **fields)
     options = run_folder.plain_options(options)
@@ -119,7 +121,7 @@ def train(
     experiment = Experiment(
         key, place, recipe, options, recipe_name=name, data_dir=where, skip_corrupt=skip_corrupt, start=begin
     )
-    run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
+    run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks or (), verbose, clock)
     return carry_out(experiment, data, Training, run_options)
 
 
@@ -180,7 +182,8 @@ def _trained(experiment, data, validation, training_class, run_options, output):
                         training.fit(signals)
                     training.finish()
                     training.check_workers()
-                card = training.card() if devices.is_chief else experiment.plain()
+                # As the next call reads it from the file, which has no tuples.
+                card = json.loads(json.dumps(training.card())) if devices.is_chief else experiment.plain()
             devices.barrier()
     return {**card, "folder": output}
 

@@ -23,7 +23,7 @@ from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.parts import CLASSIFIER
 from keras_preact.network.spec import NetworkSpec
 from keras_preact.training.evaluation import evaluation_metrics, loaded, reestimate_statistics
-from keras_preact.training.experiment import Experiment, RunOptions, check_backend, check_epochs, named_recipe
+from keras_preact.training.experiment import FOREIGN, Experiment, RunOptions, check_backend, check_epochs, named_recipe
 from keras_preact.training.fitting import Training
 from keras_preact.training.optimizers import RecipeSGD, make_optimizer
 from keras_preact.training.processes import Clock
@@ -74,7 +74,7 @@ def finetune(
     overwrite: bool = False,
     strategy: Strategy = "auto",
     checkpoint_steps: int = 0,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: Sequence[keras.callbacks.Callback] | None = (),
     verbose: str | int = "auto",
     **fields: Any,
 ) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def finetune(
         source=source,
         tuning=tuning,
     )
-    run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks, verbose, clock)
+    run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks or (), verbose, clock)
     return carry_out(experiment, data, FineTuning, run_options)
 
 
@@ -137,7 +137,7 @@ def _sorted(fields):
     """Returns the `Tuning` and the fields of `Recipe` in `fields`; a `ValueError` says if one is neither."""
     tuning, recipe = ([field.name for field in dataclasses.fields(owner)] for owner in (Tuning, Recipe))
     own = [name for name in inspect.signature(finetune).parameters if name != "fields"]
-    check_arguments("finetune", fields, [*own, *tuning, *recipe])
+    check_arguments("finetune", fields, [*own, *tuning, *recipe], FOREIGN)
     chosen = {name: value for name, value in fields.items() if name in tuning}
     return Tuning(**chosen), {name: value for name, value in fields.items() if name in recipe}
 

@@ -34,7 +34,7 @@ class Tuning:
     def __post_init__(self) -> None:
         names = (self.freeze,) if isinstance(self.freeze, str) else self.freeze
         if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
-            raise argument_error("freeze", "names of stages", self.freeze)
+            raise argument_error("freeze", "names: of stem, stage1, stage2, ..., or trunk; () for none", self.freeze)
         object.__setattr__(self, "freeze", tuple(names))
         check_choice("bn", self.bn, STATISTICS)
         object.__setattr__(self, "layer_decay", check_number("layer_decay", self.layer_decay, 0.0, 1.0))

@@ -307,6 +307,8 @@ def find_weights(weights: PathLike | Card | None, network: str) -> Card | pathli
         return _at_path(pathlib.Path(weights), network)
     known = [*sorted({get_card(name).dataset for name in ours}), *ours]
     hint = f'Nearest: "{nearest(weights, known)}".' if known else ""
+    if str(weights).endswith((".weights.h5", ".keras")):
+        hint = "There is no such file."
     expected = "None, a folder of trained weights, a .weights.h5 or .keras file, a data set or a name "
     expected += f"of {network}'s: {_listed(known)}"
     raise argument_error("weights", expected, weights if isinstance(weights, str) else repr(weights), hint)

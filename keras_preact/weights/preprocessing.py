@@ -96,7 +96,7 @@ def preprocess_input(images: np.ndarray | Iterable[npt.ArrayLike], card: Card | 
     Args:
         images: (batch, height, width, channels) or a list of (height, width, channels), from 0 to 255, RGB or, for a
             card of one channel, grey.
-        card: A `Card`, or a network whose weights have one (`model.card`).
+        card: A `Card`, a network whose weights have one (`model.card`), or the dict that `train` and `finetune` return.
 
     Returns:
         float32 (batch, *card.preprocessing.size, channels), or of the network's own size if it has one.
@@ -110,10 +110,16 @@ def preprocess_input(images: np.ndarray | Iterable[npt.ArrayLike], card: Card | 
         how = how.of_size(shape[1:3])
         if shape[-1] != how.channels:
             expected = f"a network of {how.channels} channels, as its card"
-            raise argument_error("card", expected, f"{card.name}, of {shape[-1]}")
+            hint = "For others the card has no mean and std: take those of your own images, as DataSet.normalized does."
+            raise argument_error("card", expected, f"{card.name}, of {shape[-1]}", hint)
     if not hasattr(images, "__iter__"):
         raise argument_error("images", "(batch, height, width, channels) or a list of images", images)
-    prepared = [_prepared(_checked(np.asarray(image), how), how) for image in images]
+    try:
+        images = [np.asarray(image) for image in images]
+    except (TypeError, ValueError, NotImplementedError) as error:  # a tensor in a graph
+        hint = "In a graph: keras.layers.Resizing, and (images - mean) / std with those of card.preprocessing."
+        raise argument_error("images", "arrays", type(images).__name__, hint) from error
+    prepared = [_prepared(_checked(image, how), how) for image in images]
     if not prepared:
         raise argument_error("images", "one image at least", "none")
     return normalize(np.stack(prepared), how.mean, how.std)
@@ -121,18 +127,23 @@ def preprocess_input(images: np.ndarray | Iterable[npt.ArrayLike], card: Card | 
 
 def _of_card(card, field):
     """Returns a field of a `Card`, or of a model's; a `ValueError` says if there is none."""
+    if isinstance(card, Mapping) and "preprocessing" in card and "classes" in card:  # of a run
+        return tuple(map(str, card["classes"])) if field == "classes" else Preprocessing(**card["preprocessing"])
     found = getattr(card, "card", card)
     if not hasattr(found, field):
-        hint = "Pass a model built with weights that have a card, or get_card of a name of list_weights()."
-        received = card if found is card else f"{card.name}, a model without a card"
-        raise argument_error("card", "a Card, or a model that has one", received, hint)
+        hint = "get_card takes a name of list_weights(). Of a model that you trained with `fit` you want "
+        hint += "data.normalized(images) and data.class_names."
+        received = type(card).__name__ if found is card else f"{card.name}, a model without a card"
+        raise argument_error("card", "a Card, a model that has one, or what `train` returned", received, hint)
     return getattr(found, field)
 
 
 def _checked(image, how):
     if image.ndim != 3 or image.shape[-1] != how.channels or not image.size:
         expected = f"(batch, height, width, {how.channels}), {'RGB' if how.channels == 3 else 'channels last'}"
-        raise argument_error("images", expected, f"an image of shape {image.shape}")
+        is_grey = how.channels == 3 and image.ndim == 3 and image.shape[-1] == 1
+        hint = "Repeat the channel of grey images: np.repeat(image, 3, axis=-1)." if is_grey else ""
+        raise argument_error("images", expected, f"an image of shape {image.shape}", hint)
     if image.dtype.kind not in "uif":
         raise argument_error("images", "numbers from 0 to 255", f"values of type {image.dtype}")
     if not (image.min() >= 0 and image.max() <= 255):
@@ -156,7 +167,7 @@ def decode_predictions(
 
     Args:
         probabilities: (batch, classes), what the network of the card returns.
-        card: A `Card`, or a network whose weights have one (`model.card`).
+        card: A `Card`, a network whose weights have one (`model.card`), or the dict that `train` and `finetune` return.
         top: How many to name for each image.
 
     Returns:

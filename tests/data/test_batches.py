@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_preact
 from keras_preact.data import Augmentation, from_arrays, load
 from keras_preact.data.batches import EvaluationBatches, TrainingBatches
 
@@ -231,3 +232,40 @@ def test_wrong_arrays_are_refused_in_a_sentence(changed, message):
 def test_the_digits_take_no_options():
     with pytest.raises(ValueError, match=r"`data_dir` must be left out for digits"):
         load("digits", data_dir="x")
+
+
+def test_a_network_takes_no_batches_that_are_not_prepared(eager):
+    """Keras would take the images, raw, and drop what is to be done to them."""
+    digits = load("digits")
+    model = keras_preact.ResNet(8, input_shape=digits.image_shape)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    batches = TrainingBatches(digits, 32, 0, Augmentation(crop_padding=1))
+    with pytest.raises(
+        ValueError, match=r"`inputs` must be images alone.*'corner', 'images'.*Pass batches\.prepared\(\)"
+    ):
+        model.fit(batches, steps_per_epoch=1, verbose=0)
+
+
+def test_batches_are_of_a_data_set_and_there_are_so_many():
+    digits = load("digits")
+    with pytest.raises(ValueError, match=r"`data` must be of the class DataSet\. Received: data='str'"):
+        TrainingBatches("digits", 32, 0)
+    with pytest.raises(ValueError, match="`augmentation` must be of the class Augmentation"):
+        TrainingBatches(digits, 32, 0, {"flip": True})
+    batches = TrainingBatches(digits, 500, 0)
+    for index in (-1, 2, 10**6):
+        with pytest.raises(IndexError, match="batches 0 to 1"):
+            batches.prepared()[index]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.ones((2, 16, 16, 1)) / 2, r"numbers from 0 to 255.*Multiply by 255"),
+        (np.zeros((2, 16, 16, 3), "uint8"), r"of 1 channel\(s\), which come last.*\(2, 16, 16, 3\)"),
+        (keras.Input((16, 16, 1)), r"an array.*In a graph: \(images - data\.mean\) / data\.std"),
+    ],
+)
+def test_only_images_of_the_data_sets_kind_are_normalised(images, message):
+    with pytest.raises(ValueError, match=f"`images` must be {message}"):
+        load("digits").normalized(images)

@@ -285,3 +285,16 @@ def test_nothing_of_a_run_that_a_signal_ends_outlives_it():
         fit()
     assert stop.tb is not None
     assert seen[0]() is None
+
+
+def test_a_run_returns_the_same_when_it_has_finished_and_takes_none_for_no_callbacks(tmp_path):
+    run = dict(recipe="digits", steps=2, global_batch_size=32, output=tmp_path / "run", verbose=0, callbacks=None)
+    first = keras_preact.train("ResNet8", **run)
+    assert keras_preact.train("ResNet8", **run) == first
+    digits = keras_preact.load("digits")
+    images = keras_preact.preprocess_input(digits.test.images[:2], first)
+    np.testing.assert_allclose(images, digits.normalized(digits.test.images[:2]), rtol=1e-6)
+    ((name, _),) = keras_preact.decode_predictions(np.eye(10)[3:4], first, top=1)[0]
+    assert name == "3"
+    with pytest.raises(ValueError, match=r"`card` must be a Card, a model that has one, or what `train` returned"):
+        keras_preact.preprocess_input(images, {"model": "resnet8"})

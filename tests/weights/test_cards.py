@@ -341,7 +341,9 @@ def test_a_model_stands_for_its_card():
     images, numbers = np.full((1, 8, 8, 1), 9, "uint8"), np.eye(10)[:1]
     calls = {keras_preact.preprocess_input: images, keras_preact.decode_predictions: numbers}
     for function, argument in calls.items():
-        with pytest.raises(ValueError, match=r"`card` must be a Card, or a model.*'resnet11, a model without a card'"):
+        with pytest.raises(
+            ValueError, match=r"`card` must be a Card, a model that has one.*'resnet11, a model without a card'"
+        ):
             function(argument, model)
     model.card = card = keras_preact.get_card("resnet164.digits.digits")
     assert keras_preact.decode_predictions(numbers, model) == keras_preact.decode_predictions(numbers, card)
@@ -351,7 +353,7 @@ def test_a_model_stands_for_its_card():
 
 @pytest.mark.parametrize("card", [None, "resnet164.digits.digits", 5])
 def test_what_is_no_card_is_refused_with_where_to_get_one(card):
-    with pytest.raises(ValueError, match=r"`card` must be a Card, or a model that has one.*Received.*get_card"):
+    with pytest.raises(ValueError, match=r"`card` must be a Card, a model that has one.*Received.*get_card"):
         keras_preact.preprocess_input(np.zeros((1, 8, 8, 3), "uint8"), card)
-    with pytest.raises(ValueError, match=r"`card` must be a Card, or a model that has one.*Received.*get_card"):
+    with pytest.raises(ValueError, match=r"`card` must be a Card, a model that has one.*Received.*get_card"):
         keras_preact.decode_predictions(np.zeros((1, 4)), card)

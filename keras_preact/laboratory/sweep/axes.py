@@ -69,6 +69,8 @@ def parse_axes(over: str | Iterable[str] | Mapping[str, Sequence[Any]]) -> dict[
     Raises:
         ValueError: If there is no such axis, or its values are missing or none of its own.
     """
+    if over is None:
+        raise argument_error("over", "axes, as text or as a dict", over)
     if isinstance(over, str):
         over = [part.strip() for part in over.split(",") if part.strip()]
     if not isinstance(over, Mapping):
@@ -93,7 +95,7 @@ def _value(word):
 
 
 def _check_axis(name, values):
-    check_choice("over", name, network_axes() + RECIPE_AXES)
+    check_choice("over", name, network_axes() + RECIPE_AXES, "Values of one axis have colons between them.")
     if values is None:
         if name not in CHOICES:
             raise argument_error("over", f"with values for {name}", name, f"For example {name}={_example(name)}.")

@@ -32,7 +32,7 @@ from keras_preact.network.families import model_key
 from keras_preact.network.shortcuts import ShortcutSpec
 from keras_preact.training import run_folder
 from keras_preact.training.evaluation import loaded
-from keras_preact.training.experiment import RECIPE_FIELDS, check_backend, check_epochs
+from keras_preact.training.experiment import FOREIGN, RECIPE_FIELDS, check_backend, check_epochs
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import as_recipe
 from keras_preact.training.remote_folder import check_local
@@ -93,7 +93,7 @@ def sweep(
     """
     axes, seeds = axes_and_points.parse_axes(over), check_integer("seeds", seeds)
     own = [name for name in inspect.signature(sweep).parameters if name != "fields"]
-    check_arguments("sweep", fields, [*own, *RECIPE_FIELDS])
+    check_arguments("sweep", fields, [*own, *RECIPE_FIELDS], FOREIGN)
     recipe = as_recipe(recipe)
     check_epochs(recipe, fields)
     held_out = recipe.validation_images if validation_images is None else validation_images
