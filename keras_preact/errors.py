@@ -99,7 +99,8 @@ def check_integer(argument: str, value: object, minimum: int = 1, maximum: int =
     number = whole if whole is not None else _finite(value)
     near = minimum if number is None else min(max(minimum, round(number)), maximum)
     most = f" and at most {maximum:,}" if number is not None and number > maximum else ""
-    raise argument_error(argument, f"a whole number of at least {minimum}{most}", value, f"Nearest: {near}.")
+    hint = f"Nearest: {near}." if number is not None else ""
+    raise argument_error(argument, f"a whole number of at least {minimum}{most}", value, hint)
 
 
 def check_number(

@@ -113,10 +113,12 @@ def to_rows(task, measured):
 
 
 def write_rows(path, rows):
-    with path.open("w", newline="", encoding="utf-8") as file:
+    aside = path.with_name(f".{path.name}")
+    with aside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    aside.replace(path)
 
 
 def read_rows(path):

@@ -39,7 +39,8 @@ class _Row:
         data = self.function(**{argument: value for argument, value in given.items() if argument in self.takes})
         if not isinstance(data, DataSet):
             raise argument_error("data", "the name of a function that returns a DataSet", type(data).__name__)
-        return replace(data, name=self.name, folder=None)  # by which cards find it again
+        # By name and data_dir cards find it again.
+        return replace(data, name=self.name, folder=None, data_dir=None if data_dir is None else os.fspath(data_dir))
 
 
 def _row(name, function):

@@ -112,6 +112,7 @@ class DataSet:
         folder: The path that `load` takes to load a folder of images again; None for a named data set, and for arrays.
         crop: Share of a resized test image's shorter side that the crop from its centre keeps.
         interpolation: How images of other sizes were, or are, resized to these: one of `cuts.INTERPOLATIONS`.
+        data_dir: Where the files of a named data set lie; None for its usual places.
     """
 
     name: str
@@ -123,6 +124,7 @@ class DataSet:
     folder: str | None = None
     crop: float = 1.0
     interpolation: str = "bicubic"
+    data_dir: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("train", "test"):

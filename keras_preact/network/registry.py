@@ -93,8 +93,9 @@ def register_shortcut(
             _check_shapes(name)
         except Exception as error:  # whatever is wrong in the function
             del SHORTCUTS[name]
-            reason = f"{type(error).__name__}: {error}"
-            raise argument_error("function", FUNCTION, getattr(function, "__name__", function), reason) from error
+            there = ", ".join(sorted(name for name in vars(UnitShapes) if not name.startswith("_")))
+            hint = f"{type(error).__name__}: {error}. env has {there}; to scale a signal is env.affine."
+            raise argument_error("function", FUNCTION, getattr(function, "__name__", function), hint) from error
 
 
 def _checked_parameters(parameters):

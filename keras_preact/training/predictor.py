@@ -97,16 +97,16 @@ def files_of(paths: PathLike | Iterable[PathLike]) -> list[str]:
         if not isinstance(path, (str, os.PathLike)):
             hint = "Give images in memory to preprocess_input, and its result to the network."
             raise argument_error(
-                "image", "the path of a file, or of a folder of images", f"a {type(path).__name__}", hint
+                "images", "the path of a file, or of a folder of images", f"a {type(path).__name__}", hint
             )
         if not os.path.isdir(path):
             if not os.path.isfile(path):
-                raise argument_error("image", "an existing file, or a folder of images", str(path))
+                raise argument_error("images", "an existing file, or a folder of images", str(path))
             found.append(os.fspath(path))
             continue
         images, others = image_files(path)
         if not images:
-            raise argument_error("image", "a folder with images in it", str(path))
+            raise argument_error("images", "a folder with images in it", str(path))
         if others:
             log.warning(f"Left out what is no image by its name ({len(others):,}): {some(others)}.")
         found += images

@@ -156,8 +156,8 @@ def register_recipe(name: str, recipe: Recipe) -> None:
         raise argument_error("recipe", "a Recipe", recipe)
     taken = {known.source for other, known in RECIPES.items() if other != name}
     if recipe.source in (Recipe().source, *taken):
-        expected = "one whose source says where it is from, as that of no other recipe does"
-        raise argument_error("recipe", expected, recipe.source, 'Pass source="...".')
+        expected = "where the recipe is from, as no other recipe says it"
+        raise argument_error("source", expected, recipe.source, 'Make it with Recipe(source="...").')
     add_row("recipe", name, recipe, RECIPES)
 
 

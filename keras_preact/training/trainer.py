@@ -116,8 +116,8 @@ def train(
     options = run_folder.plain_options(options)
     key = model_key(model, options.get("unit"))
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
-    where, begin = str(data_dir) if data_dir else None, None if start is None else find_source(start, "start")
-    place = data.folder or data.name
+    begin = None if start is None else find_source(start, "start")
+    place, where = data.folder or data.name, data.data_dir
     experiment = Experiment(
         key, place, recipe, options, recipe_name=name, data_dir=where, skip_corrupt=skip_corrupt, start=begin
     )

@@ -124,7 +124,7 @@ def finetune(
         recipe,
         {},
         recipe_name=name,
-        data_dir=str(data_dir) if data_dir else None,
+        data_dir=data.data_dir,
         skip_corrupt=skip_corrupt,
         source=source,
         tuning=tuning,

@@ -119,7 +119,7 @@ def test_what_is_logged_is_shown_while_a_command_runs(capsys, monkeypatch):
         (["train", "--layout", "layers", "--remat", "--output", "run"], "`remat` must be left out with layout="),
         (["evaluate", "nowhere"], "a name of list_weights(), the folder of a run"),
         (["predict", "nowhere", "x.png"], "a name of list_weights(), the folder of a run"),
-        (["predict", str(TRAINED / "resnet164.digits.digits"), "x.png"], "`image` must be an existing file"),
+        (["predict", str(TRAINED / "resnet164.digits.digits"), "x.png"], "`images` must be an existing file"),
         (["inspect", "VGG16"], "Nearest"),
         (["inspect", "resnt164"], "There is no such file. Nearest: resnet164."),
     ],

@@ -74,7 +74,7 @@ def test_levels_end_where_their_epochs_do():
 
 def test_a_training_in_levels_ends_with_the_whole_network(whole):
     folder, card = whole
-    assert card["network"]["spec"]["units"] == (2, 2, 2)
+    assert card["network"]["spec"]["units"] == [2, 2, 2]
     assert card["network"]["name"] == "resnet14"
     assert tuple(card["network"]["input_shape"]) == (16, 16, 3)
     assert keras_preact.evaluate(folder, DATA)["error_percent"] == card["error_percent"]

@@ -138,8 +138,11 @@ def weights(**changes):
         (lambda: keras_preact.register_recipe("Mine", RECIPE), "name.*small letters"),
         (lambda: keras_preact.register_recipe("digits", RECIPE), "name.*no other recipe has"),
         (lambda: keras_preact.register_recipe("mine", {"epochs": 1}), "recipe.*a Recipe"),
-        (lambda: keras_preact.register_recipe("mine", keras_preact.Recipe()), "recipe.*whose source says where"),
-        (lambda: keras_preact.register_recipe("mine", RECIPES["digits"].replace(epochs=9)), "recipe.*whose source"),
+        (lambda: keras_preact.register_recipe("mine", keras_preact.Recipe()), "source.*where the recipe is"),
+        (
+            lambda: keras_preact.register_recipe("mine", RECIPES["digits"].replace(epochs=9)),
+            "source.*no other recipe says it",
+        ),
         (lambda: keras_preact.register_data("digits", images), "name.*no other data set has"),
         (lambda: keras_preact.register_data("mine", images()), "function.*returns a DataSet"),
         (lambda: keras_preact.register_data("mine", lambda path: images()), "function.*no other arguments.*path"),

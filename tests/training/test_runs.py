@@ -93,6 +93,9 @@ def test_of_an_overwritten_run_nothing_is_left_and_a_data_dir_is_absolute(tmp_pa
     assert not (folder / "samples" / "cat.png").exists()
     assert (folder / "mine.txt").exists()
     assert card["data_dir"] == str(tmp_path / "data")
+    given = keras_preact.load("placed", "data")  # as sweeps and tables load it once
+    card = keras_preact.train("ResNet8", data=given, recipe=other, output=tmp_path / "given", **ALONE)
+    assert card["data_dir"] == str(tmp_path / "data")
 
 
 class LossOfTwo(keras.callbacks.Callback):

@@ -218,7 +218,7 @@ def test_what_is_no_data_no_path_and_no_name_is_said_by_its_type(run):
     for use, message in (
         (lambda: keras_preact.train("ResNet11", data=arrays), "`data` must be a name, .*from_arrays"),
         (lambda: keras_preact.evaluate(run[0], arrays[0]), "`data` must be a name, .*Received: data='a ndarray'"),
-        (lambda: keras_preact.predict(run[0], [arrays[0]]), "`image` must be the path of a file.*preprocess_input"),
+        (lambda: keras_preact.predict(run[0], [arrays[0]]), "`images` must be the path of a file.*preprocess_input"),
         (
             lambda: keras_preact.export(run[0], run[0] / "e", images=arrays[0]),
             "`images` must be the path.*sample_images",
