@@ -79,7 +79,7 @@ def test_a_training_in_levels_ends_with_the_whole_network(whole):
     assert tuple(card["network"]["input_shape"]) == (16, 16, 3)
     assert keras_preact.evaluate(folder, DATA)["error_percent"] == card["error_percent"]
     assert len((folder / "history.csv").read_text().splitlines()) == 1 + 3
-    assert card["recipe"]["levels"] == RECIPE.levels
+    assert card["recipe"]["levels"] == [list(level) for level in RECIPE.levels]
 
 
 def test_a_resume_is_the_same_to_the_bit_in_every_level(whole, tmp_path, capsys):
