@@ -85,7 +85,7 @@ def train_command(recipe: str, words: Sequence[str] = ()) -> Callable[..., None]
             shortcut: What stands on the shortcut (Fig. 2), at the paper's values.
             layout: Stacked units in a loop, or one Keras layer per operation.
             unroll: Units in one turn of the loop; more is faster on a GPU and slower to compile.
-            remat: Compute units again in the backward pass: less memory, about a quarter more time.
+            remat: Compute units again in the backward pass: less memory, about a quarter more CPU time.
             family: The family of the network, where its depth is in both; the name's own if left out.
             settings: The recipe.
         """
