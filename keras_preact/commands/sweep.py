@@ -65,9 +65,10 @@ def sweep(
         fail_percent=fail_percent,
         **given(changes),
     )
-    print(f"\n{(folder / grid.MARKDOWN).read_text()}\n{folder}/: {grid.CSV}, {grid.MARKDOWN}, {grid.PLOT}")
+    table = (folder / grid.MARKDOWN).read_text(encoding="utf-8")
+    print(f"\n{table}\n{folder}/: {grid.CSV}, {grid.MARKDOWN}, {grid.PLOT}")
     if (folder / grid.BEST).is_file():
-        best = json.loads((folder / grid.BEST).read_text())
+        best = json.loads((folder / grid.BEST).read_text(encoding="utf-8"))
         print(f"best: {best['point']} ({best['chosen_by']} {best['median']:.2f}); {folder / best['run']}")
         if best["chosen_by"].endswith("error_percent"):
             print("It was chosen on the test images, which flatters it; without --validation-images 0 on others.")

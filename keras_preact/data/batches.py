@@ -128,6 +128,7 @@ def _for_device(drawn):
 class PreparedBatches(keras.utils.PyDataset):
     """Yields the batches of a `TrainingBatches` as images and labels that a network takes, prepared one by one.
 
+    Pass `shuffle=False` to `fit`: the batches have their own order, which Keras would change.
     `keras.Model.fit` takes the length of its first epoch for all of them, so the rest of an epoch wants a `fit` of its
     own. A loop of one's own begins each epoch with `set_position(epoch)` of the `TrainingBatches`, or all are the same.
     """

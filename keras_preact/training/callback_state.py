@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # What Keras' callbacks count. (EarlyStopping turns the sign of `min_delta` in place, so that is not restored.)
 COUNTERS = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch")
+_DECIDING = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
 _OF_THE_RATE = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 _OF_ONE_RATE = ("constant", "plateau")  # schedules by which the optimizer has a number for its rate
 PREFIX = "callbacks/"  # of the names of arrays
@@ -132,28 +133,54 @@ def _is_own(callback, name):
 
 
 def check_callbacks(callbacks: Iterable[keras.callbacks.Callback], recipe: Recipe) -> None:
-    """Raises a `ValueError` if one of `callbacks` is none, or has a state that a checkpoint cannot hold."""
-    if isinstance(callbacks, keras.callbacks.Callback):
-        raise argument_error("callbacks", "a list of keras.callbacks.Callback objects", type(callbacks).__name__)
+    """Raises a `ValueError` if one of `callbacks` is none, has a state that is no JSON, or breaks a recipe's rule."""
     for callback in callbacks:
+        _check_state(callback)
         name = type(callback).__name__
-        if not isinstance(callback, keras.callbacks.Callback):
-            raise argument_error("callbacks", "keras.callbacks.Callback objects", name)
-        if hasattr(callback, "state_dict") != hasattr(callback, "load_state_dict"):
-            raise argument_error("callbacks", "with both state_dict and load_state_dict, or neither", name)
-        try:
-            _state_of(callback)
-        except (TypeError, ValueError) as error:
-            raise argument_error("callbacks", "with a state that JSON can hold", name, str(error)) from error
-        if isinstance(callback, _OF_THE_RATE) and (recipe.warmup_steps or recipe.schedule not in _OF_ONE_RATE):
-            hint = 'Pass schedule="constant" and warmup_steps=0, or leave the callback out.'
-            raise argument_error("callbacks", "none that sets the rate, which the recipe's schedule does", name, hint)
-        if recipe.ema and getattr(callback, "restore_best_weights", False):
-            hint = "The average of the weights, which `ema` asks for, takes the place of the best ones."
-            raise argument_error("callbacks", "without restore_best_weights in a training with ema", name, hint)
-        if recipe.levels and getattr(callback, "restore_best_weights", False):
-            hint = "The best weights may be those of a shallower network."
-            raise argument_error("callbacks", "without restore_best_weights in a training of levels", name, hint)
-        if recipe.levels and isinstance(callback, keras.callbacks.EarlyStopping):
-            hint = "It may end the training with a shallower network."
-            raise argument_error("callbacks", "without EarlyStopping in a training of levels", name, hint)
+        for is_wrong, expected, hint in _rules(callback, recipe):
+            if is_wrong:
+                raise argument_error("callbacks", expected, name, hint)
+
+
+def _check_state(callback):
+    name = type(callback).__name__
+    if not isinstance(callback, keras.callbacks.Callback):
+        raise argument_error("callbacks", "keras.callbacks.Callback objects", name)
+    if hasattr(callback, "state_dict") != hasattr(callback, "load_state_dict"):
+        raise argument_error("callbacks", "with both state_dict and load_state_dict, or neither", name)
+    try:
+        _state_of(callback)
+    except Exception as error:  # of its own `state_dict`
+        reason = f"{type(error).__name__}: {error}"
+        raise argument_error("callbacks", "with a state that JSON can hold", name, reason) from error
+
+
+def _rules(callback, recipe):
+    """Yields (whether a callback breaks it, what is expected, a hint) of each rule of a recipe's callbacks."""
+    yield (
+        isinstance(callback, _OF_THE_RATE) and (recipe.warmup_steps or recipe.schedule not in _OF_ONE_RATE),
+        "none that sets the rate, which the recipe's schedule does",
+        'Pass schedule="constant" and warmup_steps=0, or leave the callback out.',
+    )
+    decides = isinstance(callback, _DECIDING) and str(callback.monitor).startswith("val_")
+    yield (
+        decides and not recipe.validation_images,
+        "none that decides by the test images",
+        "Pass validation_images=...: test images that decide would make their error no measurement.",
+    )
+    restores = getattr(callback, "restore_best_weights", False)
+    yield (
+        recipe.ema and restores,
+        "without restore_best_weights in a training with ema",
+        "The average of the weights, which `ema` asks for, takes the place of the best ones.",
+    )
+    yield (
+        recipe.levels and restores,
+        "without restore_best_weights in a training of levels",
+        "The best weights may be those of a shallower network.",
+    )
+    yield (
+        recipe.levels and isinstance(callback, keras.callbacks.EarlyStopping),
+        "without EarlyStopping in a training of levels",
+        "It may end the training with a shallower network.",
+    )

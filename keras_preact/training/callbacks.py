@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -221,7 +222,8 @@ class Checkpointing(keras.callbacks.Callback):
         if number := self.signals.number:
             name = signal.Signals(number).name
             text = f"\nkeras-preact: {name} after step {self.step}. The same command resumes from there."
-            print(text, file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # of a terminal that has been closed
+                print(text, file=sys.stderr, flush=True)
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(status(number))
 
     def _save(self):

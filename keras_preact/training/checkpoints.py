@@ -60,8 +60,10 @@ def save(folder: PathLike, checkpoint: Checkpoint) -> None:
                 json.dump(content, file)
         with open(aside / SUMS, "w", encoding="utf-8") as file:
             file.writelines(f"{_digest(aside / name)}  {name}\n" for name in (ARRAYS, STATE, PROCESSES))
-    for old in _folders(folder)[:-KEPT]:
-        shutil.rmtree(old)
+    found = _folders(folder)
+    here = found.index(folder / f"{checkpoint.step:09d}") + 1
+    for other in (*found[: max(0, here - KEPT)], *found[here:]):  # a later one was damaged: this run began before it
+        shutil.rmtree(other)
 
 
 def newest(folder: PathLike) -> Checkpoint | None:

@@ -8,14 +8,14 @@ from typing import Any
 import keras
 
 from keras_preact.data.dataset import DataSet
-from keras_preact.errors import argument_error, check_arguments, check_integer
+from keras_preact.errors import argument_error, check_arguments, check_choice, check_flag, check_integer
 from keras_preact.training import finish
 from keras_preact.training.processes import Clock
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import as_recipe, named
 from keras_preact.training.source import Source
 from keras_preact.training.strategies import Devices
-from keras_preact.training.strategy_table import Strategy
+from keras_preact.training.strategy_table import STRATEGIES, Strategy
 from keras_preact.types import PathLike
 from keras_preact.weights import schema
 from keras_preact.zoo import SPEC_FIELDS
@@ -85,6 +85,13 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check_integer("checkpoint_steps", self.checkpoint_steps, minimum=0)
+        check_flag("overwrite", self.overwrite)
+        check_choice("strategy", self.strategy, STRATEGIES)
+        if self.verbose != "auto":
+            check_integer("verbose", self.verbose, minimum=0, maximum=2)
+        if not isinstance(self.callbacks, (list, tuple)):
+            expected = "a list of keras.callbacks.Callback objects"
+            raise argument_error("callbacks", expected, type(self.callbacks).__name__)
 
 
 # What Keras and other libraries call an argument of `train` and `finetune`, and what there is of it here.
@@ -122,7 +129,10 @@ def split_fields(
         ValueError: If an option is in `model_options`, too, or that holds what is no option of the network.
     """
     options = {name: value for name, value in fields.items() if name in NETWORK_OPTIONS}
-    check_arguments("train", model_options or {}, NETWORK_OPTIONS)
+    if not isinstance(model_options or {}, Mapping):
+        raise argument_error("model_options", "a dict", type(model_options).__name__)
+    of_recipes = dict.fromkeys(RECIPE_FIELDS, "It is a field of the recipe, and no option of the network.")
+    check_arguments("train", model_options or {}, NETWORK_OPTIONS, of_recipes)
     if twice := sorted(options.keys() & (model_options or {}).keys()):
         raise argument_error(twice[0], "left out, as model_options has it", options[twice[0]])
     return {name: value for name, value in fields.items() if name not in options}, {**(model_options or {}), **options}

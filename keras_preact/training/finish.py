@@ -164,12 +164,13 @@ def _write_samples(data, folder):
     """Writes the first test image of each of the first classes as PNG, to try predictions on; grey or RGB ones."""
     from PIL import Image
 
-    folder.mkdir(exist_ok=True)
-    labels, written = list(data.test.labels), set()
-    for label, class_name in list(enumerate(data.class_names))[:5]:
-        if label in labels and data.image_shape[-1] in (1, 3):
-            name = safe_name(class_name)
-            name = f"{name}_{label}" if name.lower() in written else name
-            written.add(name.lower())
-            image = data.test.read(np.array([labels.index(label)]))[0]
-            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(folder / f"{name}.png")
+    with written_aside(folder) as aside:
+        aside.mkdir()
+        labels, written = list(data.test.labels), set()
+        for label, class_name in list(enumerate(data.class_names))[:5]:
+            if label in labels and data.image_shape[-1] in (1, 3):
+                name = safe_name(class_name)
+                name = f"{name}_{label}" if name.lower() in written else name
+                written.add(name.lower())
+                image = data.test.read(np.array([labels.index(label)]))[0]
+                Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(aside / f"{name}.png")

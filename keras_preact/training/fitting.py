@@ -196,12 +196,15 @@ class Training:
             log.info("XLA is off: Keras cannot compile a step under a tf.distribute strategy.")
         if (warmup := self.recipe.warmup_steps) >= self.total_steps:
             log.warning(f"The learning rate rises for {warmup:,} steps, and the training has {self.total_steps:,}.")
+        unit = 1 if self.recipe.steps else self.steps_per_epoch
+        if late := [drop for drop in self.recipe.drops if drop * unit >= self.total_steps]:
+            log.warning(f"The learning rate does not fall at {late[0]:,} of `drops`: the training ends before.")
         if step:
             log.info(f"resuming after step {step:,} of {self.total_steps:,}")
 
     def fit(self, signals: EndingSignals) -> None:
         """Trains from the restored step to the last, or to what ends the training; `signals` may end it before."""
-        callbacks = self._callbacks(signals)
+        callbacks, checkpointing = self._callbacks(signals)
         stopped = self.start is not None and self.start.state.get("stopped")
         validation, validation_steps = evaluation_data(self.validation, self.devices)
         options = dict(
@@ -215,11 +218,11 @@ class Training:
         for number in range(self.level, len(self.levels)) if not stopped else ():
             if number > self.level:
                 self._enter(number)
-            self._fit_level(callbacks[-1], options)
+            self._fit_level(checkpointing, options)
             if self.model.stop_training:
                 break
         self._check_end()
-        callbacks[-1].end(self.model, self._epochs)
+        checkpointing.end(self.model, self._epochs)
         self.processes.end_fit()
 
     def _check_end(self):
@@ -241,7 +244,11 @@ class Training:
         return (1 if sys.stdout and sys.stdout.isatty() else 2) if verbose == "auto" else verbose
 
     def _callbacks(self, signals):
-        """Returns the callbacks of `fit`, first to last: the guard comes before what writes, checkpoints after all."""
+        """Returns the callbacks of `fit`, first to last, and the `Checkpointing` among them.
+
+        The guard comes before what writes, checkpoints after what they hold; what is shown comes last, as a terminal
+        that has been closed raises an error.
+        """
         devices, start = self.devices, self.start
         schedule = make_schedule(self.recipe, self.steps_per_epoch)
         period = 1 if devices.kind == "CPU" else GUARD_STEPS
@@ -265,8 +272,8 @@ class Training:
         logs = _tensorboard(self.folder) if devices.is_chief else []
         progress = [keras.callbacks.ProgbarLogger()] if self._verbose else []
         whole = {"epochs": self._epochs, "verbose": self._verbose}
-        shared = [OneTraining(callback, whole) for callback in (*counted, *progress)]
-        return [guard, files, *shared, *logs, checkpointing]
+        shared, shown = ([OneTraining(callback, whole) for callback in part] for part in (counted, progress))
+        return [guard, files, *shared, *logs, checkpointing, *shown], checkpointing
 
     def _fit_level(self, checkpointing, options):
         """Trains from the step that was reached to the end of the level, or of the training.

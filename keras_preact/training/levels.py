@@ -48,16 +48,20 @@ def check_levels(levels: Sequence[Level], spec: NetworkSpec, side: int) -> None:
     """Raises a `ValueError` if a network of `spec` cannot end such levels, or an image is larger than `side` pixels."""
     depths = [level.depth for level in levels if level.depth is not None]
     for depth in depths:
-        units_of_depth(spec, depth)
+        try:
+            units_of_depth(spec, depth)
+        except ValueError as error:
+            raise argument_error("levels", "of depths that the network's family has", depth, str(error)) from error
     if depths and depths[-1] != spec.depth:
         raise argument_error("levels", f"levels that end with the network's depth, {spec.depth}", depths)
     if len(set(depths)) > 1:
         check_identity(spec)  # now, not when the first level has been trained
+    argument = "levels (image size)" if depths else "image_size"
     for level in levels:
         if level.image_size > side:
-            raise argument_error("image_size", f"at most {side}, the side of the images", level.image_size)
+            raise argument_error(argument, f"at most {side}, the side of the images", level.image_size)
         if 0 < level.image_size < spec.minimum_size:
-            raise argument_error("image_size", f"at least {spec.minimum_size} for this network", level.image_size)
+            raise argument_error(argument, f"at least {spec.minimum_size} for this network", level.image_size)
 
 
 def segments(step: int, total: int, per_epoch: int) -> Iterator[tuple[int, int, int]]:

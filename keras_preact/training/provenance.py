@@ -1,7 +1,7 @@
 """Where a published number comes from: command, device, versions, commit, date."""
 
 import datetime
-import importlib.metadata
+import importlib
 import os
 import pathlib
 import platform
@@ -88,5 +88,5 @@ def versions() -> dict[str, str]:
     return {
         "keras_preact": __version__,
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in names},
+        **{name: importlib.import_module(name).__version__ for name in names},
     }

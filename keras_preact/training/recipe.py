@@ -85,8 +85,9 @@ class Recipe(Augmentation):
     label_smoothing: float = 0.0
     """Share of a label that is spread over all classes."""
     image_size: int = 0
-    """Side of the square images that the network sees; 0 for the data set's own. Image files are resized to it in
-    training and evaluation; arrays in training only, on the device, after all else is done to them."""
+    """Side of the square images that the network sees; 0 for the data set's own. Image files that the run loads are
+    resized to it in training and evaluation; the images of a `DataSet` in training only, on the device, after all else
+    is done to them."""
     levels: tuple[tuple[int, int, int], ...] = ()
     """(depth, image size, epochs) of each part of a training that begins shallow, on small images, and ends with the
     network's own depth; size 0 is the data set's own. `epochs` is their sum. See `deepen`."""
@@ -130,14 +131,16 @@ class Recipe(Augmentation):
             raise argument_error(name, "0 with `levels`, which say it", getattr(self, name))
         if self.epochs != sum(epochs):
             raise argument_error("epochs", f"{sum(epochs)}, the sum of those of `levels`", self.epochs)
+        if self.seed + len(self.levels) > bounds.SEED:  # each draws by the next seed
+            raise argument_error("seed", f"at most {bounds.SEED - len(self.levels):,} with `levels`", self.seed)
         if self.early_stopping:
             hint = "A level that ends the run would leave its shallower network."
             raise argument_error("early_stopping", "0 with `levels`", self.early_stopping, hint)
 
     def _check_schedule(self):
         if self.drops and self.schedule != "steps":
-            hint = 'Use schedule="steps".'
-            raise argument_error("drops", f'left out with schedule="{self.schedule}"', self.drops, hint)
+            hint = 'Pass drops=() (--drops), or schedule="steps".'
+            raise argument_error("drops", f'() with schedule="{self.schedule}"', self.drops, hint)
         if list(self.drops) != sorted(set(self.drops)):
             raise argument_error("drops", "growing epochs", self.drops)
         if (self.schedule == "plateau") != bool(self.patience):

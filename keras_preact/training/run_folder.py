@@ -1,5 +1,6 @@
 """The run folder: what it is a run of, its checkpoints, and at the end a model and its card."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -53,7 +54,7 @@ def check_folder(path: PathLike, experiment: Mapping[str, Any], overwrite: bool 
     path = pathlib.Path(path)
     if not path.exists() or (path.is_dir() and all(map(is_aside, path.iterdir()))):
         return path
-    if not path.is_dir() or not any((path / name).is_file() for name in (CARD, EXPERIMENT, HISTORY)):
+    if not (path / EXPERIMENT).is_file():  # exports have cards, too, and others' trainings a history
         raise _another_run(path, "a new or empty folder, or a run's folder")
     if overwrite:
         return path
@@ -78,7 +79,8 @@ def finished_card(path: pathlib.Path, overwrite: bool) -> dict[str, Any] | None:
 
 def remove_checkpoints(path: pathlib.Path) -> None:
     """Removes the checkpoints of a run's folder."""
-    shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):  # what cannot be removed would be resumed
+        shutil.rmtree(path / CHECKPOINTS)
     (path / CHECKPOINTS).mkdir(exist_ok=True)
 
 

@@ -88,5 +88,6 @@ class EndingSignals:
     def _end(self, number):
         if number == signal.SIGINT:
             raise KeyboardInterrupt
-        print(f"keras-preact: {signal.Signals(number).name}. {self.sentence}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # of a terminal that has been closed
+            print(f"keras-preact: {signal.Signals(number).name}. {self.sentence}", file=sys.stderr, flush=True)
         raise SystemExit(status(number))

@@ -1,4 +1,4 @@
-"""On which devices a run computes. The one file that names `tf.distribute`."""
+"""On which devices a run computes. With `network/replicas.py`, the one file that names `tf.distribute`."""
 
 import contextlib
 import functools
@@ -172,7 +172,9 @@ class Devices:
 
         Rows of another number of replicas are added up: the variables are totals and counts.
         """
-        assert rows.shape[1] == len(variables), "a checkpoint's metrics are not this run's"
+        if rows.shape[1] != len(variables):
+            expected = "a run of this version, whose checkpoint holds its metrics"
+            raise argument_error("output", expected, f"{rows.shape[1]} numbers in place of {len(variables)}")
         if len(rows) != (self.replicas if self.on_tensorflow else 1):
             rows = np.concatenate([rows.sum(0, keepdims=True), np.zeros((self.replicas - 1, rows.shape[1]))])
         if self.replicas == 1 or not self.on_tensorflow:

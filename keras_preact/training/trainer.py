@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_preact.data.dataset import DataLike, DataSet, held_out
 from keras_preact.data.folders import check_outside
-from keras_preact.errors import argument_error, check_arguments
+from keras_preact.errors import argument_error, check_arguments, check_flag
 from keras_preact.files import remove_asides
 from keras_preact.locks import held
 from keras_preact.names import check_lines, safe_name
@@ -115,13 +115,15 @@ def train(
     name, recipe = named_recipe(recipe, **fields)
     options = run_folder.plain_options(options)
     key = model_key(model, options.get("unit"))
-    data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
+    run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks or (), verbose, clock)
+    check_callbacks(run_options.callbacks, recipe)
+    check_precision(recipe.precision)
+    data = loaded(data, data_dir, recipe.image_size, check_flag("skip_corrupt", skip_corrupt))
     begin = None if start is None else find_source(start, "start")
     place, where = data.folder or data.name, data.data_dir
     experiment = Experiment(
         key, place, recipe, options, recipe_name=name, data_dir=where, skip_corrupt=skip_corrupt, start=begin
     )
-    run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks or (), verbose, clock)
     return carry_out(experiment, data, Training, run_options)
 
 
@@ -173,9 +175,11 @@ def _trained(experiment, data, validation, training_class, run_options, output):
             signals.at_once = devices.workers > 1
             check_batch(recipe, devices)
             with _alone(output, devices), _told_what_is_left(folder, output):
-                run_folder.check_folder(
-                    folder, experiment.plain(), run_options.overwrite
-                )  # another may have been there
+                # Another process may have been there.
+                run_folder.check_folder(folder, experiment.plain(), run_options.overwrite)
+                finished = run_folder.finished_card(folder, run_options.overwrite)
+                if finished is not None and devices.workers == 1:
+                    return {**finished, "folder": output}
                 with devices.scope():
                     training = training_class(experiment, data, validation, devices, folder, push, run_options)
                     with signals.deferred():
@@ -206,6 +210,8 @@ def _told_what_is_left(folder, output):
     """Names the last checkpoint in `output`, of which `folder` is the local copy, if training stops with an error."""
     try:
         yield
+    except BrokenPipeError:  # of what is shown, whose reader went
+        raise
     except (FloatingPointError, OSError) as error:
         last = max((path.name for path in (folder / run_folder.CHECKPOINTS).glob("[0-9]*")), default=None)
         left = (

@@ -23,6 +23,7 @@ class ErrorPercent(keras.metrics.MeanMetricWrapper):
 
     def __init__(self, name: str = "error_percent", dtype: str | None = None) -> None:
         super().__init__(_error_percent, name=name, dtype=dtype)
+        self._direction = "down"  # what Keras' callbacks look up in mode "auto"
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "dtype": self.dtype}

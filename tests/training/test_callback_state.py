@@ -128,7 +128,7 @@ def test_best_weights_are_set_once_at_the_end_of_a_training_of_several_fits(tmp_
 
 
 @pytest.mark.parametrize(
-    "callback", [keras.callbacks.ReduceLROnPlateau(), keras.callbacks.LearningRateScheduler(float)]
+    "callback", [keras.callbacks.ReduceLROnPlateau("loss"), keras.callbacks.LearningRateScheduler(float)]
 )
 def test_a_rate_has_one_master(callback, tmp_path):
     train(tmp_path / "run", RECIPE.replace(epochs=1, schedule="constant"), callbacks=[callback])

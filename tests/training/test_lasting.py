@@ -317,6 +317,18 @@ def test_a_signal_within_the_steps_saves_first(number, error, whole_run, tmp_pat
     assert_same_run(tmp_path / "run", whole_run)
 
 
+def test_a_terminal_that_is_closed_costs_no_step(tmp_path, monkeypatch):
+    def gone(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(keras.callbacks.ProgbarLogger, "on_train_batch_end", gone)
+    monkeypatch.setattr("builtins.print", gone)
+    with pytest.raises(SystemExit) as stop:
+        train(tmp_path / "run", callbacks=[Signal(signal.SIGHUP, 1)], verbose=1)
+    assert stop.value.code == 129
+    assert checkpoints.newest(tmp_path / "run" / run_folder.CHECKPOINTS).step == 1
+
+
 @pytest.mark.parametrize("where", ["save", "steps"])
 def test_a_sweep_that_is_told_to_stop_runs_no_further_trial(where, tmp_path, monkeypatch):
     count, carry_out = [], trainer.carry_out

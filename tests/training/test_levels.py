@@ -140,7 +140,7 @@ def test_what_cannot_be_deepened_can_begin_with_its_own_weights(tmp_path):
     [
         ({"recipe": RECIPE.replace(levels=((8, 8, 3),))}, r"levels.*end with the network's depth, 14"),
         ({"recipe": RECIPE.replace(levels=((9, 8, 1), (14, 0, 2)))}, r"depth.*6n \+ 2.*9"),
-        ({"recipe": RECIPE.replace(levels=((8, 17, 1), (14, 0, 2)))}, r"image_size.*at most 16"),
+        ({"recipe": RECIPE.replace(levels=((8, 17, 1), (14, 0, 2)))}, r"levels \(image size\).*at most 16"),
         ({"recipe": Recipe(epochs=1, image_size=17, global_batch_size=8)}, r"image_size.*at most 16"),
         ({"model_options": {"ordering": "bn_after_addition"}}, r"ordering.*BN follows the addition"),
         ({"start": "digits"}, r"weights.*Nearest: resnet164\.digits\.digits"),

@@ -195,3 +195,14 @@ def test_a_full_disk_leaves_the_checkpoints_that_are_there(three, monkeypatch):
         checkpoints.save(three, checkpoints.Checkpoint(4, {"weights": np.ones(3)}, {}))
     assert sorted(path.name for path in three.iterdir()) == ["000000002", "000000003"]
     assert checkpoints.newest(three).step == 3
+
+
+def test_two_whole_checkpoints_are_kept_where_a_later_one_was_damaged(tmp_path):
+    def save(step):
+        checkpoints.save(tmp_path, checkpoints.Checkpoint(step, {"w": np.zeros(2)}, {}, []))
+
+    for step in (100, 200):
+        save(step)
+    (tmp_path / "000000200" / checkpoints.ARRAYS).write_bytes(b"")
+    save(150)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000100", "000000150"]

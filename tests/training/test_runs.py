@@ -15,7 +15,7 @@ from keras_preact.data import from_arrays, load
 from keras_preact.errors import ParityError
 from keras_preact.network.shortcuts import ShortcutSpec
 from keras_preact.network.spec import StemSpec
-from keras_preact.training import run_folder
+from keras_preact.training import run_folder, trainer
 from keras_preact.training.callbacks import PLOTTING_SECONDS, RunFiles, curves
 from keras_preact.training.recipes import RECIPES
 from keras_preact.training.signals import EndingSignals
@@ -242,7 +242,7 @@ def test_a_savedmodel_that_differs_costs_a_run_its_savedmodel_alone(tmp_path, mo
     monkeypatch.setattr(exporting, "can_export", lambda: True)
     monkeypatch.setattr(exporting, "export_savedmodel", export)
     (tmp_path / run_folder.SAVED_MODEL).mkdir()
-    (tmp_path / run_folder.HISTORY).write_text("")
+    (tmp_path / run_folder.EXPERIMENT).write_text("{}")
     few = from_arrays(DATA.train.images, DATA.train.labels, DATA.test.images[:2], DATA.test.labels[:2])
     card = keras_preact.train("ResNet8", data=few, steps=1, output=tmp_path, overwrite=True, **ALONE)
     np.testing.assert_array_equal(compared, few.test.images[None])
@@ -301,3 +301,77 @@ def test_a_run_returns_the_same_when_it_has_finished_and_takes_none_for_no_callb
     assert name == "3"
     with pytest.raises(ValueError, match=r"`card` must be a Card, a model that has one, or what `train` returned"):
         keras_preact.preprocess_input(images, {"model": "resnet8"})
+
+
+def test_a_run_that_another_process_ends_meanwhile_is_not_made_again(tmp_path, monkeypatch):
+    run, make_devices, cards = dict(data=DATA, recipe=QUICK, output=tmp_path / "run", **ALONE), trainer.make_devices, []
+
+    def late(strategy):
+        monkeypatch.undo()
+        cards.append(keras_preact.train("ResNet8", **run))
+        return make_devices(strategy)
+
+    monkeypatch.setattr(trainer, "make_devices", late)
+    assert keras_preact.train("ResNet8", **run) == cards[0]
+    assert len(cards[0]["processes"]) == 1
+
+
+def test_no_folder_is_emptied_that_was_no_run(tmp_path):
+    for name in ("history.csv", "card.json"):  # of another's training, of an export
+        folder = tmp_path / name.partition(".")[0]
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / name).write_text('{"model": "resnet8", "recipe": {}}')
+        with pytest.raises(ValueError, match=r"`output` must be a new or empty folder, or a run's folder.*'\.$"):
+            keras_preact.train("ResNet8", data=DATA, recipe=QUICK, output=folder, overwrite=True, **ALONE)
+        assert sorted(path.name for path in folder.iterdir()) == sorted(["checkpoints", name])
+
+
+def test_a_checkpoint_that_cannot_be_removed_is_not_resumed_as_anothers(tmp_path, monkeypatch):
+    def refused(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(run_folder.shutil, "rmtree", refused)
+    with pytest.raises(PermissionError):
+        run_folder.remove_checkpoints(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"callbacks": (each for each in ())}, "`callbacks` must be a list.*generator"),
+        ({"callbacks": 3}, "`callbacks` must be a list.*int"),
+        ({"overwrite": "false"}, "`overwrite` must be True or False"),
+        ({"skip_corrupt": 1}, "`skip_corrupt` must be True or False"),
+        ({"verbose": "off"}, "`verbose` must be"),
+        ({"strategy": "mirored"}, 'Nearest: "mirrored"'),
+        ({"checkpoint_steps": -1}, "`checkpoint_steps` must be"),
+        ({"model_options": ["stacked"]}, "`model_options` must be a dict. Received: model_options='list'"),
+        ({"model_options": {"bn_synchronized": True}}, "It is a field of the recipe"),
+        ({"callbacks": [keras.callbacks.EarlyStopping()]}, "`callbacks` must be none that decides by the test images"),
+        ({"recipe": "paper_cifar", "schedule": "cosine"}, r"`drops` must be \(\) with schedule=\"cosine\".*--drops"),
+        ({"seed": 2**32 - 2, "levels": ((8, 0, 1), (14, 0, 1)), "epochs": 2}, "`seed` must be at most 4,294,967,293"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_data_are_looked_for(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        keras_preact.train("ResNet8", data="cifar10", data_dir="/nowhere", output=tmp_path / "run", **options)
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        (((9, 0, 1), (14, 0, 1)), "`levels` must be of depths"),
+        (((8, 64, 1), (14, 0, 1)), r"`levels \(image size\)` must"),
+    ],
+)
+def test_wrong_levels_are_called_so(levels, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        keras_preact.train("ResNet14", data=DATA, levels=levels, epochs=2, output=tmp_path / "run", **ALONE)
+
+
+def test_drops_after_the_end_are_said_and_keras_callbacks_know_that_an_error_is_to_fall(tmp_path, caplog):
+    recipe = QUICK.replace(schedule="steps", drops=(500,), warmup_steps=0, nesterov=False)
+    best = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", "val_error_percent", save_best_only=True)
+    keras_preact.train("ResNet8", data=DATA, recipe=recipe, output=tmp_path / "run", callbacks=[best], **ALONE)
+    assert "The learning rate does not fall at 500 of `drops`: the training ends before." in caplog.text
+    assert best.monitor_op(1.0, 2.0)
