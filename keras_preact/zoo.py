@@ -65,9 +65,9 @@ def build_network(
         spec: A `NetworkSpec`.
         include_top: Whether the network ends in global average pooling and a classifier.
         weights: None, or trained weights: a name of `list_weights()`, a data set (`"cifar10"`, `"cifar100"`,
-            `"imagenet"`, `"digits"`: ours if there are any, else those of the lowest published error), the folder of
-            a finished run or of kept weights, or a `.keras` or `.weights.h5` file of this network. Published weights
-            are downloaded, once.
+            `"imagenet"`, `"digits"`: ours if there are any, else those of the lowest published error that can be
+            downloaded), the folder of a finished run or of kept weights, or a `.keras` or `.weights.h5` file of this
+            network. Published weights are downloaded, once.
             `model.card` then describes the weights, and `model.loaded` reports what was taken over.
         input_tensor: A Keras tensor (batch, height, width, channels) to read instead of a new input.
         input_shape: (height, width, channels); a side may be None. (32, 32, 3), or what `weights` were trained on, if
