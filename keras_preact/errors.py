@@ -40,7 +40,7 @@ def nearest(word: object, choices: Iterable[str]) -> str:
     return plain[difflib.get_close_matches(word, wider or plain, n=1, cutoff=0.0)[0]]
 
 
-def near(word: object, choices: Iterable[str]) -> str:
+def misspelling_hint(word: object, choices: Iterable[str]) -> str:
     """Returns a hint, the entry of `choices` that `word` may be a misspelling of, or an empty text."""
     found = difflib.get_close_matches(str(word).lower(), list(choices), n=1)
     return f'Nearest: "{found[0]}".' if found else ""
@@ -68,7 +68,7 @@ def check_arguments(
     """
     for name, value in received.items():
         if name not in names:
-            hint = (foreign or {}).get(name) or near(name, names)
+            hint = (foreign or {}).get(name) or misspelling_hint(name, names)
             raise argument_error(name, f"left out, as {function} has no such argument", value, hint)
 
 
@@ -97,9 +97,8 @@ def check_integer(argument: str, value: object, minimum: int = 1, maximum: int =
     if whole is not None and minimum <= whole <= maximum:
         return whole
     number = whole if whole is not None else _finite(value)
-    near = minimum if number is None else min(max(minimum, round(number)), maximum)
     most = f" and at most {maximum:,}" if number is not None and number > maximum else ""
-    hint = f"Nearest: {near}." if number is not None else ""
+    hint = "" if number is None else f"Nearest: {min(max(minimum, round(number)), maximum)}."
     raise argument_error(argument, f"a whole number of at least {minimum}{most}", value, hint)
 
 

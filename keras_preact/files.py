@@ -198,6 +198,11 @@ def write_text(path: PathLike, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def sha256(path: PathLike) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    return file_digest(path).removeprefix("sha256:")
+
+
 def file_digest(path: PathLike, algorithm: str = "sha256") -> str:
     """Returns the hash of a file as cards have it, `sha256:...`, in small letters.
 

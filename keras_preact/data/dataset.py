@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_preact.data import geometry
 from keras_preact.errors import argument_error
-from keras_preact.weights.cuts import normalize
+from keras_preact.weights.cuts import check_scale, normalize
 
 log = logging.getLogger(__name__)
 
@@ -161,10 +161,7 @@ class DataSet:
             raise argument_error("images", "an array", type(images).__name__, hint) from error
         if images.shape[-1:] != self.image_shape[-1:]:
             raise argument_error("images", f"of {self.image_shape[-1]} channel(s), which come last", images.shape)
-        if images.dtype.kind == "f" and images.size and 0 < images.max() <= 1:
-            raise argument_error(
-                "images", "numbers from 0 to 255", f"{images.min()} to {images.max()}", "Multiply by 255."
-            )
+        check_scale(images)
         return normalize(images, self.mean, self.std)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_preact import bounds
 from keras_preact.errors import argument_error
-from keras_preact.files import file_digest, remove_asides, written_aside
+from keras_preact.files import remove_asides, sha256, written_aside
 from keras_preact.types import PathLike
 
 KEPT = 2
@@ -59,7 +59,7 @@ def save(folder: PathLike, checkpoint: Checkpoint) -> None:
             with open(aside / name, "w", encoding="utf-8") as file:
                 json.dump(content, file)
         with open(aside / SUMS, "w", encoding="utf-8") as file:
-            file.writelines(f"{_digest(aside / name)}  {name}\n" for name in (ARRAYS, STATE, PROCESSES))
+            file.writelines(f"{sha256(aside / name)}  {name}\n" for name in (ARRAYS, STATE, PROCESSES))
     found = _folders(folder)
     here = found.index(folder / f"{checkpoint.step:09d}") + 1
     for other in (*found[: max(0, here - KEPT)], *found[here:]):  # a later one was damaged: this run began before it
@@ -103,7 +103,7 @@ def _read(path):
     has_processes = PROCESSES in expected or (path / PROCESSES).exists()  # older checkpoints have none
     names = (ARRAYS, STATE, *([PROCESSES] if has_processes else []))
     for name in names:
-        if expected.get(name) != _digest(path / name):
+        if expected.get(name) != sha256(path / name):
             raise ValueError(f"{name} is not what {SUMS} says")
     check_arrays(path / ARRAYS)
     with np.load(path / ARRAYS) as arrays:
@@ -130,7 +130,3 @@ def _claimed(file):
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
     return math.prod(shape) * dtype.itemsize
-
-
-def _digest(path):
-    return file_digest(path).removeprefix("sha256:")

@@ -99,7 +99,7 @@ FOREIGN = {
     "lr": "Here it is learning_rate.",
     "batch_size": "Here it is global_batch_size.",
     "dtype": "Here it is precision.",
-    "weights": "Here it is start.",
+    "weights": "`train` calls it start.",
     "num_classes": "The data set decides.",
     "input_shape": "The data set decides; image_size resizes its images.",
     "validation_split": "Here it is validation_images, a number.",

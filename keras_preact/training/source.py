@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_preact.data.dataset import DataSet
 from keras_preact.errors import argument_error, nearest
-from keras_preact.files import file_digest
+from keras_preact.files import sha256
 from keras_preact.network.claims import check_keras_file, classes_of
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import named_weights
@@ -181,7 +181,7 @@ def _of_run(folder, argument):
     if not path.is_file():
         raise argument_error(argument, f"the folder of a finished run, with {run_folder.MODEL} in it", str(folder))
     run_folder.check_seal(folder, card)
-    name, digest = str(folder.resolve()), _digest(path)
+    name, digest = str(folder.resolve()), sha256(path)
     seen = schema.checked(Preprocessing, card["preprocessing"], "preprocessing")
     known = {"preprocessing": seen, "classes": tuple(map(str, card["classes"]))}
     known |= {"data": card["data"], "data_dir": card.get("data_dir"), "is_run": True}
@@ -193,7 +193,7 @@ def _of_run(folder, argument):
 def _of_model_file(path):
     config = check_keras_file(path)["config"]
     card = config.get("card") and Card.from_config(config["card"]["config"])
-    return _source(str(path), config["name"], _digest(path), config, _loader(path), **_known(card, config))
+    return _source(str(path), config["name"], sha256(path), config, _loader(path), **_known(card, config))
 
 
 def _of_weights_file(path):
@@ -211,7 +211,7 @@ def _of_weights_file(path):
         return build_network(spec, input_shape=(None, None, channels), weights=path, layout="stacked", **top)
 
     config = {"spec": spec.to_dict(), "input_shape": (None, None, channels), "layout": "stacked"}
-    return _source(str(path), f"resnet{spec.depth}", _digest(path), config, load)
+    return _source(str(path), f"resnet{spec.depth}", sha256(path), config, load)
 
 
 def _source(name, model, digest, config, load, **known):
@@ -223,10 +223,6 @@ def _source(name, model, digest, config, load, **known):
 
 def _loader(path):
     return lambda: read_model(path, "weights")
-
-
-def _digest(path):
-    return file_digest(path).removeprefix("sha256:")
 
 
 def _digest_of_arrays(network):

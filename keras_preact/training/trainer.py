@@ -136,11 +136,9 @@ def carry_out(
         experiment: An `Experiment`.
         data: A `DataSet`.
         training_class: The class `Training`, or one made of it.
-        run_options: A `RunOptions`.
+        run_options: A `RunOptions`, whose callbacks, as the recipe's precision, have been checked.
     """
     recipe = experiment.recipe
-    check_precision(recipe.precision)
-    check_callbacks(run_options.callbacks, recipe)
     data = dataclasses.replace(data, class_names=tuple(check_lines("class_names", data.class_names)))
     if len(data.class_names) < 2:
         raise argument_error("data", "of two classes at least", f"{data.name}, of {len(data.class_names)}")

@@ -22,8 +22,17 @@ from keras_preact.network.families import cifar_spec, imagenet_spec
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.parts import CLASSIFIER
 from keras_preact.network.spec import NetworkSpec
+from keras_preact.training.callback_state import check_callbacks
 from keras_preact.training.evaluation import evaluation_metrics, loaded, reestimate_statistics
-from keras_preact.training.experiment import FOREIGN, Experiment, RunOptions, check_backend, check_epochs, named_recipe
+from keras_preact.training.experiment import (
+    FOREIGN,
+    Experiment,
+    RunOptions,
+    check_backend,
+    check_epochs,
+    check_precision,
+    named_recipe,
+)
 from keras_preact.training.fitting import Training
 from keras_preact.training.optimizers import RecipeSGD, make_optimizer
 from keras_preact.training.processes import Clock
@@ -130,6 +139,8 @@ def finetune(
         tuning=tuning,
     )
     run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks or (), verbose, clock)
+    check_callbacks(run_options.callbacks, recipe)
+    check_precision(recipe.precision)
     return carry_out(experiment, data, FineTuning, run_options)
 
 
@@ -243,12 +254,10 @@ def repeated(data: DataSet, recipe: Recipe) -> DataSet:
     An epoch ends with a validation and a checkpoint, and few images make epochs of a step or two. Where the rate or the
     end waits for so many epochs, each has every image once. A batch of more images than there are is a `ValueError`.
     """
-    if recipe.patience or recipe.early_stopping:
-        return data
     count = len(data.train)
     steps_per_epoch = -(-recipe.steps // EPOCHS)
     times = -(-steps_per_epoch * recipe.global_batch_size // count)
-    if times <= 1:
+    if times <= 1 or recipe.patience or recipe.early_stopping:
         return data
     if recipe.global_batch_size > count:
         raise argument_error("global_batch_size", f"at most the {count:,} training images", recipe.global_batch_size)

@@ -104,9 +104,8 @@ class Card:
         """Returns the `Remote` of the file; a `ValueError` tells how to go on if neither card nor caller has a hash."""
         if self.url is None:
             hint = "Pass the folder of the run, or its model.keras."
-            raise argument_error(
-                "weights", "those of a file that exists", self.path or f"{self.name}, without an address", hint
-            )
+            received = self.path or f"{self.name}, without an address"
+            raise argument_error("weights", "those of a file that exists", received, hint)
         digest = digest or self.digest
         if digest is None:
             hint = (

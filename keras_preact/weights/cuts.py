@@ -62,6 +62,13 @@ def plan(how: Preprocessing, sides: Tensor, xp: Any = NUMPY) -> tuple[Tensor, Te
     return zero, sides, resized, xp.round((resized - size) / 2)
 
 
+def check_scale(images: np.ndarray) -> None:
+    """Raises a `ValueError` if images are floats of 0 to 1, not of 0 to 255."""
+    if images.dtype.kind == "f" and images.size and 0 < images.max() <= 1:
+        received = f"{images.min()} to {images.max()} as {images.dtype}"
+        raise argument_error("images", "numbers from 0 to 255", received, "Multiply by 255.")
+
+
 def normalize(images: Tensor, mean: npt.ArrayLike, std: npt.ArrayLike, xp: Any = NUMPY) -> Tensor:
     """Returns (images - mean) / std per channel, float32, for images of 0 to 255; `xp` is `NUMPY` or `keras.ops`."""
     return (xp.cast(images, "float32") - np.asarray(mean, "float32")) / np.asarray(std, "float32")

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_preact import bounds
 from keras_preact.errors import argument_error, check_integer, check_integers, check_number
-from keras_preact.weights.cuts import check_transform, cut, normalize
+from keras_preact.weights.cuts import check_scale, check_transform, cut, normalize
 
 if TYPE_CHECKING:
     import keras
@@ -148,8 +148,7 @@ def _checked(image, how):
         raise argument_error("images", "numbers from 0 to 255", f"values of type {image.dtype}")
     if not (image.min() >= 0 and image.max() <= 255):
         raise argument_error("images", "numbers from 0 to 255", f"{image.min()} to {image.max()} as {image.dtype}")
-    if image.dtype.kind == "f" and 0 < image.max() <= 1:
-        raise argument_error("images", "numbers from 0 to 255", f"{image.min()} to {image.max()}", "Multiply by 255.")
+    check_scale(image)
     return image
 
 

@@ -45,7 +45,7 @@ def test_the_nearest_word_is_one_that_holds_what_was_given(word, found):
         (lambda: keras_preact.train("ResNet8", layuot="layers"), 'Nearest: "layout"'),
         (lambda: keras_preact.train("ResNet8", lr=0.1), "Here it is learning_rate"),
         (lambda: keras_preact.train("ResNet8", dtype="float64"), "Here it is precision"),
-        (lambda: keras_preact.train("ResNet8", weights="cifar10"), "Here it is start"),
+        (lambda: keras_preact.train("ResNet8", weights="cifar10"), "`train` calls it start"),
         (lambda: keras_preact.finetune("w", "d", num_classes=3), "The data set decides"),
         (lambda: keras_preact.ResNet(11, input_shape=(3, 32, 48)), r"Channels come last: \(32, 48, 3\)"),
         (lambda: keras_preact.ResNet(11, weights="no.keras"), "There is no such file"),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import keras_preact
+from keras_preact import files
 from keras_preact.data import from_arrays
 from keras_preact.data.dataset import ArraySplit
 from keras_preact.training import checkpoints, finish, run_folder
@@ -330,7 +331,7 @@ def claim(path, change):
     folder = next(iter(sorted(path.glob("[0-9]*"))))
     change(folder / checkpoints.ARRAYS)
     names = (checkpoints.ARRAYS, checkpoints.STATE, checkpoints.PROCESSES)
-    sums = "".join(f"{checkpoints._digest(folder / name)}  {name}\n" for name in names)
+    sums = "".join(f"{files.sha256(folder / name)}  {name}\n" for name in names)
     (folder / checkpoints.SUMS).write_text(sums)
     return folder
 

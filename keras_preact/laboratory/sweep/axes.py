@@ -69,7 +69,7 @@ def parse_axes(over: str | Iterable[str] | Mapping[str, Sequence[Any]]) -> dict[
     Raises:
         ValueError: If there is no such axis, or its values are missing or none of its own.
     """
-    if over is None:
+    if not isinstance(over, Iterable):
         raise argument_error("over", "axes, as text or as a dict", over)
     if isinstance(over, str):
         over = [part.strip() for part in over.split(",") if part.strip()]
