@@ -127,7 +127,6 @@ _LAZY = {
 }
 # What a run's model.keras is compiled with: Keras finds only what has been imported.
 _REGISTERING = (
-    "keras_preact.training.muon",
     "keras_preact.training.optimizers",
     "keras_preact.training.training_model",
 )

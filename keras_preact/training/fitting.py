@@ -27,9 +27,10 @@ from keras_preact.training.callbacks import Checkpointing, RunFiles, StopOnNonFi
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, reestimate_statistics
 from keras_preact.training.experiment import Experiment, RunOptions
 from keras_preact.training.levels import begin_with, check_levels, level_at, levels_of, of_depth, segments
-from keras_preact.training.optimizers import RecipeSGD, make_optimizer, make_schedule
+from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.prefetch import Feed
 from keras_preact.training.processes import Processes
+from keras_preact.training.sgd import RecipeSGD
 from keras_preact.training.signals import EndingSignals
 from keras_preact.training.strategies import Devices, read
 from keras_preact.training.training_model import Crossentropy, MultiWorkerModel, TrainingModel, loss_dtype

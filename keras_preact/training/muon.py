@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_preact.keras_hooks import index_of
-from keras_preact.training.optimizers import RecipeSGD
+from keras_preact.training.sgd import RecipeSGD
 from keras_preact.types import Tensor
 
 # Of the quintic a x + b x^3 + c x^5 that brings singular values near 1 in few turns (Jordan et al. 2024).

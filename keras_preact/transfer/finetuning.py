@@ -34,9 +34,10 @@ from keras_preact.training.experiment import (
     named_recipe,
 )
 from keras_preact.training.fitting import Training
-from keras_preact.training.optimizers import RecipeSGD, make_optimizer
+from keras_preact.training.optimizers import make_optimizer
 from keras_preact.training.processes import Clock
 from keras_preact.training.recipe import Recipe
+from keras_preact.training.sgd import RecipeSGD
 from keras_preact.training.signals import EndingSignals
 from keras_preact.training.source import Source, Trained, find_source
 from keras_preact.training.strategy_table import Strategy

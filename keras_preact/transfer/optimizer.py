@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_preact.keras_hooks import index_of
-from keras_preact.training.optimizers import RecipeSGD
+from keras_preact.training.sgd import RecipeSGD
 from keras_preact.types import Tensor
 
 

@@ -13,7 +13,7 @@ from tiny_data import TINY, tiny
 
 from keras_preact.laboratory.sweep import PreActHyperModel, Range, launch_search
 from keras_preact.training.muon import Muon
-from keras_preact.training.optimizers import RecipeSGD
+from keras_preact.training.sgd import RecipeSGD
 
 pytestmark = pytest.mark.usefixtures("eager")
 

@@ -12,7 +12,7 @@ import pytest
 import keras_preact
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.training.evaluation import evaluation_metrics
-from keras_preact.training.optimizers import RecipeSGD
+from keras_preact.training.sgd import RecipeSGD
 from keras_preact.training.training_model import Crossentropy
 
 SPEC = keras_preact.NetworkSpec((1, 5), (4, 6), stem={"width": 4})

@@ -1,6 +1,7 @@
 """The structure of the code: which way imports go, and what `import keras_preact` brings along."""
 
 import ast
+import graphlib
 import inspect
 import os
 import pathlib
@@ -14,6 +15,7 @@ from keras_preact import exporting
 
 PACKAGE = pathlib.Path(__file__).parents[2] / "keras_preact"
 FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 # From the top down; a file may import what stands below it, and its own folder. In a room it may import what stands
 # below it there, and what stands below the room.
@@ -114,6 +116,18 @@ def test_imports_go_downwards_and_tensorflow_is_imported_where_it_is_needed(path
             assert names[0] not in ("tensorflow", "jax", "torch"), f"{path.name} imports {name} at its top"
 
 
+def module_name(path):
+    return ".".join(["keras_preact", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def test_no_files_import_each_other_in_a_circle():
+    modules, graph = {module_name(path): path for path in FILES}, {}
+    for module, path in modules.items():
+        found = {name for name, when in imports(TREES[path]) if when != "never" and name.startswith("keras_preact.")}
+        graph[module] = {name if name in modules else name.rpartition(".")[0] for name in found} - {module}
+    graphlib.TopologicalSorter(graph).prepare()  # whose `CycleError` names the circle
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_two_files_name_tf_distribute(path):
     names = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
@@ -146,7 +160,6 @@ def used(tree):
             yield from (alias.name for alias in node.names)
 
 
-TREES = {path: ast.parse(path.read_text()) for path in FILES}
 OWN = {name for path, tree in TREES.items() if path.name != "keras_hooks.py" for name in defined(tree)} | {"_exit"}
 
 

@@ -11,9 +11,10 @@ from keras_preact.laboratory.reproduce.experiments import SCALES
 from keras_preact.training import recipes
 from keras_preact.training.fitting import _stoppers
 from keras_preact.training.levels import segments
-from keras_preact.training.optimizers import RecipeSGD, make_optimizer, make_schedule
+from keras_preact.training.optimizers import make_optimizer, make_schedule
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import RECIPES
+from keras_preact.training.sgd import RecipeSGD
 from keras_preact.training.training_model import Crossentropy, ErrorPercent
 
 
