@@ -271,11 +271,11 @@ def list_models(pattern: str = "*") -> list[str]:
     return [name for name in NETWORKS if fnmatch.fnmatchcase(name, pattern.lower())]
 
 
-def get_model(name: str, *, family: Literal["cifar", "imagenet"] | None = None, **keywords: Any) -> keras.Model:
-    """Builds the network called `name`, with the keywords of its function.
+def get_model(model: str, *, family: Literal["cifar", "imagenet"] | None = None, **keywords: Any) -> keras.Model:
+    """Builds the network of a name, with the keywords of its function.
 
     Args:
-        name: One of `list_models()`, or `resnet<depth>` for any other depth of the families; in any case.
+        model: One of `list_models()`, or `resnet<depth>` for any other depth of the families; in any case.
         family: `"cifar"` or `"imagenet"`; if None, that of the function of this name (`"resnet50"` is ImageNet's), else
             the one that has the depth.
         **keywords: As in `ResNet164`.
@@ -284,7 +284,7 @@ def get_model(name: str, *, family: Literal["cifar", "imagenet"] | None = None, 
         ValueError: If there is none of that name, or an argument is not allowed; the nearest is named.
     """
     check_arguments("get_model", keywords, ("family", *ARGUMENTS), FOREIGN)
-    return build_of_family(*chosen(name, family, keywords.get("unit")), keywords)
+    return build_of_family(*chosen(model, family, keywords.get("unit")), keywords)
 
 
 def fetch_weights(

@@ -86,16 +86,16 @@ def has_own_size(name: PathLike) -> bool:
 
 
 def load(
-    name: PathLike,
+    data: PathLike,
     data_dir: PathLike | None = None,
     *,
     image_size: int | tuple[int, int] | None = None,
     skip_corrupt: bool = False,
 ) -> DataSet:
-    """Returns the `DataSet` called `name`.
+    """Returns the `DataSet` of a name or a folder.
 
     Args:
-        name: One of `DATA_SETS`, or the path of a folder of images: `DIR/train/class/name.png` and `DIR/test/...`, or
+        data: One of `DATA_SETS`, or the path of a folder of images: `DIR/train/class/name.png` and `DIR/test/...`, or
             `DIR/class/name.png`.
         data_dir: The folder in which to look for a named data set; its usual places if None.
         image_size: Height and width, in pixels, or both as a tuple, to give images that are read from files.
@@ -104,7 +104,7 @@ def load(
     Raises:
         ValueError: If there is no such data set, or its files are not there and cannot be downloaded, or are broken.
     """
-    name = ALIASES.get(name, name) if isinstance(name, str) else name
+    name = ALIASES.get(data, data) if isinstance(data, str) else data
     if name not in DATA_SETS and isinstance(name, (str, os.PathLike)):
         if os.path.isdir(name):
             if data_dir is not None:

@@ -117,6 +117,7 @@ def finetune(
     clock = Clock()
     check_backend()
     tuning, changes = _sorted(fields)
+    run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks or (), verbose, clock)
     source = find_source(weights)
     name, recipe, data = _recipe_and_data(recipe, changes, data, data_dir, skip_corrupt)
     if others := [depth for depth, *_ in recipe.levels if depth != source.spec.depth]:
@@ -139,7 +140,6 @@ def finetune(
         source=source,
         tuning=tuning,
     )
-    run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks or (), verbose, clock)
     check_callbacks(run_options.callbacks, recipe)
     check_precision(recipe.precision)
     return carry_out(experiment, data, FineTuning, run_options)

@@ -270,7 +270,7 @@ def list_weights(model: str | None = None, data: str | None = None) -> list[str]
 
 def get_card(name: str) -> Card:
     """Returns the `Card` called `name`, one of `list_weights()`; a `ValueError` names the nearest if there is none."""
-    return _cards()[check_choice("weights", name, _cards())]
+    return _cards()[check_choice("name", name, _cards())]
 
 
 def is_ours(card: Card) -> bool:

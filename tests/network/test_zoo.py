@@ -107,6 +107,7 @@ def test_the_registry_lists_the_functions_in_lower_case(no_values):
     assert names == ["resnet110", "resnet164", "resnet1001", "resnet50", "resnet101", "resnet152", "resnet200"]
     assert keras_preact.get_model("ResNet164", num_classes=7).output_shape == (None, 7)
     assert keras_preact.get_model("resnet29").spec.depth == 29
+    assert keras_preact.get_model("resnet29", name="mine").name == "mine"
 
 
 def test_the_defaults_are_the_papers(no_values):

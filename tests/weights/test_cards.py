@@ -119,7 +119,7 @@ def parameters(spec, card):
 def test_lists_are_by_network_and_data_set():
     assert keras_preact.list_weights("ResNet1001") == ["resnet1001.cifar10.osmr", "resnet1001.cifar100.osmr"]
     assert keras_preact.list_weights(data="digits") == ["resnet164.digits.digits"]
-    with pytest.raises(ValueError, match=r'weights.*Nearest: "resnet110.cifar10.osmr"'):
+    with pytest.raises(ValueError, match=r'`name` must be .*Nearest: "resnet110.cifar10.osmr"'):
         keras_preact.get_card("resnet110.cifar10")
 
 
