@@ -8,6 +8,7 @@ computed in float64 with weights that float32 holds: in float32 a thousand layer
 
 import os
 import pathlib
+import random
 import sys
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
@@ -61,7 +62,8 @@ def randomize(network, signals, images):
 
 
 def write(folder, name):
-    tf_keras.utils.set_random_seed(1)
+    random.seed(1)  # tf_keras.utils.set_random_seed breaks initializers on Python 3.12
+    tf.random.set_seed(1)
     network, signals, shape = keras_network(int(name[6:-2])) if name.endswith("V2") else tf2cv_network(name)
     images = np.random.default_rng(2).normal(size=(4, *shape)).astype("float32").astype("float64")
     network(images[:1])
