@@ -21,11 +21,11 @@ CONV = {"weight": "kernel", "bias": "bias"}
 class _Stored:
     """An array of an open safetensors file, not read yet."""
 
-    def __init__(self, slice_):
-        self._slice, self.shape = slice_, tuple(slice_.get_shape())
+    def __init__(self, file, name):
+        self._file, self._name, self.shape = file, name, tuple(file.get_slice(name).get_shape())
 
     def __getitem__(self, index):
-        return self._slice[index]
+        return self._file.get_tensor(self._name)[index]  # before safetensors 0.8 a slice is not known by `...`
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def read(path: PathLike) -> Iterator[dict[str, _Stored]]:
     import safetensors
 
     with safetensors.safe_open(path, framework="numpy") as file:
-        yield {name: _Stored(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+        yield {name: _Stored(file, name) for name in file.keys()}  # noqa: SIM118
 
 
 def our_name(theirs: str, spec: NetworkSpec) -> str | None:
