@@ -11,7 +11,7 @@ from keras_preact.data.cifar import CIFAR10, CIFAR100, load_cifar
 from keras_preact.data.dataset import DataSet, from_arrays
 from keras_preact.data.digits import load_digits
 from keras_preact.data.folders import IMAGENET, IMAGENET_OF_TFDS, load_folder, load_imagenet
-from keras_preact.errors import argument_error, check_choice, nearest
+from keras_preact.errors import argument_error, check_choice, check_flag, nearest
 from keras_preact.names import add_row
 from keras_preact.types import PathLike
 
@@ -104,6 +104,7 @@ def load(
     Raises:
         ValueError: If there is no such data set, or its files are not there and cannot be downloaded, or are broken.
     """
+    check_flag("skip_corrupt", skip_corrupt)
     name = ALIASES.get(data, data) if isinstance(data, str) else data
     if name not in DATA_SETS and isinstance(name, (str, os.PathLike)):
         if os.path.isdir(name):

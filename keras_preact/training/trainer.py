@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_preact.data.dataset import DataLike, DataSet, held_out
 from keras_preact.data.folders import check_outside
-from keras_preact.errors import argument_error, check_arguments, check_flag
+from keras_preact.errors import argument_error, check_arguments
 from keras_preact.files import remove_asides
 from keras_preact.locks import held
 from keras_preact.names import check_lines, safe_name
@@ -118,7 +118,7 @@ def train(
     run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks or (), verbose, clock)
     check_callbacks(run_options.callbacks, recipe)
     check_precision(recipe.precision)
-    data = loaded(data, data_dir, recipe.image_size, check_flag("skip_corrupt", skip_corrupt))
+    data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
     begin = None if start is None else find_source(start, "start")
     place, where = data.folder or data.name, data.data_dir
     experiment = Experiment(

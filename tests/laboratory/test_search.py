@@ -12,6 +12,7 @@ import pytest
 from tiny_data import TINY, tiny
 
 from keras_preact.laboratory.sweep import PreActHyperModel, Range, launch_search
+from keras_preact.laboratory.sweep import hypermodel as hypermodel_module
 from keras_preact.training.muon import Muon
 from keras_preact.training.sgd import RecipeSGD
 
@@ -105,6 +106,24 @@ def test_a_trial_whose_last_step_diverges_fails(data):
     model = SimpleNamespace(fit=lambda *_, **__: SimpleNamespace(history={"loss": [1.0], "val_loss": [math.nan]}))
     with pytest.raises(keras_tuner.errors.FailedTrialError, match="held out is nan"):
         PreActHyperModel(data, {"depth": (8,)}, TINY).fit(keras_tuner.HyperParameters(), model)
+
+
+def test_a_trial_has_the_epochs_of_its_tuner_goes_on_and_is_measured_on_what_is_held_out(data, monkeypatch):
+    hp = keras_tuner.HyperParameters()
+    hp.values["tuner/epochs"] = 3
+    hypermodel = PreActHyperModel(data, {"depth": (8,)}, TINY)
+    model = hypermodel.build(hp)
+    model.optimizer.iterations.assign(3)  # where the recipe's own epoch ends
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.075)  # a third of the cosine's way
+    steps, measured, feed, measure = [], [], hypermodel_module.Feed, hypermodel_module.evaluation_data
+    monkeypatch.setattr(hypermodel_module, "Feed", lambda batches, step: steps.append(step) or feed(batches, step))
+    monkeypatch.setattr(
+        hypermodel_module, "evaluation_data", lambda data, *rest: measured.append(data) or measure(data, *rest)
+    )
+    fake = SimpleNamespace(fit=lambda *_, **__: SimpleNamespace(history={"val_loss": [1.0]}))
+    hypermodel.fit(hp, fake, epochs=3, initial_epoch=2)
+    assert steps == [6]
+    assert measured == [hypermodel.validation]
 
 
 def test_a_recipe_that_a_search_cannot_follow_is_refused(data):

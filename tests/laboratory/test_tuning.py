@@ -231,6 +231,12 @@ def test_an_average_of_the_weights_is_chosen_by_its_own_error(tmp_path, data):
     held = held_out(data, 7, row["seed"])[1]
     (run,) = (tmp_path / "sweep").glob("**/card.json")
     assert row["validation_percent"] == keras_preact.evaluate(run.parent, held)["error_percent"]
+    assert json.loads(run.read_text())["network"]["spec"]["widths"] == [8, 16, 32]  # what was asked for is trained
+
+
+def test_the_seeds_of_a_sweep_follow_the_recipes(tmp_path, data, trained):
+    rows = sweep("width=8", data=data, recipe=TINY.replace(seed=5), seeds=2, output=tmp_path / "sweep")
+    assert [row["seed"] for row in rows] == [5, 6]
 
 
 def test_without_a_limit_a_high_error_is_no_fail(tmp_path, data, trained):

@@ -113,6 +113,19 @@ def train(folder):
     refused_options()
 
 
+class Interrupt(keras.callbacks.Callback):
+    """Ends a run with an error after some steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise InterruptedError
+
+
 def levels(folder):
     """A training in levels, with Muon, equals one device's too, and a resume goes on in the level that it was in."""
     recipe = keras_preact.Recipe(
@@ -129,12 +142,17 @@ def levels(folder):
     images, labels = RNG.integers(256, size=(37, 16, 16, 3)).astype("uint8"), np.arange(37) % 3
     data = from_arrays(images[:24], labels[:24], images[24:], labels[24:])
     ends = {}
-    for name in ("none", "mirrored"):
-        keras_preact.train("ResNet14", data=data, recipe=recipe, output=folder / name, strategy=name, verbose=0)
+    for name, strategy, steps in (("none", "none", 0), ("mirrored", "mirrored", 0), ("resumed", "mirrored", 5)):
+        options = dict(data=data, recipe=recipe, output=folder / name, strategy=strategy, verbose=0, checkpoint_steps=1)
+        if steps:  # of six, the first three of them in the first level
+            with pytest.raises(InterruptedError):
+                keras_preact.train("ResNet14", **options, callbacks=[Interrupt(steps)])
+        keras_preact.train("ResNet14", **options)
         ends[name] = checkpoints.newest(folder / name / "checkpoints").arrays
-    for arrays in ends.values():
-        del arrays["metrics"]
-    assert_same(ends["mirrored"], ends["none"], 1e-6)
+    for name, array in ends["mirrored"].items():
+        np.testing.assert_array_equal(ends["resumed"][name], array, err_msg=name)
+    ours = {**ends["mirrored"], "metrics": ends["mirrored"]["metrics"].sum(0)[2:4]}
+    assert_same(ours, {**ends["none"], "metrics": ends["none"]["metrics"][0, 2:4]}, 1e-6)
 
 
 def drops(folder):

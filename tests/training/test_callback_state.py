@@ -101,6 +101,12 @@ def test_callbacks_of_ones_own_and_the_best_weights_are_resumed(tmp_path):
     assert all(map(np.array_equal, ours, theirs))
 
 
+def test_two_callbacks_of_a_class_have_a_state_each():
+    two = [keras.callbacks.EarlyStopping(), keras.callbacks.EarlyStopping()]
+    Saved(["EarlyStopping"] * 2, [{"wait": 1}, {"wait": 5}], {}).restore(two)
+    assert [callback.wait for callback in two] == [1, 5]
+
+
 def kill(*_):
     raise Kill
 
@@ -287,6 +293,10 @@ def test_a_training_that_is_ended_before_the_network_has_grown_has_no_card(tmp_p
             )
         assert (tmp_path / "run").exists() == (error is RuntimeError)
     assert not (tmp_path / "run" / run_folder.CARD).exists()
+    again = dict(data=DATA, recipe=recipe, output=tmp_path / "run", strategy="none", verbose=0)
+    with pytest.raises(ValueError, match="`output` must be a run that reached its last level"):
+        keras_preact.train("ResNet14", **again)
+    assert keras_preact.train("ResNet14", overwrite=True, **again)["network"]["spec"]["units"] == [2, 2, 2]
 
 
 # Not finite

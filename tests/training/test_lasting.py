@@ -1,6 +1,7 @@
 """What a run leaves after a kill or a signal at any time, and what it refuses to resume."""
 
 import contextlib
+import csv
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import keras_preact
 from keras_preact import files
 from keras_preact.cli import main
 from keras_preact.data import from_arrays
+from keras_preact.data.dataset import held_out
 from keras_preact.laboratory.sweep import sweep
 from keras_preact.training import checkpoints, finish, fitting, remote_folder, run_folder, trainer
 from keras_preact.training.recipe import Recipe
@@ -99,6 +101,15 @@ def test_a_run_that_was_stopped_early_stays_so_after_a_kill_before_its_card(how,
     assert card["processes"][-1]["images"] == 0
 
 
+def test_an_epoch_is_measured_on_what_was_held_out_and_not_trained_on(tmp_path):
+    train(tmp_path, RECIPE.replace(epochs=1, validation_images=16))
+    (row,) = csv.DictReader((tmp_path / "history.csv").read_text().splitlines())
+    left, held = held_out(DATA, 16, RECIPE.seed)
+    assert float(row["val_loss"]) == pytest.approx(keras_preact.evaluate(tmp_path, held)["loss"], rel=1e-4)
+    assert sorted([*left.train.indices, *held.test.indices]) == list(range(48))
+    assert list(held.test.indices) != list(held_out(DATA, 16, 1)[1].test.indices)
+
+
 # Half-written files
 
 
@@ -162,6 +173,10 @@ def killed_run(tmp_path_factory):
 def folder(killed_run, tmp_path):
     """The folder of a run that was killed after its last step."""
     return shutil.copytree(killed_run, tmp_path / "run")
+
+
+def test_the_same_run_is_resumed_with_overwrite_too(folder):
+    assert train(folder, overwrite=True)["processes"][-1]["first_step"] == 9
 
 
 def test_other_images_and_other_classes_are_refused(folder):

@@ -46,6 +46,17 @@ class StopAfter(keras.callbacks.Callback):
             raise Stop
 
 
+class Seen(keras.callbacks.Callback):
+    """Keeps the depth of the network, and the side of the images, of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append((self.model.network.spec.depth, self.model.preparation.size))
+
+
 def train(output, **arguments):
     options = dict(data=DATA, recipe=RECIPE, output=output, verbose=0, strategy="none", checkpoint_steps=1)
     return keras_preact.train(**{"model": "ResNet14", **options, **arguments})
@@ -96,13 +107,35 @@ def test_a_resume_is_the_same_to_the_bit_in_every_level(whole, tmp_path, capsys)
     assert ours.state == theirs.state
 
 
+def test_a_resume_after_two_deepenings_draws_the_same_new_units(tmp_path):
+    grow = RECIPE.replace(levels=tuple((depth, 8, 1) for depth in (8, 14, 20, 26)), epochs=4, ema=0.0)
+    train(tmp_path / "whole", model="ResNet26", recipe=grow)
+    with pytest.raises(Stop):
+        train(tmp_path / "cut", model="ResNet26", recipe=grow, callbacks=[StopAfter(8)])  # of 12: in the third level
+    train(tmp_path / "cut", model="ResNet26", recipe=grow)
+    ours, theirs = (checkpoints.newest(tmp_path / name / "checkpoints").arrays for name in ("cut", "whole"))
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array, err_msg=name)
+
+
+def test_the_model_is_the_average_of_the_weights_with_statistics_of_its_own(whole):
+    end = checkpoints.newest(whole[0] / "checkpoints").arrays
+    model = keras.models.load_model(whole[0] / "model.keras")
+    raw = {variable.path: end[f"network/{number:05d}"] for number, variable in enumerate(model.variables)}
+    kernel, mean = model.get_layer("stem_conv").kernel, model.get_layer("stem_bn").moving_mean
+    assert not np.array_equal(kernel, raw[kernel.path])
+    assert any(np.array_equal(kernel, array) for name, array in end.items() if name.startswith("optimizer/"))
+    assert not np.array_equal(mean, raw[mean.path])
+
+
 @pytest.mark.filterwarnings("ignore:The checkpoint .* is damaged")
 def test_a_run_that_cannot_go_on_begins_anew_as_in_a_new_folder(whole, tmp_path):
     with pytest.raises(Stop):
         train(tmp_path / "anew", callbacks=[StopAfter(5)])
     for path in (tmp_path / "anew" / "checkpoints").rglob("*.npz"):
         path.write_bytes(b"damaged")
-    train(tmp_path / "anew", overwrite=True)
+    train(tmp_path / "anew", overwrite=True, callbacks=[seen := Seen()])
+    assert seen.seen == [(8, 8), (14, 12), (14, 0)]
     assert (tmp_path / "anew" / "history.csv").read_text() == (whole[0] / "history.csv").read_text()
 
 
@@ -133,6 +166,24 @@ def test_what_cannot_be_deepened_can_begin_with_its_own_weights(tmp_path):
     np.testing.assert_array_equal(
         trained.get_layer("stem_conv").get_weights(), network.get_layer("stem_conv").get_weights()
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"num_classes": 3, "shortcut": {"name": "constant_scaling", "scale": 0.9, "branch_scale": 1.0}},
+            "differ in shortcut",
+        ),
+        ({"num_classes": 4}, "num_classes: start 4, network 3. For other classes or images, see finetune"),
+    ],
+)
+def test_weights_of_another_network_are_no_start(options, message, tmp_path):
+    network = keras_preact.ResNet(8, input_shape=(16, 16, 3), **options)
+    still = Recipe(epochs=1, global_batch_size=8)
+    with pytest.raises(ValueError, match=f"`start` must be weights of this network.*{message}"):
+        train(tmp_path / "run", model="ResNet8", recipe=still, start=network)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,10 @@ def test_the_paper_recipe_is_the_papers():
         ("fair_cifar", dict(epochs=200, global_batch_size=64, drops=(80, 121), crop_padding=4, weight_decay=1e-4)),
         ("modern_cifar", dict(optimizer="muon", epochs=75, global_batch_size=512, learning_rate=0.1, cutout=12)),
         ("modern_cifar", dict(schedule="cosine", warmup_steps=200, weight_decay=0.01, label_smoothing=0.1)),
+        ("continued_cifar", dict(epochs=18, global_batch_size=128, learning_rate=0.03, schedule="linear")),
+        ("continued_cifar", dict(optimizer="muon", validation_images=500, weight_decay=0.01, cutout=12)),
+        ("grown_cifar", dict(epochs=8, global_batch_size=256, learning_rate=0.02, schedule="constant", ema=0.998)),
+        ("grown_cifar", dict(optimizer="sgd", weight_decay=3e-4, weight_decay_kind="l2_kernels")),
     ],
 )
 def test_published_recipes_are_those_that_results_were_made_with(name, fields):

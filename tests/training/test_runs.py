@@ -134,6 +134,15 @@ def test_the_same_seed_trains_the_same(tmp_path):
     assert cards[0]["error_percent"] == cards[1]["error_percent"]
 
 
+def test_another_seed_begins_with_other_weights(tmp_path):
+    still = QUICK.replace(steps=1, learning_rate=0.0, weight_decay=0.0)
+    kernels = []
+    for seed in (0, 1):
+        keras_preact.train("ResNet8", data=DATA, recipe=still.replace(seed=seed), output=tmp_path / str(seed), **ALONE)
+        kernels.append(run_folder.load_model(tmp_path / str(seed)).get_layer("stem_conv").get_weights()[0])
+    assert not np.array_equal(*kernels)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -60,6 +60,12 @@ def test_a_batch_that_does_not_fill_the_replicas_is_refused():
         Devices("mirrored", 12, "CPU").check_batch("global_batch_size", 128)
 
 
+def test_metrics_of_two_replicas_are_added_up_where_one_goes_on():
+    total, count = keras.Variable(0.0), keras.Variable(0.0)
+    Devices("none", 1, "CPU").scatter([total, count], np.array([[1.0, 2.0], [3.0, 4.0]]))
+    assert (float(total.value), float(count.value)) == (4.0, 6.0)
+
+
 @pytest.mark.parametrize(
     ("name", "variables", "message"),
     [

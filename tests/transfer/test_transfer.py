@@ -228,6 +228,28 @@ def test_a_run_that_unfreezes_stage_by_stage_goes_on_as_if_it_had_not_stopped(ru
         keras_preact.finetune(run, other, output=tmp_path / "whole", **{**settings, "unfreeze_every": 5})
 
 
+class Begun(keras.callbacks.Callback):
+    """Keeps what the optimizer of a training was told."""
+
+    def on_train_begin(self, logs=None):
+        self.told = sorted({*self.model.optimizer.starts}), sorted({*self.model.optimizer.rates})
+
+
+def test_stages_wait_for_epochs_of_the_recipe_and_have_rates_of_their_own(source, tmp_path):
+    recipe, begun = Recipe(**{**QUICK, "epochs": 4}), Begun()  # of five steps
+    stages = dict(unfreeze_every=1, layer_decay=0.5)
+    keras_preact.finetune(
+        source, DATA, recipe=recipe, **stages, callbacks=[begun], output=tmp_path / "run", verbose=0, strategy="none"
+    )
+    assert begun.told == ([0, 5, 10, 15], [0.125, 0.25, 0.5, 1.0])
+
+
+def test_statistics_of_a_slow_network_follow_the_new_images_at_the_usual_speed(tmp_path):
+    slow = keras_preact.build_network(SPEC.replace(bn_momentum=0.997), input_shape=(8, 8, 1), num_classes=3)
+    card = keras_preact.finetune(slow, DATA, steps=1, global_batch_size=8, output=tmp_path / "run", verbose=0)
+    assert card["network"]["spec"]["bn_momentum"] == 0.9
+
+
 @pytest.mark.parametrize("rule", ["caffe", "torch"])
 def test_a_step_is_the_one_computed_by_hand_for_each_rate_and_start(rule):
     """Momentum, l2; the second variable begins at the third step, while the first one's momentum goes on."""
@@ -304,6 +326,7 @@ def test_the_recipe_follows_the_size_of_the_data():
     assert [recipe.steps for recipe in rows.values()] == [500, 500, 500, 10_000, 10_000, 20_000]
     assert [recipe.global_batch_size for recipe in rows.values()] == [1, 16, 64, 64, 64, 64]
     assert [recipe.mixup for recipe in rows.values()] == [0.0, 0.0, 0.0, 0.1, 0.1, 0.1]
+    assert {(recipe.learning_rate, recipe.weight_decay) for recipe in rows.values()} == {(0.03, 0.0)}
     assert rows[25].drops == (200, 300, 400)
     assert rows[500_000].drops == (6_000, 12_000, 18_000)  # as bit_hyperrule.py has it
     short = keras_preact.recipe_for(25, steps=50)
@@ -393,6 +416,11 @@ SMALL = from_arrays(*(part[:, :4, :4] if part.ndim == 4 else part for part in im
         ({"epochs": 8, "unfreeze_every": 3}, "unfreeze_every.*3 stages.*within 8 epochs.*=3. Nearest: 2"),
         ({"validation_images": 40}, "`validation_images` must be below the 40 training images"),
         ({"recipe": "digits", "levels": ((8, 8, 1), (14, 0, 1)), "epochs": 2}, "`levels` must be of the trained"),
+        (
+            {"callbacks": [keras.callbacks.EarlyStopping()]},
+            "`callbacks` must be .*none that decides by the test images",
+        ),
+        ({"data": "digits", "skip_corrupt": "no"}, "`skip_corrupt` must be True or False"),
         ({"data": ONE_CLASS}, "data.*two classes"),
         ({"data": SMALL}, "input_shape.*8x8"),
     ],
