@@ -57,6 +57,8 @@ class LossScaleOptimizer(keras.optimizers.LossScaleOptimizer):
 def loss_scaled(optimizer: keras.optimizers.Optimizer | str) -> LossScaleOptimizer:
     """Returns an optimizer, as `compile` takes it, in a `LossScaleOptimizer`, with the settings of Keras' around it."""
     optimizer = keras.optimizers.get(optimizer)
+    if isinstance(optimizer, LossScaleOptimizer):
+        return optimizer
     if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return LossScaleOptimizer(optimizer)
     return LossScaleOptimizer(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from keras_preact.training.checkpoints import Checkpoint
 
 # What Keras' callbacks count. (EarlyStopping turns the sign of `min_delta` in place, so that is not restored.)
-COUNTERS = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch")
+COUNTERS = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch", "_batches_seen_since_last_saving")
 _DECIDING = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
 _OF_THE_RATE = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 _OF_ONE_RATE = ("constant", "plateau")  # schedules by which the optimizer has a number for its rate

@@ -107,6 +107,10 @@ def evaluate_source(source: Source, data: DataSet) -> dict[str, float]:
         received = "{}: {} classes and {} channels".format(data.name, *expected)
         raise argument_error("data", "of {} classes and images of {} channel(s), as the model".format(*found), received)
     check_classes(source, data)
+    sides, size = network.input_shape[1:3], data.image_shape[:2]
+    if any(side not in (None, found) for side, found in zip(sides, size)):
+        received = "{}: {}x{}".format(data.name, *size)
+        raise argument_error("data", "of images of {}x{}, as the model".format(*sides), received)
     return measure(network, source.normalized(data))
 
 
@@ -168,6 +172,8 @@ def evaluation_data(data: DataSet, devices: Devices) -> tuple[Any, int]:
     """Returns what `evaluate` reads, and in how many steps: every test image once, in full batches."""
     size = batch_size(len(data.test), devices.replicas)
     batches = EvaluationBatches(data, "test", size, share=(devices.worker, devices.workers))
+    if keras.backend.backend() != "tensorflow":  # of a generator Keras sees the first two again, and not the last
+        return batches, len(batches)
 
     def generate():
         for _ in itertools.count():

@@ -162,7 +162,8 @@ class Training:
             jit_compile="auto" if self.devices.may_compile else False,
             with_network=True,  # `model.keras` holds the optimizer
         )
-        model.optimizer.build(model.trainable_variables)
+        if not model.optimizer.built:  # a `LossScaleOptimizer` would make its variables once more
+            model.optimizer.build(model.trainable_variables)
         model.build_metrics(classes)
         return model
 

@@ -47,11 +47,14 @@ def level_at(levels: Sequence[Level], step: int) -> int:
 def check_levels(levels: Sequence[Level], spec: NetworkSpec, side: int) -> None:
     """Raises a `ValueError` if a network of `spec` cannot end such levels, or an image is larger than `side` pixels."""
     depths = [level.depth for level in levels if level.depth is not None]
-    for depth in depths:
+    for depth in depths if set(depths) != {spec.depth} else ():
         try:
-            units_of_depth(spec, depth)
+            units = units_of_depth(spec, depth)
         except ValueError as error:
             raise argument_error("levels", "of depths that the network's family has", depth, str(error)) from error
+        if depth == spec.depth and units != spec.units:
+            hint = f"A network of {depth} layers grows to units={units}."
+            raise argument_error("levels", f"of one depth for a network of units={spec.units}", depths, hint)
     if depths and depths[-1] != spec.depth:
         raise argument_error("levels", f"levels that end with the network's depth, {spec.depth}", depths)
     if len(set(depths)) > 1:

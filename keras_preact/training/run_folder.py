@@ -81,7 +81,7 @@ def remove_checkpoints(path: pathlib.Path) -> None:
     """Removes the checkpoints of a run's folder."""
     with contextlib.suppress(FileNotFoundError):  # what cannot be removed would be resumed
         shutil.rmtree(path / CHECKPOINTS)
-    (path / CHECKPOINTS).mkdir(exist_ok=True)
+    (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
 
 
 def make_folder(path: pathlib.Path, experiment: Mapping[str, Any], overwrite: bool) -> None:
@@ -127,6 +127,8 @@ def identity(data: DataSet) -> dict[str, Any]:
     return {
         "data_digest": digest(data),
         "classes": list(data.class_names),
+        "mean": [round(value, 3) for value in data.mean],
+        "std": [round(value, 3) for value in data.std],
         "backend": keras.backend.backend(),
         "keras_preact_major": major,
     }
@@ -158,11 +160,12 @@ def _shortcut(value):
 
 
 def comparable(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns two experiments, without `identity` unless both have one, and without usual options."""
+    """Returns two experiments, of `identity` what both have, and without usual options."""
     before, now = ({name: _of_today(name, value) for name, value in each.items()} for each in (before, now))
-    if "identity" in before and "identity" in now:
-        return before, now
-    before, now = ({name: value for name, value in each.items() if name != "identity"} for each in (before, now))
+    sides = [each.pop("identity", None) or {} for each in (before, now)]
+    both = sides[0].keys() & sides[1].keys()  # an older version knew less
+    for each, identity in zip((before, now), sides):
+        each["identity"] = {name: value for name, value in identity.items() if name in both}
     return before, now
 
 

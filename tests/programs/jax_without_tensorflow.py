@@ -1,5 +1,6 @@
 """Run by `test_jax.py`: builds, trains, saves and compares networks on JAX without TensorFlow."""
 
+import csv
 import functools
 import json
 import os
@@ -24,7 +25,7 @@ import numpy as np
 import pytest
 
 import keras_preact
-from keras_preact.data import Augmentation, load
+from keras_preact.data import Augmentation, from_arrays, load
 from keras_preact.data.batches import TrainingBatches
 from keras_preact.data.preparation import Preparation
 from keras_preact.exporting import Preprocessing
@@ -58,9 +59,23 @@ def training(folder):
     preprocessing = Preprocessing((8, 8), (127.5,) * 3, (60.0,) * 3)
     report = keras_preact.export(model, folder / "export", "onnx", preprocessing=preprocessing, **given)
     assert report["formats"]["onnx"]["probability_difference"] < 1e-5
+    every_epoch_is_measured_on_every_image(folder)
     preparation()
     far_from_the_label()
     peers()
+
+
+def every_epoch_is_measured_on_every_image(folder):
+    """The last of three epochs sees each of three batches of test images once."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(256, size=(600, 8, 8, 1)).astype("uint8"), np.arange(600) // 60
+    data = from_arrays(images[:16], labels[:16], images, labels, class_names=range(10))
+    recipe = keras_preact.Recipe(epochs=3, global_batch_size=16, learning_rate=0.01, warmup_steps=0)
+    card = keras_preact.train("ResNet8", data=data, recipe=recipe, output=folder / "epochs", verbose=0)
+    last = list(csv.DictReader((folder / "epochs" / "history.csv").read_text().splitlines()))[-1]
+    assert float(last["val_error_percent"]) == pytest.approx(card["error_percent"], abs=1e-3)
+    loss = keras_preact.evaluate(folder / "epochs", data)["loss"]
+    assert float(last["val_loss"]) == pytest.approx(loss, rel=1e-4)
 
 
 def own_arrays(model, images, labels):

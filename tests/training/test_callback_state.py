@@ -107,6 +107,14 @@ def test_two_callbacks_of_a_class_have_a_state_each():
     assert [callback.wait for callback in two] == [1, 5]
 
 
+def test_a_callback_that_saves_every_so_many_steps_counts_on():
+    before, after = (keras.callbacks.ModelCheckpoint("model.keras", save_freq=10) for _ in range(2))
+    for step in range(14):
+        before._should_save_on_batch(step)
+    Saved.from_callbacks([before]).restore([after])
+    assert [after._should_save_on_batch(step) for step in range(7)] == [False] * 5 + [True, False]
+
+
 def kill(*_):
     raise Kill
 

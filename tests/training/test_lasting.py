@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -184,6 +185,7 @@ def test_other_images_and_other_classes_are_refused(folder):
     images[3, 2, 1, 0] ^= 1
     others = {
         "identity.data_digest is 'sha256:": from_arrays(images, LABELS, IMAGES[:9], LABELS[:9]),
+        r"identity.mean is \[\d+.\d+\] there and \[0.0\] here": dataclasses.replace(DATA, mean=(0.0,)),
         "identity.data_digest is 'sha256": from_arrays(IMAGES, (LABELS + 1) % 3, IMAGES[:9], LABELS[:9]),
         r"identity.classes is \['0', '1', '2'\] there and \['a', 'b', 'c'\] here": from_arrays(
             IMAGES, LABELS, IMAGES[:9], LABELS[:9], ("a", "b", "c")
@@ -192,6 +194,14 @@ def test_other_images_and_other_classes_are_refused(folder):
     for message, data in others.items():
         with pytest.raises(ValueError, match=f"`output`.*another run.*{message}"):
             train(folder, data=data)
+
+
+def test_a_run_of_a_version_that_knew_less_of_its_images_is_resumed(folder):
+    experiment = json.loads((folder / run_folder.EXPERIMENT).read_text())
+    for name in ("mean", "std"):
+        del experiment["identity"][name]
+    (folder / run_folder.EXPERIMENT).write_text(json.dumps(experiment))
+    assert train(folder)["processes"][-1]["first_step"] == 9
 
 
 @pytest.mark.parametrize(("field", "value"), [("backend", "torch"), ("keras_preact_major", 7)])

@@ -128,6 +128,19 @@ def test_the_model_is_the_average_of_the_weights_with_statistics_of_its_own(whol
     assert not np.array_equal(mean, raw[mean.path])
 
 
+def test_levels_in_float16_keep_the_scale_of_the_loss_and_resume(tmp_path):
+    half = RECIPE.replace(levels=((8, 8, 1), (14, 8, 1), (20, 0, 1)), ema=0.0, precision="mixed_float16")
+    train(tmp_path / "whole", model="ResNet20", recipe=half)
+    with pytest.raises(Stop):
+        train(tmp_path / "cut", model="ResNet20", recipe=half, callbacks=[StopAfter(5)])
+    train(tmp_path / "cut", model="ResNet20", recipe=half)
+    ours, theirs = (checkpoints.newest(tmp_path / name / "checkpoints").arrays for name in ("cut", "whole"))
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name], array, err_msg=name)
+    loaded = keras.models.load_model(tmp_path / "whole" / "model.keras")
+    assert int(loaded.optimizer.iterations) == 9
+
+
 @pytest.mark.filterwarnings("ignore:The checkpoint .* is damaged")
 def test_a_run_that_cannot_go_on_begins_anew_as_in_a_new_folder(whole, tmp_path):
     with pytest.raises(Stop):
@@ -191,6 +204,7 @@ def test_weights_of_another_network_are_no_start(options, message, tmp_path):
     [
         ({"recipe": RECIPE.replace(levels=((8, 8, 3),))}, r"levels.*end with the network's depth, 14"),
         ({"recipe": RECIPE.replace(levels=((9, 8, 1), (14, 0, 2)))}, r"depth.*6n \+ 2.*9"),
+        ({"model_options": {"units": (1, 2, 3)}}, r"levels.*of one depth for a network of units=\(1, 2, 3\)"),
         ({"recipe": RECIPE.replace(levels=((8, 17, 1), (14, 0, 2)))}, r"levels \(image size\).*at most 16"),
         ({"recipe": Recipe(epochs=1, image_size=17, global_batch_size=8)}, r"image_size.*at most 16"),
         ({"model_options": {"ordering": "bn_after_addition"}}, r"ordering.*BN follows the addition"),

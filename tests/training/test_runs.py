@@ -69,6 +69,12 @@ def test_a_shortcut_is_the_same_one_however_it_is_spelled(spelling):
     assert list(run_folder.differences(*run_folder.comparable(before, {"options": {}})))
 
 
+def test_a_folder_that_was_never_made_holds_no_run_to_overwrite(tmp_path):
+    """As of a worker whose copy of a new URL is its own."""
+    run_folder.remove_another(tmp_path / "copy" / "run", {"model": "resnet8"}, overwrite=True)
+    assert not list((tmp_path / "copy" / "run" / run_folder.CHECKPOINTS).iterdir())
+
+
 def test_a_damaged_card_in_the_output_is_named_so(tmp_path):
     for name in ("experiment.json", "card.json"):
         (tmp_path / name).write_text("{}")
@@ -154,7 +160,9 @@ def test_another_seed_begins_with_other_weights(tmp_path):
         ({"recipe": "digit"}, r'recipe.*Nearest: "digits"'),
         ({"recipe": 3}, r"recipe.*3"),
         ({"precision": "bfloat16"}, r'precision.*Nearest: "mixed_bfloat16"'),
-        ({"start": "nowhere"}, "`start` must be a network of keras_preact, a name of"),
+        ({"start": "nowhere", "data": "nowhere"}, "`start` must be a network of keras_preact, a name of"),
+        ({"ordering": "orignal", "data": "nowhere"}, '`ordering` must be one of .*Nearest: "original"'),
+        ({"model": "ResNet14", "units": (1, 2), "data": "nowhere"}, "`widths`|`units`"),
         ({"epoch": 3}, '`epoch` must be left out, as train has no such argument.*Nearest: "epochs"'),
         ({"outpt": "run"}, '`outpt`.*Nearest: "output"'),
         ({"epochs": 0}, "epochs.*at least 1"),

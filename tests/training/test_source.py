@@ -274,6 +274,11 @@ def test_evaluate_refuses_images_of_other_classes_or_channels(trained):
         ValueError, match=r"`data` must be of 3 classes and images of 3 channel.*10 classes and 1 channels"
     ):
         keras_preact.evaluate(kinds["run"], "digits")
+    height, width, channels = DATA.image_shape
+    images, labels = np.zeros((3, height, width + 8, channels), "uint8"), np.arange(3)
+    wide = from_arrays(images, labels, images, labels, class_names=DATA.class_names)
+    with pytest.raises(ValueError, match=f"`data` must be of images of {height}x{width}.*: {height}x{width + 8}"):
+        keras_preact.evaluate(kinds["run"], wide)
 
 
 def test_a_name_is_the_network_of_its_card(tmp_path, capsys):
