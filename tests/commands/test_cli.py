@@ -13,6 +13,7 @@ import pytest
 
 from keras_preact.cli import VERBS, function_of, help_text, main
 from keras_preact.commands import networks
+from keras_preact.errors import ParityError
 from keras_preact.names import command_line
 from keras_preact.training import trainer
 from keras_preact.training.provenance import suited_precision
@@ -135,6 +136,17 @@ def test_wrong_input_is_one_message_and_status_2(arguments, message, capsys, tmp
     assert message in error
     assert "Traceback" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["setup.cfg"]
+
+
+@pytest.mark.parametrize("kind", [OSError, ConnectionError, ImportError, FloatingPointError, ParityError])
+def test_what_fails_is_one_message_and_status_1(kind, monkeypatch, capsys):
+    def fails():
+        raise kind("why")
+
+    monkeypatch.setattr(networks, "list_networks", fails)
+    with pytest.raises(SystemExit) as stop:
+        main(["list"])
+    assert (stop.value.code, capsys.readouterr().err) == (1, "keras-preact: why\n")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -144,6 +144,17 @@ def test_a_corrupt_image_is_named_or_left_out(folder, damage, caplog):
         load(path, skip_corrupt=True)
 
 
+def test_of_many_files_some_are_looked_at(folder, monkeypatch):
+    path, pixels = folder
+    monkeypatch.setattr(folders, "CHECKED", 4)
+    monkeypatch.setattr(folders, "SAMPLE", 2)  # the first and the last of five
+    (path / "train/cat/b.png").write_bytes(b"")
+    images = load(path, skip_corrupt=True).train.images
+    np.testing.assert_array_equal(images[1], pixels["train/cat/a.png"])  # another of its class
+    with pytest.raises(ValueError, match=r"data.*cat/b\.png"):
+        load(path)
+
+
 def test_an_image_that_turns_out_corrupt_gives_way_to_one_of_its_class(folder, monkeypatch, caplog):
     path, pixels = folder
     monkeypatch.setattr(folders, "IN_MEMORY", 100)

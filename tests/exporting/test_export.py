@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_exports import GIVEN, assert_close, expected, export_onnx, network, photographs, png
+from small_exports import GIVEN, RGB, assert_close, expected, export_onnx, network, photographs, png, run_onnx
 
 import keras_preact
 from keras_preact.cli import main
@@ -64,6 +64,25 @@ def test_the_report_is_printed_as_a_table(exported, digits_run, capsys):
     lines = parity.table(report)
     assert [line.split()[0] for line in lines] == ["format", *FORMATS]
     assert f"{report['litert']['error_percent']:.2f}" in lines[3]
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_signals_of_the_int8_file_are_int8_too(exported):
+    tensors = tf.lite.Interpreter(str(exported / "model.int8.tflite")).get_tensor_details()
+    zeros = [tensor["quantization_parameters"]["zero_points"] for tensor in tensors if tensor["dtype"] is np.int8]
+    assert sum(bool(np.any(zero)) for zero in zeros) > 10  # 0 for weights, -128 for a signal behind a ReLU
+
+
+def test_images_of_any_size_are_resized_for_what_does_not_resize(tmp_path):
+    export_onnx(network(units=(1, 1, 1)), tmp_path / "export", sample_images=photographs(4, 20, 28))
+
+
+@pytest.mark.parametrize(("classes", "head"), [(1, "sigmoid"), (5, None)])
+def test_onnx_has_the_activation_of_the_head(classes, head, tmp_path):
+    options = dict(input_shape=RGB.input_shape, num_classes=classes, classifier_activation=head)
+    model = keras_preact.build_network(network(units=(1, 1, 1)).spec, **options)
+    write_onnx(model, tmp_path / "model.onnx", RGB, range(classes))
+    assert_close(run_onnx(tmp_path / "model.onnx", photographs()), expected(model, photographs()))
 
 
 def test_class_names_and_card_go_with_the_files(exported, digits_run):

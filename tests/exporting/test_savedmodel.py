@@ -15,6 +15,7 @@ from keras_preact.exporting import (
     Preprocessing,
     export_savedmodel,
     parity,
+    savedmodel,
 )
 from keras_preact.exporting.inference import inference_weights, outputs, stacked
 from keras_preact.exporting.preprocessing import cut, prepared, resized
@@ -39,6 +40,15 @@ def test_a_savedmodel_of_either_layout_and_of_half_precision(layout, dtype, tmp_
     jpeg = loaded.signatures["encoded"](encoded=tf.constant([png(images[0], "jpeg")]))
     decoded = np.asarray(Image.open(io.BytesIO(png(images[0], "jpeg"))))[None]
     np.testing.assert_allclose(jpeg["logits"], loaded.serve(images=decoded)["logits"], atol=1e-5)
+
+
+def test_a_savedmodel_that_computes_something_else_is_not_left(tmp_path, monkeypatch):
+    model, other = network(units=(1, 1, 1)), network(units=(1, 1, 1))
+    other.set_weights([weight + 0.01 for weight in other.get_weights()])
+    monkeypatch.setattr(savedmodel, "write_savedmodel", lambda _, *rest: write_savedmodel(other, *rest))
+    with pytest.raises(parity.ParityError, match="The SavedModel differs"):
+        export_savedmodel(model, tmp_path / "saved", RGB, FIVE, photographs())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_savedmodel_refuses_images_of_other_channels(tmp_path):

@@ -186,6 +186,16 @@ def test_gradients_smaller_than_float32_can_hold_are_measured_all_the_same():
     np.testing.assert_array_equal(result.direct_norm, result.gradient_norm)
 
 
+def test_gradients_larger_than_float32_can_hold_are_measured_all_the_same():
+    shortcut = {"name": "constant_scaling", "scale": 2.0, "branch_scale": 1.0}
+    model = without_branches(one_stage(200, unit="single", shortcut=shortcut))
+    change_weights(model, "stem_bn/gamma", np.zeros_like)  # all signals are 0: they would overflow, too
+    change_weights(model, "final_bn/beta", np.ones_like)
+    result = analyze(model, *batch(), training=False)
+    behind = np.arange(200, 0, -1)
+    np.testing.assert_allclose(result.gradient_norm / result.gradient_at_end, 2.0**behind, rtol=1e-4)
+
+
 @float64
 @pytest.mark.parametrize(("gate_bias", "product"), [(-6.0, 0.875), (-3.0, 0.073), (0.0, 5.6e-17)])
 def test_gates_are_as_open_as_their_bias_says(gate_bias, product):

@@ -57,6 +57,12 @@ def test_a_deepened_network_computes_the_same(ordering, shortcut, unit, place, f
         np.testing.assert_allclose(deeper(x, training=True), model(x, training=True), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(("place", "new"), [("end", {"05", "06", "07"}), ("spread", {"03", "05", "07"})])
+def test_new_units_stand_at_the_end_or_behind_each_old_one(place, new):
+    deeper = deepen(network(units=(4,)), units=(7,), place=place)
+    assert {name.split("_")[1].removeprefix("unit") for name in deeper.loaded.new} == new
+
+
 @pytest.mark.parametrize("ordering", ["original", "relu_before_addition", "relu_only_preactivation", "preactivation"])
 def test_all_weights_of_the_new_units_learn(ordering):
     keras.utils.set_random_seed(0)

@@ -160,6 +160,14 @@ def test_the_summary_of_a_backbone_says_where_it_ends():
     assert [line.split()[0] for line in lines[3:]] == ["stem", "stage1", "stage2", "all", "parameters"]
 
 
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("mixed_bfloat16", 2), ("float64", 8)])
+def test_a_summary_has_the_bytes_of_the_signals(dtype, size):
+    lines, model = [], keras_preact.ResNet(8, dtype=dtype)
+    summary(model, 100, print_fn=lines.append)
+    megabytes = sum(cost.elements for cost in model_costs(model)) * size * 100 / 1e6
+    assert lines[-2].split()[-1] == f"{megabytes:,.1f}"
+
+
 def test_the_backbone_of_a_built_network_has_a_copy_of_its_weights():
     whole = randomized(build())
     expected = signals(whole, "activated")

@@ -99,6 +99,21 @@ def test_unroll_auto_is_a_loop_except_for_short_runs_on_a_gpu_under_jax(unroll, 
     assert seen == turns
 
 
+@pytest.mark.parametrize(("remat", "blocks"), [(False, [0, 0]), (True, [2, 1]), (3, [3, 3])])
+def test_remat_reaches_the_loop(remat, blocks, monkeypatch):
+    seen, scan = [], residual_units.scan
+
+    def watched(*arguments):
+        seen.append(arguments[5])
+        return scan(*arguments)
+
+    model = build(NetworkSpec((7, 7), (4, 4), "basic", stem={"width": 4}), layout="stacked", remat=remat)
+    monkeypatch.setattr(residual_units, "scan", watched)
+    for name in ("stage1_units02_07", "stage2_units02_07"):
+        model.get_layer(name)(np.ones((1, 8, 8, 4)), training=True)
+    assert seen == blocks
+
+
 def nine_units():
     """Returns a network as layers: a run of 8 units is longer than those that stand in straight code."""
     return randomized(build(NetworkSpec(units=(9,), widths=(4,), stem={"width": 4}), layout="layers"))

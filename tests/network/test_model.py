@@ -8,6 +8,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_preact
 from keras_preact.network.model import ResidualNetwork
@@ -220,6 +221,15 @@ def test_training_goes_on_in_the_other_layout(layouts, optimizer):
     model.train_on_batch(images(), labels), other.train_on_batch(images(), labels)
     np.testing.assert_allclose(other(images()), model(images()), rtol=0, atol=1e-6)
     assert int(other.optimizer.iterations) == 3
+
+
+def test_a_cpu_has_no_xla_unless_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda *kind: [])
+    model = build()
+    model.compile("sgd", "mean_squared_error")
+    assert model.jit_compile is False
+    model.compile("sgd", "mean_squared_error", jit_compile=True)
+    assert model.jit_compile is True
 
 
 @pytest.mark.parametrize(("layout", "train"), [("stacked", "fit"), ("layers", "train_on_batch")])

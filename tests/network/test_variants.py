@@ -125,6 +125,15 @@ def test_stochastic_depth_skips_per_sample_and_keeps_the_mean():
     assert len({tuple(row) for row in np.abs(steps).max(axis=(2, 3, 4)) == 0}) == 9
 
 
+def test_each_unit_of_a_stack_is_dropped_at_its_own_rate():
+    spec = keras_preact.NetworkSpec((4,), (4,), "basic", stem={"width": 4}, stochastic_depth=(0.0, 0.0, 0.999999, 0.0))
+    model = keras_preact.build_network(spec, input_shape=(8, 8, 3), include_top=False, layout="stacked")
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 4)).astype("float32")
+    _, units = model.get_layer("stage1_units02_04")(x, training=True, return_units=True)
+    moved = np.abs(np.diff(np.concatenate([x[None], units]), axis=0)).max((1, 2, 3, 4)) > 0
+    assert moved.tolist() == [True, False, True]
+
+
 def test_return_units_gives_every_signal():
     spec = keras_preact.NetworkSpec((12,), (4,), "basic", stem={"width": 4})
     layered = keras_preact.build_network(spec, input_shape=(8, 8, 3), layout="layers")

@@ -90,6 +90,11 @@ def test_keras_arguments_come_first_and_ours_are_keyword_only(name):
     assert all(parameters[key].default == build[key].default for key in [*KERAS[:-1], *BUILD])
 
 
+@pytest.mark.parametrize("name", keras_preact.list_models())
+def test_each_function_builds_its_network(name, no_values):
+    assert function_of(name)(layout="stacked").spec == network_spec(name)
+
+
 @pytest.mark.parametrize("name", ["resnet", *keras_preact.list_models()])
 def test_every_network_is_a_def_whose_help_shows_every_argument(name):
     function = function_of(name)

@@ -37,6 +37,24 @@ def test_a_folder_is_replaced_and_nothing_is_left_beside_it(exchange, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Else a power cut may leave the name alone."""
+    events, fsync, replace = [], os.fsync, os.replace
+
+    def watched_fsync(number):
+        events.append("sync")
+        fsync(number)
+
+    def watched_replace(*paths):
+        events.append("rename")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    files.write_text(tmp_path / "card.json", "new")
+    assert events == ["sync", "rename"]
+
+
 @pytest.mark.parametrize("failing", [1, 2])
 def test_a_folder_stays_if_the_new_one_cannot_be_renamed(failing, tmp_path, monkeypatch):
     path, calls, rename = tmp_path / "saved_model", [], os.rename

@@ -103,6 +103,18 @@ def test_fetched_weights_can_be_carried_to_a_folder(home, monkeypatch):
     np.testing.assert_array_equal(build(card).get_weights()[0], model.get_weights()[0])
 
 
+def test_weights_are_fetched_from_the_place_that_is_named(home, monkeypatch, capsys):
+    path = home / "downloads" / "weights.bin"
+    write_osmr(path, arrays_of(trained()))
+    card = card_of(path)
+    monkeypatch.setattr(keras_preact.zoo, "get_card", lambda name: card)
+    monkeypatch.setenv("KERAS_PREACT_WEIGHTS", str(home / "elsewhere"))
+    flags = ["--place", str(path.parent), "--output", str(home / "to")]
+    main(["weights", "fetch", card.name, *flags])
+    assert capsys.readouterr().out.split() == [str(home / "to" / f"{card.name}.weights.h5")]
+    assert (home / "to" / f"{card.name}.weights.h5").is_file()
+
+
 @pytest.mark.usefixtures("registries")
 def test_our_own_files_may_lie_at_an_address(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
