@@ -129,6 +129,7 @@ _LAZY = {
 _REGISTERING = (
     "keras_preact.training.optimizers",
     "keras_preact.training.training_model",
+    "keras_preact.transfer.optimizer",
 )
 _TUNES = all(map(importlib.util.find_spec, ("keras_tuner", "tensorboard")))  # the extra `tune`
 __all__ = [*_AT_ONCE, *(name for name in _LAZY if _TUNES or name != "PreActHyperModel")]

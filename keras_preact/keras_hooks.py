@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # The attribute of a Keras optimizer that holds the averages of the weights (`use_ema`).
 AVERAGES = "_model_variables_moving_average"
 WEIGHTS = "_trainable_variables"
+VARIABLES = "_variables"  # all that the optimizer has itself, steps and rate first
 LATER = "uninitialized_variables"  # Keras' global list of the variables that get their values later
 
 
@@ -30,6 +31,18 @@ def optimized_weights(optimizer: keras.optimizers.Optimizer | None) -> list[kera
 def index_of(optimizer: keras.optimizers.Optimizer, weight: keras.Variable) -> int:
     """Returns the place of a weight in `optimized_weights`, which is that of its slots."""
     return optimizer._get_variable_index(weight)
+
+
+def copy_exclusions(source: keras.optimizers.Optimizer, target: keras.optimizers.Optimizer) -> None:
+    """Excludes from an optimizer's weight decay what is excluded from another's by name, which no config holds.
+
+    Raises:
+        TypeError: If variables themselves are excluded: the target has others.
+    """
+    if getattr(source, "_exclude_from_weight_decay", ()):
+        raise TypeError("The optimizer's exclude_from_weight_decay has a var_list; var_names can be copied.")
+    if (pattern := getattr(source, "_exclude_from_weight_decay_pattern", None)) is not None:
+        target._exclude_from_weight_decay_pattern = pattern  # by its own method only before it is built
 
 
 def of_this_backend(config: Any) -> Any:

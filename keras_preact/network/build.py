@@ -45,7 +45,9 @@ class LayerMaker:
     def restore_trainable(self, model: keras.Model) -> None:
         """Makes those layers of a model trainable that were, which Keras' constructor makes all alike."""
         for layer in model.layers:
-            layer.trainable = self.changes.get(layer.name, {}).get("trainable", model.trainable)
+            trainable = self.changes.get(layer.name, {}).get("trainable", model.trainable)
+            if layer.trainable != trainable:  # set again, it would thaw the kernel that LoRA has frozen
+                layer.trainable = trainable
 
     def changes_of(self, model: keras.Model) -> dict[str, dict[str, Any]]:
         """Returns by layer what of its configuration was changed: its freezing, a regularizer, quantization, ..."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from keras_preact.errors import argument_error
+from keras_preact.keras_hooks import copy_exclusions
 from keras_preact.network.checks import Layout, check_execution, check_layout
 from keras_preact.network.model import ResidualNetwork, check_network, converted
-from keras_preact.network.named_weights import copy_optimizer, copy_trainable
+from keras_preact.network.named_weights import copy_optimizer, copy_trainable, inner_optimizer
 
 
 def relayout(
@@ -55,10 +56,9 @@ def compile_alike(model: ResidualNetwork, other: ResidualNetwork, **how: Any) ->
     if not model.compiled:
         return
     try:
-        config = model.get_compile_config() or {}
-        config.pop("optimized_weights", None)  # they are places in `model`
-        if config:
+        if config := model.get_compile_config():
             other.compile_from_config(config)
+            copy_exclusions(inner_optimizer(model.optimizer), inner_optimizer(other.optimizer))
     except (NotImplementedError, TypeError) as error:
         reason = f"{' '.join(str(error).split())} Compile both after it is made."
         expected = "compiled with what Keras can serialize, or not compiled"

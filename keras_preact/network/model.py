@@ -40,6 +40,7 @@ from keras_preact.network.weights_files import (
 from keras_preact.types import PathLike
 
 # Fields that change how a network is computed or trained, but not what a weight means.
+PLACES = "optimized_weights"  # in a configuration: see `get_config`
 FREE_FIELDS = ("bn_momentum", "bn_synchronized", "stochastic_depth")
 
 
@@ -99,6 +100,7 @@ class ResidualNetwork(keras.Model):
         self.spec, self.layout, self._make = spec, layout, make
         self.card: Any = None  # a `Card`, of `weights`, which stands above
         self.loaded: Loaded | None = None
+        self._places: list[int] | None = None  # as `_optimized_places` returned them, of a file that is read
         self._arguments = {
             "spec": spec.to_dict(),
             "input_shape": tuple(input_shape),
@@ -114,20 +116,26 @@ class ResidualNetwork(keras.Model):
         return {**self._arguments, "name": self.name, "trainable": self.trainable}
 
     def get_config(self) -> dict[str, Any]:
-        """Returns `construction`, and what was changed since: of layers, and the card and report of trained weights."""
+        """Returns `construction`, and what was changed since: of layers, and the card and report of trained weights.
+
+        With them go the places in `weights` of those that the optimizer has state of, if not of the trainable ones.
+        """
         notes = {"card": self.card, "loaded": self.loaded}
         notes = {name: keras.saving.serialize_keras_object(note) for name, note in notes.items() if note is not None}
+        if (places := self._optimized_places()) is not None:
+            notes[PLACES] = places
         changed = self._make.changes_of(self)
         return {**self.construction(), **({"changed_layers": changed} if changed else {}), **notes}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> ResidualNetwork:
         config = dict(config)
-        notes = {name: config.pop(name, None) for name in ("card", "loaded")}
+        notes, places = {name: config.pop(name, None) for name in ("card", "loaded")}, config.pop(PLACES, None)
         if "layers" in config:
             config["changed_layers"] = changes_of_before(config.pop("layers"))
         model = cls(NetworkSpec.from_dict(config.pop("spec")), tuple(config.pop("input_shape")), **config)
         model.card, model.loaded = map(keras.saving.deserialize_keras_object, notes.values())
+        model._places = places
         return model
 
     @property
@@ -155,8 +163,8 @@ class ResidualNetwork(keras.Model):
     ) -> None:
         """Compiles as `keras.Model.compile` does, and answers for what Keras on TensorFlow does badly or not at all.
 
-        Without a GPU `jit_compile="auto"` means no XLA: it takes several times as long to compile, and its convolution
-        gradients are slower inside loops. Under a strategy with several replicas no model can be trained with
+        Without a GPU, and under a strategy, `jit_compile="auto"` means no XLA: on a CPU it takes several times as long
+        to compile, and its convolution gradients are slower inside loops. A file keeps "auto". Under a strategy with several replicas no model can be trained with
         `jit_compile=True`: it is turned off, with a warning.
 
         Raises:
@@ -168,10 +176,11 @@ class ResidualNetwork(keras.Model):
         self._compile(optimizer, *args, steps_per_execution=steps_per_execution, jit_compile=jit_compile, **kwargs)
 
     def _compile(self, optimizer="rmsprop", *args, steps_per_execution=1, jit_compile="auto", **kwargs):
+        self._asked_jit_compile = jit_compile
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            if jit_compile == "auto" and not tf.config.list_physical_devices("GPU"):
+            if jit_compile == "auto" and (tf.distribute.has_strategy() or not tf.config.get_visible_devices("GPU")):
                 jit_compile = False
             if (replicas := self.distribute_strategy.num_replicas_in_sync) > 1:
                 check_replicated(replicas, inner_optimizer(optimizer), steps_per_execution)
@@ -213,20 +222,24 @@ class ResidualNetwork(keras.Model):
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def get_compile_config(self) -> dict[str, Any] | None:
-        """Returns what Keras saves, and of which weights the optimizer has state, if not of the trainable ones."""
+        """Returns what Keras saves; "auto" where it was asked for, as the file may be read on another device."""
         config = super().get_compile_config()
-        built = optimized_weights(inner_optimizer(optimizer_of(self)))
-        if config and not built:
-            config["optimized_weights"] = []
-        elif config and list(map(id, built)) != list(map(id, self.trainable_variables)):
-            places = {id(variable): index for index, variable in enumerate(self.weights)}
-            config["optimized_weights"] = [places[id(variable)] for variable in built if id(variable) in places]
+        if config and "jit_compile" in config:
+            config["jit_compile"] = self._asked_jit_compile
         return config
+
+    def _optimized_places(self):
+        """Returns of which of `weights` the optimizer has state, or None if of the trainable ones or not compiled."""
+        built = optimized_weights(inner_optimizer(optimizer_of(self)))
+        if not self.compiled or list(map(id, built)) == list(map(id, self.trainable_variables)):
+            return None
+        places = {id(variable): index for index, variable in enumerate(self.weights)}
+        return [places[id(variable)] for variable in built if id(variable) in places]
 
     def compile_from_config(self, config: Mapping[str, Any]) -> None:
         """Compiles as `config`, from `get_compile_config`, says; Keras asks for this where `compile` is overridden."""
         config = dict(config)
-        places = config.pop("optimized_weights", None)
+        places = config.pop(PLACES, self._places)  # in files of before
         self._compile(**keras.saving.deserialize_keras_object(of_this_backend(config)))
         if self.optimizer is not None and places != []:
             built = self.trainable_variables if places is None else [self.weights[index] for index in places]
@@ -242,7 +255,7 @@ class ResidualNetwork(keras.Model):
 
     def with_features(self, features: Mapping[str, str]) -> ResidualNetwork:
         """Returns the network, with a copy of its weights, that returns `features`, as `check_features` gives them."""
-        other = type(self).from_config({**self.get_config(), "features": features})
+        other = type(self).from_config({**self.get_config(), PLACES: None, "features": features})
         theirs, ours = (len(as_far_as(self.spec, those).units) for those in (features, self.features))
         missing = sorted(named_weights(other).keys() - named_weights(self).keys())
         if theirs > ours:  # stacked units after the last stage are there as a whole, of which it has read a part
@@ -313,7 +326,10 @@ class ResidualNetwork(keras.Model):
         optimizer = optimizer_of(self)
         variables = [*self.variables, *(optimizer.variables if optimizer is not None else ())]
         before = [keras.ops.copy(variable) for variable in variables]
-        target = self._stacked(with_optimizer=holds_optimizer(path))
+        with_optimizer = optimizer is not None and holds_optimizer(path)
+        if with_optimizer and not optimizer.built:  # else Keras leaves out the state that the file holds
+            optimizer.build(self.trainable_variables)
+        target = self._stacked(with_optimizer)
         try:
             check_whole(path)
             keras.Model.load_weights(target, path, skip_mismatch=skip_mismatch, **options)
@@ -370,7 +386,7 @@ def check_network(model: object) -> None:
 
 def converted(model: ResidualNetwork, **config: Any) -> ResidualNetwork:
     """Returns a network of the configuration of `model` with `config` changed, and its weights, not compiled."""
-    other = ResidualNetwork.from_config({**model.get_config(), **config})
+    other = ResidualNetwork.from_config({**model.get_config(), PLACES: None, **config})
     copy_weights(model, other, partial=bool(model.features))
     other.card, other.loaded = model.card, model.loaded
     return other

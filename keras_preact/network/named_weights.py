@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_preact.errors import argument_error
-from keras_preact.keras_hooks import AVERAGES, WEIGHTS, optimized_weights
+from keras_preact.keras_hooks import AVERAGES, VARIABLES, WEIGHTS, optimized_weights
 from keras_preact.network.layers.residual_units import ResidualUnits
 
 Optimizer = TypeVar("Optimizer")  # what `compile` takes for one, or None
@@ -66,7 +66,8 @@ def copy_trainable(
         states = {frozen[operation] for operation in _operations(layer) if operation in frozen}
         if len(states) > 1 and not partial:
             raise argument_error("layout", f'"layers" while units of {layer.name} are frozen in part', "stacked")
-        layer.trainable = states != {True}
+        if layer.trainable != (states != {True}):  # set again, it would thaw the kernel that LoRA has frozen
+            layer.trainable = states != {True}
 
 
 def _operations(layer):
@@ -165,7 +166,7 @@ def _slots(optimizer):
     return {
         name: dict(zip(map(id, weights), slots))
         for name, slots in vars(optimizer).items()
-        if name != WEIGHTS
+        if name not in (WEIGHTS, VARIABLES)
         and isinstance(slots, (list, tuple))
         and len(slots) == len(weights)
         and all(isinstance(slot, keras.Variable) for slot in slots)

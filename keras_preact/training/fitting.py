@@ -159,7 +159,6 @@ class Training:
             network.optimizer if network.compiled else self.make_optimizer(network),
             Crossentropy(classes, self.recipe.label_smoothing, dtype=loss_dtype(self.recipe.precision)),
             weighted_metrics=evaluation_metrics(),
-            jit_compile="auto" if self.devices.may_compile else False,
             with_network=True,  # `model.keras` holds the optimizer
         )
         if not model.optimizer.built:  # a `LossScaleOptimizer` would make its variables once more

@@ -56,14 +56,6 @@ class Devices:
         """Whether `strategy` is one of TensorFlow's."""
         return self.strategy is not None and self.name != "jax_data_parallel"
 
-    @property
-    def may_compile(self) -> bool:
-        """Whether Keras may compile a step by XLA, which it cannot under a `tf.distribute.Strategy`.
-
-        On TensorFlow it does not on a CPU alone, and a GPU that is hidden from this process is to change nothing.
-        """
-        return not self.on_tensorflow and (keras.backend.backend() != "tensorflow" or self.kind != "CPU")
-
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """Returns the context in which variables are made and training runs."""
         return self.strategy.scope() if self.strategy is not None else contextlib.nullcontext()

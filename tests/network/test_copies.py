@@ -177,3 +177,60 @@ def test_kernels_of_float64_are_halved_too(tmp_path):
     model.load_weights(tmp_path / "half.weights.h5")
     np.testing.assert_array_equal(model.get_layer("stem_conv").kernel, kernel.astype("float16"))
     assert np.any(model.get_layer("stem_conv").kernel != kernel)
+
+
+def test_what_lora_froze_stays_frozen_in_files_and_copies(tmp_path):
+    model = adapted(network(layout="layers"))
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "sparse_categorical_crossentropy", run_eagerly=True)
+    model.train_on_batch(IMAGES, np.arange(3))
+    model.save(tmp_path / "lora.keras")
+    trained = {weight.path for weight in model.trainable_variables}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Keras warns where it passes over an optimizer's state
+        loaded = keras.models.load_model(tmp_path / "lora.keras")
+    for copy in (loaded, type(model).from_config(model.get_config())):
+        assert {weight.path for weight in copy.trainable_variables} == trained
+    assert int(loaded.optimizer.iterations) == 1
+
+
+@pytest.mark.parametrize("layout", ["stacked", "layers"])
+def test_a_weights_file_gives_an_optimizer_its_state(layout, tmp_path):
+    def compiled():
+        model = network(layout=layout)
+        optimizer = keras.optimizers.SGD(0.01, momentum=0.9)
+        model.compile(optimizer, "sparse_categorical_crossentropy", run_eagerly=True)
+        return model
+
+    trained, again = compiled(), compiled()
+    trained.train_on_batch(IMAGES, np.arange(3))
+    trained.save_weights(tmp_path / "trained.weights.h5")
+    again.load_weights(tmp_path / "trained.weights.h5")
+    assert int(again.optimizer.iterations) == 1
+    for ours, theirs in zip(again.optimizer.variables, trained.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_a_copy_decays_the_same_weights():
+    model = network(layout="layers")
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta"])
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    deeper = keras_preact.deepen(model, 20)
+    for weight in deeper.trainable_variables:
+        assert deeper.optimizer._use_weight_decay(weight) == (weight.name not in ("gamma", "beta")), weight.path
+    listed = keras.optimizers.AdamW(0.01, weight_decay=0.5)
+    listed.exclude_from_weight_decay(var_list=[model.trainable_variables[0]])
+    model.compile(listed, "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="`model` must be compiled with what Keras can serialize.*has a var_list"):
+        keras_preact.deepen(model, 20)
+
+
+def test_a_network_of_which_the_head_alone_is_trained_is_deepened():
+    """Its optimizer has as many variables of its own as weights that it trains: two."""
+    model = network()
+    for layer in model.layers[:-1]:
+        layer.trainable = False
+    model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy", run_eagerly=True)
+    model.train_on_batch(IMAGES, np.arange(3))
+    deeper = keras_preact.deepen(model, 20)
+    assert int(deeper.optimizer.iterations) == 1

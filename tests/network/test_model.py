@@ -224,10 +224,11 @@ def test_training_goes_on_in_the_other_layout(layouts, optimizer):
 
 
 def test_a_cpu_has_no_xla_unless_it_is_asked_for(monkeypatch):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda *kind: [])
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda *kind: [])
     model = build()
     model.compile("sgd", "mean_squared_error")
     assert model.jit_compile is False
+    assert model.get_compile_config()["jit_compile"] == "auto"  # a file may be read where there is one
     model.compile("sgd", "mean_squared_error", jit_compile=True)
     assert model.jit_compile is True
 
@@ -281,6 +282,10 @@ def test_a_clone_and_a_part_are_models_too(tmp_path):
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
     np.testing.assert_allclose(clone(images()), model(images()), atol=1e-6)
+    model.layers[2].trainable = False
+    for compiled in (model, build()):  # the weights that the optimizer was built for are not the trainable ones
+        compiled.compile("sgd", "mean_squared_error") if compiled is not model else None
+        assert keras.models.clone_model(compiled).compiled
     part = keras.Model(model.input, model.get_layer("stage2_units02_05").output)
     part.save(tmp_path / "part.keras")
     again = keras.models.load_model(tmp_path / "part.keras")
