@@ -135,23 +135,24 @@ class PreparedBatches(keras.utils.PyDataset):
 
     def __init__(self, batches: TrainingBatches) -> None:
         super().__init__()
-        self.batches, self.has_begun = batches, False
+        self.batches, self.is_read = batches, False
         self.preparation = Preparation(batches.data, batches.augmentation, batches.resident)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        self.is_read |= index == len(self) - 1
         images, labels = self.preparation(*self.batches[index], training=True)
         return keras.ops.convert_to_numpy(images), keras.ops.convert_to_numpy(labels)
 
     def on_epoch_begin(self) -> None:
-        self.has_begun = True
+        self.is_read = False
 
     def on_epoch_end(self) -> None:
-        if self.has_begun:  # Keras ends an epoch before its first
+        if self.is_read:  # Keras ends an epoch before its first, of which JAX has read a batch or two by then
             self.batches.on_epoch_end()
-        self.has_begun = False
+        self.is_read = False
 
 
 class EvaluationBatches(keras.utils.PyDataset):

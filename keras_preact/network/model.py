@@ -164,8 +164,8 @@ class ResidualNetwork(keras.Model):
         """Compiles as `keras.Model.compile` does, and answers for what Keras on TensorFlow does badly or not at all.
 
         Without a GPU, and under a strategy, `jit_compile="auto"` means no XLA: on a CPU it takes several times as long
-        to compile, and its convolution gradients are slower inside loops. A file keeps "auto". Under a strategy with several replicas no model can be trained with
-        `jit_compile=True`: it is turned off, with a warning.
+        to compile, and its convolution gradients are slower inside loops. A file keeps "auto". Under a strategy with
+        several replicas no model can be trained with `jit_compile=True`: it is turned off, with a warning.
 
         Raises:
             ValueError: If there are several replicas and what Keras cannot do then is asked for: steps_per_execution
@@ -326,8 +326,8 @@ class ResidualNetwork(keras.Model):
         optimizer = optimizer_of(self)
         variables = [*self.variables, *(optimizer.variables if optimizer is not None else ())]
         before = [keras.ops.copy(variable) for variable in variables]
-        with_optimizer = optimizer is not None and holds_optimizer(path)
-        if with_optimizer and not optimizer.built:  # else Keras leaves out the state that the file holds
+        with_optimizer = holds_optimizer(path)
+        if with_optimizer and optimizer is not None and not optimizer.built:  # else Keras leaves out its state
             optimizer.build(self.trainable_variables)
         target = self._stacked(with_optimizer)
         try:

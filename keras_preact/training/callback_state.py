@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from keras_preact.training.checkpoints import Checkpoint
 
 # What Keras' callbacks count. (EarlyStopping turns the sign of `min_delta` in place, so that is not restored.)
-COUNTERS = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch", "_batches_seen_since_last_saving")
+COUNTERS = (
+    *("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch"),
+    *("_batches_seen_since_last_saving", "_ema_weights_in_model"),
+)
 _DECIDING = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
 _OF_THE_RATE = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 _OF_ONE_RATE = ("constant", "plateau")  # schedules by which the optimizer has a number for its rate
@@ -161,6 +164,11 @@ def _rules(callback, recipe):
         isinstance(callback, _OF_THE_RATE) and (recipe.warmup_steps or recipe.schedule not in _OF_ONE_RATE),
         "none that sets the rate, which the recipe's schedule does",
         'Pass schedule="constant" and warmup_steps=0, or leave the callback out.',
+    )
+    yield (
+        isinstance(callback, keras.callbacks.BackupAndRestore),
+        "none that resumes a training, which a run does itself",
+        "Leave it out: the same call resumes from the run's last checkpoint. See checkpoint_steps.",
     )
     decides = isinstance(callback, _DECIDING) and str(callback.monitor).startswith("val_")
     yield (

@@ -42,28 +42,38 @@ class StopOnNonFiniteLoss(keras.callbacks.Callback):
         step: Steps done before.
         period: Steps between looks at the loss, which wait for the device. The loss is a mean over the epoch, so no
             step is missed.
+        async_safe: Whether Keras may call it from another thread, while the device goes on.
     """
 
-    def __init__(self, schedule: float | Callable[[int], Any], step: int = 0, period: int = 1) -> None:
+    def __init__(
+        self, schedule: float | Callable[[int], Any], step: int = 0, period: int = 1, async_safe: bool = False
+    ) -> None:
         super().__init__()
-        self.schedule, self.step, self.period = schedule, step, period
+        self.schedule, self.step, self.period, self.async_safe = schedule, step, period, async_safe
+        self.first = step  # of the epoch
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.first = self.step
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.step = self.first + batch + 1
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        if self.step % self.period == 0:
-            self._look(logs)
-        self.step += 1
+        step = self.first + batch
+        if step % self.period == 0:
+            self.check((logs or {}).get("loss", 0.0), step)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        self._look(logs)
-        self._look(logs, "val_loss", "validation loss")
+        for name, what in (("loss", "loss"), ("val_loss", "validation loss")):
+            self.check((logs or {}).get(name, 0.0), self.step, what)
 
-    def _look(self, logs, name="loss", what="loss"):
-        loss = float((logs or {}).get(name, 0.0))
+    def check(self, loss: float, step: int, what: str = "loss") -> None:
+        """Raises a `FloatingPointError` if the loss at a step is not finite."""
         if not math.isfinite(loss):
-            rate = float(self.schedule(self.step) if callable(self.schedule) else self.schedule)
+            rate = float(self.schedule(step) if callable(self.schedule) else self.schedule)
             raise FloatingPointError(
-                f"The {what} is {loss} at step {self.step}, learning rate {rate:g}. Try a lower one, or look for NaN "
-                "in the data."
+                f"The {what} is {loss} at step {step}, learning rate {rate:g}. Try a lower one, or look for NaN in the "
+                "data."
             )
 
 
@@ -137,19 +147,37 @@ def curves(rows: Sequence[Mapping[str, float]], evaluated: str) -> Figure:
     return figure
 
 
+class Progress(keras.callbacks.ProgbarLogger):
+    """Shows the progress; that a terminal has been closed is raised once what a step has left is saved."""
+
+    error: OSError | None = None
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        try:
+            super().on_train_batch_end(batch, logs)
+        except OSError as error:
+            self.error = error
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        if self.error is not None:
+            raise self.error
+
+
 class Checkpointing(keras.callbacks.Callback):
     """Saves all that a run needs to go on: at epoch ends, every so many steps, and when a signal asks to end.
 
-    It stands last among the callbacks, so that their counters are of the step that it saves. What others do when the
-    training ends comes after the last checkpoint, and is done again by a run that resumes from there.
+    It stands last among the callbacks, so that their counters are of the step that it saves, and within an epoch saves
+    by a callback that stands first, `between_steps`, before the next step begins: a hook after a step would make JAX
+    wait for the device. What others do when the training ends comes after the last checkpoint, and is done again by a
+    run that resumes from there.
 
     Args:
         folder: Of the checkpoints.
         devices: The run's `Devices`.
         files: The `RunFiles`, whose rows are saved.
+        guard: The `StopOnNonFiniteLoss`.
         others: Callbacks whose state is saved: see `callback_state`.
         steps_per_epoch: Training steps in an epoch.
-        total_steps: Those of the whole training, whose last epoch may be short.
         every: Training steps between checkpoints within an epoch; 0 for none.
         start: The `Checkpoint` that the run resumes from, or None.
         push: A function that is called once a checkpoint is written.
@@ -162,9 +190,9 @@ class Checkpointing(keras.callbacks.Callback):
         folder: pathlib.Path,
         devices: Devices,
         files: RunFiles,
+        guard: StopOnNonFiniteLoss,
         others: Iterable[keras.callbacks.Callback],
         steps_per_epoch: int,
-        total_steps: int,
         every: int,
         start: Checkpoint | None,
         push: Callable[[], object],
@@ -173,10 +201,11 @@ class Checkpointing(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.folder, self.devices, self.files, self.others = folder, devices, files, list(others)
-        self.steps_per_epoch, self.total_steps, self.every = steps_per_epoch, total_steps, every
+        self.steps_per_epoch, self.every = steps_per_epoch, every
         self.start, self.states = start, Saved.of(start, self.others) if start else None
         self.step = start.step if start else 0
-        self.push, self.processes, self.signals = push, processes, signals
+        self.push, self.processes, self.signals, self.guard = push, processes, signals, guard
+        self.between_steps = keras.callbacks.LambdaCallback(on_train_batch_begin=self._between_steps)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         if self.states is not None:  # Keras' callbacks forget what they counted when a training begins
@@ -206,15 +235,20 @@ class Checkpointing(keras.callbacks.Callback):
             self.devices.scatter(self._scalars(), self.start.arrays["metrics"])
         self.start = None
 
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+    def _between_steps(self, batch, logs=None):
+        """Saves, where that is due, what the step before left; of an epoch's last one its end does, after validation.
+
+        The model, for which JAX would put all of its state in place, is touched only then.
+        """
+        if batch == 0:
+            return
         self.step += 1
-        if self.step % self.steps_per_epoch == 0 or self.step == self.total_steps or self.model.stop_training:
-            return  # the epoch's end saves, after its validation
         if (self.every and self.step % self.every == 0) or self.signals.number:
             self._save()
         self._leave()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.step += 1
         self._save()
         self._leave()
 
@@ -230,6 +264,7 @@ class Checkpointing(keras.callbacks.Callback):
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()  # `fit` holds the state elsewhere between epochs' ends
         metrics = self.devices.gather(self._scalars())  # all workers take part
+        self.guard.check(float(metrics.sum()), self.step)  # which may not have looked yet
         self.processes.reach(self.step)
         if not self.devices.is_chief:
             return

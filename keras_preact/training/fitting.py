@@ -23,7 +23,7 @@ from keras_preact.network.model import ResidualNetwork
 from keras_preact.network.named_weights import inner_optimizer
 from keras_preact.training import checkpoints, finish, run_folder
 from keras_preact.training.callback_state import OneTraining
-from keras_preact.training.callbacks import Checkpointing, RunFiles, StopOnNonFiniteLoss, restore
+from keras_preact.training.callbacks import Checkpointing, Progress, RunFiles, StopOnNonFiniteLoss, restore
 from keras_preact.training.evaluation import evaluation_data, evaluation_metrics, reestimate_statistics
 from keras_preact.training.experiment import Experiment, RunOptions
 from keras_preact.training.levels import begin_with, check_levels, level_at, levels_of, of_depth, segments
@@ -253,7 +253,9 @@ class Training:
         devices, start = self.devices, self.start
         schedule = make_schedule(self.recipe, self.steps_per_epoch)
         period = 1 if devices.kind == "CPU" else GUARD_STEPS
-        guard = StopOnNonFiniteLoss(schedule, start.step if start else 0, period)
+        # Elsewhere a step's call returns when it is done. Workers are to stop at the same step.
+        async_safe = keras.backend.backend() == "jax" and devices.workers == 1
+        guard = StopOnNonFiniteLoss(schedule, start.step if start else 0, period, async_safe)
         evaluated = "validation" if self.recipe.validation_images else "test"
         files = RunFiles(self.folder, start.state["history"] if start else (), devices.is_chief, evaluated)
         counted = [*_stoppers(self.recipe), *self.run_options.callbacks]
@@ -261,9 +263,9 @@ class Training:
             self.folder / run_folder.CHECKPOINTS,
             devices,
             files,
+            guard,
             counted,
             self.steps_per_epoch,
-            self.total_steps,
             self.run_options.checkpoint_steps,
             start,
             self.push,
@@ -271,10 +273,12 @@ class Training:
             signals,
         )
         logs = _tensorboard(self.folder) if devices.is_chief else []
-        progress = [keras.callbacks.ProgbarLogger()] if self._verbose else []
+        progress = [Progress()] if self._verbose else []
         whole = {"epochs": self._epochs, "verbose": self._verbose}
         shared, shown = ([OneTraining(callback, whole) for callback in part] for part in (counted, progress))
-        return [guard, files, *shared, *logs, checkpointing, *shown], checkpointing
+        for callback in shown:
+            callback.async_safe = async_safe  # as Keras takes its own to be
+        return [checkpointing.between_steps, guard, files, *shared, *logs, checkpointing, *shown], checkpointing
 
     def _fit_level(self, checkpointing, options):
         """Trains from the step that was reached to the end of the level, or of the training.

@@ -221,7 +221,7 @@ def test_a_copy_decays_the_same_weights():
     listed = keras.optimizers.AdamW(0.01, weight_decay=0.5)
     listed.exclude_from_weight_decay(var_list=[model.trainable_variables[0]])
     model.compile(listed, "sparse_categorical_crossentropy")
-    with pytest.raises(ValueError, match="`model` must be compiled with what Keras can serialize.*has a var_list"):
+    with pytest.raises(ValueError, match=r"`model` must be compiled with what Keras can serialize.*has a var_list"):
         keras_preact.deepen(model, 20)
 
 

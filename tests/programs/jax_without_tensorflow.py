@@ -31,7 +31,7 @@ from keras_preact.data.preparation import Preparation
 from keras_preact.exporting import Preprocessing
 from keras_preact.training.evaluation import evaluation_metrics
 from keras_preact.training.strategies import make_devices
-from keras_preact.training.training_model import Crossentropy
+from keras_preact.training.training_model import Crossentropy, TrainingModel
 
 
 def training(folder):
@@ -60,6 +60,8 @@ def training(folder):
     report = keras_preact.export(model, folder / "export", "onnx", preprocessing=preprocessing, **given)
     assert report["formats"]["onnx"]["probability_difference"] < 1e-5
     every_epoch_is_measured_on_every_image(folder)
+    steps_do_not_wait(folder)
+    prepared_batches_begin_where_they_stand()
     preparation()
     far_from_the_label()
     peers()
@@ -76,6 +78,39 @@ def every_epoch_is_measured_on_every_image(folder):
     assert float(last["val_error_percent"]) == pytest.approx(card["error_percent"], abs=1e-3)
     loss = keras_preact.evaluate(folder / "epochs", data)["loss"]
     assert float(last["val_loss"]) == pytest.approx(loss, rel=1e-4)
+
+
+def steps_do_not_wait(folder):
+    """JAX puts the model's state in place when a callback asks for the model: not at each of the 17 steps."""
+    synced, sync = [], TrainingModel.jax_state_sync
+    TrainingModel.jax_state_sync = lambda model: (synced.append(model), sync(model))[1]
+    recipe = keras_preact.RECIPES["digits"].replace(epochs=1, global_batch_size=80)
+    keras_preact.train("ResNet8", recipe=recipe, output=folder / "steps", verbose=2)
+    few = len(synced)
+    keras_preact.train("ResNet8", recipe=recipe, output=folder / "saved", verbose=2, checkpoint_steps=1)
+    TrainingModel.jax_state_sync = sync
+    assert few < 12, few
+    assert len(synced) - few > 17
+
+
+def prepared_batches_begin_where_they_stand():
+    """Keras on JAX looks at a batch, and ends an epoch, before the first."""
+    read = []
+
+    class Batches(TrainingBatches):
+        def __getitem__(self, index):
+            read.append((self.epoch, self.step + index))
+            return super().__getitem__(index)
+
+    batches = Batches(load("digits"), 256, seed=0)  # five in an epoch
+    batches.set_position(0, 1)
+    model = keras_preact.ResNet(8, input_shape=(16, 16, 1))
+    model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
+    prepared = batches.prepared()
+    model.fit(prepared, shuffle=False, verbose=0)
+    assert read[-4:] == [(0, 1), (0, 2), (0, 3), (0, 4)], read
+    model.fit(prepared, shuffle=False, verbose=0)
+    assert read[-5:] == [(1, 0), (1, 1), (1, 2), (1, 3), (1, 4)], read
 
 
 def own_arrays(model, images, labels):

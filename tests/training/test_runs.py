@@ -365,6 +365,10 @@ def test_a_checkpoint_that_cannot_be_removed_is_not_resumed_as_anothers(tmp_path
         ({"model_options": ["stacked"]}, "`model_options` must be a dict. Received: model_options='list'"),
         ({"model_options": {"bn_synchronized": True}}, "It is a field of the recipe"),
         ({"callbacks": [keras.callbacks.EarlyStopping()]}, "`callbacks` must be none that decides by the test images"),
+        (
+            {"callbacks": [keras.callbacks.BackupAndRestore("backup")]},
+            "`callbacks` must be none that resumes a training",
+        ),
         ({"recipe": "paper_cifar", "schedule": "cosine"}, r"`drops` must be \(\) with schedule=\"cosine\".*--drops"),
         ({"seed": 2**32 - 2, "levels": ((8, 0, 1), (14, 0, 1)), "epochs": 2}, "`seed` must be at most 4,294,967,293"),
     ],
