@@ -73,14 +73,18 @@ class CpuTime(keras.callbacks.Callback):
     """Writes a line after each epoch: the CPU-seconds spent so far, without validation, and the held-out error.
 
     Args:
-        path: The CSV file; a resumed run adds to it.
+        path: The CSV file; a resumed run goes on with what its checkpoint holds of it.
     """
 
     def __init__(self, path):
         super().__init__()
-        self.path, self.last = path, time.process_time()
-        self.rows = read(path) if path.exists() else []
-        self.spent = self.rows[-1]["cpu_seconds"] if self.rows else 0.0
+        self.path, self.last, self.rows, self.spent = path, time.process_time(), [], 0.0
+
+    def state_dict(self):
+        return {"rows": self.rows, "spent": self.spent + time.process_time() - self.last}
+
+    def load_state_dict(self, state):
+        self.rows, self.spent, self.last = list(state["rows"]), state["spent"], time.process_time()
 
     def on_test_begin(self, logs=None):
         self.spent += time.process_time() - self.last
@@ -90,7 +94,7 @@ class CpuTime(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         row = {"epoch": epoch + 1, "cpu_seconds": round(self.spent, 1), "error_percent": logs["val_error_percent"]}
-        self.rows = [before for before in self.rows if before["epoch"] <= epoch] + [row]
+        self.rows.append(row)
         lines = [",".join(row), *(",".join(str(value) for value in each.values()) for each in self.rows)]
         write_text(self.path, "\n".join(lines) + "\n")
 
@@ -119,16 +123,16 @@ def run(name, data, folder):
     }
 
 
-def write(results, folder):
-    """Writes the numbers, the table and the picture of the rows so far."""
-    about = {**provenance(), "images": "16x16", "held_out": HELD_OUT, "recipe": dataclasses.asdict(BASE)}
+def write(results, folder, count):
+    """Writes the numbers, the table and the picture of the rows so far, whose errors are of `count` images."""
+    about = {**provenance(), "images": "16x16", "held_out": count, "recipe": dataclasses.asdict(BASE)}
     write_text(folder / "growth.json", json.dumps({**about, "rows": results}, indent=2) + "\n")
     rows = ["| run | epochs | CPU-minutes | held-out error, % |", "|---|---|---|---|"]
     for found in results.values():
         cells = (found["label"], len(found["epochs"]), found["cpu_minutes"], f"{found['error_percent']:.2f}")
         rows.append(f"| {' | '.join(str(cell) for cell in cells)} |")
     notes = [
-        f"One run each, seed {BASE.seed}; {HELD_OUT:,} held-out training images, none of the test images.",
+        f"One run each, seed {BASE.seed}; {count:,} held-out training images, none of the test images.",
         "CPU-minutes are of training, without the measurements of the error.",
         f"{about['device']}; commit {about['commit']}, {about['date']}.",
         f"Command: `{about['command']}`. Versions: {about['versions']}.",
@@ -168,11 +172,12 @@ def main():
     training, validation = held_out(order, min(HELD_OUT, len(labels) // 10), seed=0)
     data = dataclasses.replace(training, test=validation.test)
     chosen.output.mkdir(parents=True, exist_ok=True)
-    results = {}
+    before = chosen.output / "growth.json"
+    results = json.loads(before.read_text(encoding="utf-8"))["rows"] if before.exists() else {}
     for name in chosen.rows:
         results[name] = run(name, data, chosen.output)
         print(f"{name}: {results[name]['error_percent']:.2f} %, {results[name]['cpu_minutes']} CPU-minutes", flush=True)
-        write(results, chosen.output)
+        write(results, chosen.output, len(validation.test))
 
 
 if __name__ == "__main__":

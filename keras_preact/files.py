@@ -56,6 +56,14 @@ def _sync(path):
                 os.fsync(opened.fileno())
 
 
+def check_local(argument: str, path: PathLike) -> pathlib.Path:
+    """Returns a path as a `Path`; a `ValueError` about `argument` if it is a URL, or what `Path` has made of one."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        hint = "A URL is for the runs of `train` and `finetune`, as a string."
+        raise argument_error(argument, "a local path", str(path), hint)
+    return pathlib.Path(path)
+
+
 def check_writable(argument: str, path: PathLike) -> None:
     """Raises a `ValueError` about an argument unless `path` is a folder that can be written in, or could be made."""
     path = pathlib.Path(path).absolute()

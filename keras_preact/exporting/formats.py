@@ -22,7 +22,7 @@ from keras_preact.exporting.inference import checked
 from keras_preact.exporting.litert import write_litert
 from keras_preact.exporting.preprocessing import fitted
 from keras_preact.exporting.savedmodel import check_class_names, write_savedmodel
-from keras_preact.files import check_writable, is_aside, written_aside
+from keras_preact.files import check_local, check_writable, is_aside, written_aside
 from keras_preact.locks import held
 from keras_preact.network.model import ResidualNetwork
 from keras_preact.types import PathLike
@@ -140,7 +140,7 @@ def _write(name, task, file):
 
 def check_folder(path: PathLike, overwrite: bool) -> pathlib.Path:
     """Returns the path to export to; raises a `ValueError` if what is there may not be replaced."""
-    path = pathlib.Path(path)
+    path = check_local("output", path)
     if path.is_symlink():
         path = path.resolve()  # the folder is written where the link leads to
     if path.is_dir() and path.samefile("."):

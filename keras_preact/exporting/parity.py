@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -9,7 +10,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -84,17 +85,44 @@ def compare(
     return report
 
 
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Computes float32 in float32 in its body: recent GPUs round what they multiply to 10 bits (TF32)."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        with jax.default_matmul_precision("float32"):
+            yield
+        return
+    if backend == "torch":
+        import torch
+
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            yield
+        return
+    import tensorflow as tf
+
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    try:
+        yield
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
 def reference(model: ResidualNetwork, preprocessing: Preprocessing, images: np.ndarray) -> dict[str, np.ndarray]:
     """Returns what the Keras model gives for uint8 images: a dict of `probabilities` and `logits`, float64."""
     both = keras.Model(model.input, [model.output, model.get_layer("pool").output])
     if keras.backend.backend() == "tensorflow":
         both.jit_compile = False  # a model that is not compiled would take XLA, and long
-    parts = []
-    for start in range(0, len(images), reload.BATCHES[-1]):
-        batch = keras.ops.convert_to_numpy(in_graph.prepared(images[start : start + reload.BATCHES[-1]], preprocessing))
-        parts.append(both.predict_on_batch(batch))
-    probabilities, features = map(np.concatenate, zip(*parts))
-    logits = keras.ops.convert_to_numpy(classifier_logits(model, features)).astype("float64")
+    parts, count = [], reload.BATCHES[-1]
+    with full_precision():
+        for start in range(0, len(images), count):
+            batch = in_graph.prepared(images[start : start + count], preprocessing)
+            parts.append(both.predict_on_batch(keras.ops.convert_to_numpy(batch)))
+        probabilities, features = map(np.concatenate, zip(*parts))
+        logits = keras.ops.convert_to_numpy(classifier_logits(model, features)).astype("float64")
     if not np.isfinite(logits).all():
         hint = "An untrained deep network overflows in inference: train it first."
         raise ParityError(f"{model.name} itself gives numbers that are not finite. {hint}")
@@ -174,7 +202,7 @@ def differences(
     found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], labels: np.ndarray | None = None
 ) -> dict[str, Any]:
     """Returns by how much two dicts of `logits` and `probabilities` (images, classes) differ, as `compare` says."""
-    ours, theirs = (_classes(probabilities) for probabilities in (found["probabilities"], expected["probabilities"]))
+    ours, theirs = _classes(found), _classes(expected)
     result = {
         "images": len(ours),
         "probability_difference": _off(found["probabilities"], expected["probabilities"], 1.0),
@@ -195,9 +223,10 @@ def _off(found, expected, least):
     return float(np.abs(found - expected).max()) / max(float(np.abs(expected).max()), least)
 
 
-def _classes(probabilities):
-    """Returns the most probable class of each image; of one output it is 1 where its probability is above a half."""
-    return (probabilities[:, 0] > 0.5).astype(int) if probabilities.shape[-1] == 1 else probabilities.argmax(-1)
+def _classes(found):
+    """Returns the most probable class of each image; of one output it is 1 where the logit is above 0."""
+    logits, probabilities = found["logits"], found["probabilities"]
+    return (logits[:, 0] > 0).astype(int) if logits.shape[-1] == 1 else probabilities.argmax(-1)
 
 
 def _problem(name, found, model):

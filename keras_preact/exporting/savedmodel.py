@@ -62,7 +62,8 @@ def export_savedmodel(
     with written_aside(pathlib.Path(path)) as aside:
         write_savedmodel(model, aside, preprocessing, class_names)
         written = tf.saved_model.load(aside)
-        served = {name: array.numpy() for name, array in written.serve(tf.constant(sample_images)).items()}
+        with parity.full_precision():
+            served = {name: array.numpy() for name, array in written.serve(tf.constant(sample_images)).items()}
         found = parity.differences(served, parity.reference(model, preprocessing, sample_images))
         if problem := parity.far_off(found, model.name, parity.tolerance(model)):
             raise parity.ParityError(f"The SavedModel {problem}.")

@@ -141,6 +141,8 @@ def _check_preparation(source, preprocessing, mean, std, image_size):
             raise argument_error(name, "a sequence of numbers, one per channel", value)
         if is_known and len(value):
             raise argument_error(name, "left out where a card or `preprocessing` says it", value)
+        if len(value) not in (0, source.channels):
+            raise argument_error(name, f"one number for each of the {source.channels} channel(s)", value)
     if not is_known and not (len(mean) and len(std)):
         expected = "a Preprocessing, or mean and std, for a model that does not say how its images were normalised"
         raise argument_error("preprocessing", expected, None, "On the command line: --mean and --std.")

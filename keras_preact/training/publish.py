@@ -8,7 +8,7 @@ import shutil
 from typing import Literal
 
 from keras_preact.errors import argument_error, check_choice
-from keras_preact.files import check_writable, file_digest, write_text, written_aside
+from keras_preact.files import check_local, check_writable, file_digest, write_text, written_aside
 from keras_preact.locks import held
 from keras_preact.names import command_line, dotted_name
 from keras_preact.network.weights_files import halve_kernels
@@ -49,6 +49,7 @@ def keep_weights(
             may be overwritten, or `dtype` is neither, or float32 for weights that are kept already.
     """
     check_choice("dtype", dtype, ("float32", "float16"))
+    output = check_local("output", output)
     folder = pathlib.Path(run)
     kept = kept_card(folder, "run")
     if kept and dtype == "float32":
@@ -58,7 +59,7 @@ def keep_weights(
         raise argument_error("run", f"a folder with {run_folder.HISTORY} in it", str(run))
     # Of a folder of images the data set's name is the folder's.
     name = dotted_name(card["model"], pathlib.PurePath(card["data"]).name, card["recipe"]["name"])
-    path = pathlib.Path(output) / name
+    path = output / name
     _check_new(path, overwrite)
     network = find_source(folder).load() if kept else run_folder.load_model(folder)
     with held(path), written_aside(path) as aside:

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import importlib
 import pathlib
-import re
 import tempfile
 import urllib.parse
 import urllib.request
@@ -23,14 +22,6 @@ LAST = (checkpoints.SUMS, run_folder.CARD)  # files that say that others are who
 def is_remote(path: PathLike) -> bool:
     """Returns whether a run folder is a URL."""
     return "://" in str(path)
-
-
-def check_local(argument: str, path: PathLike) -> pathlib.Path:
-    """Returns a path as a `Path`; a `ValueError` about `argument` if it is a URL, or what `Path` has made of one."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
-        hint = "A URL is for the runs of `train` and `finetune`, as a string."
-        raise argument_error(argument, "a local path", str(path), hint)
-    return pathlib.Path(path)
 
 
 def lock_path(output: PathLike) -> pathlib.Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from keras_preact.data.dataset import DataLike, DataSet, held_out
 from keras_preact.data.folders import check_outside
 from keras_preact.errors import argument_error, check_arguments
-from keras_preact.files import remove_asides
+from keras_preact.files import check_local, remove_asides
 from keras_preact.locks import held
 from keras_preact.names import check_lines, safe_name
 from keras_preact.network.families import model_key, network_spec
@@ -196,7 +196,7 @@ def _check_output(output, weights, data):
     """Raises a `ValueError` if a run in `output` would overwrite weights or be among the images of `data`."""
     if remote_folder.is_remote(output):
         return
-    folder = remote_folder.check_local("output", output).resolve()
+    folder = check_local("output", output).resolve()
     check_outside(data.folder, output)
     # Of weights in a run's folder or a file, the name is the path, resolved; all other names are relative to no folder.
     if weights is not None and pathlib.PurePath(weights.name).is_relative_to(folder):

@@ -71,7 +71,9 @@ def check_scale(images: np.ndarray) -> None:
 
 def normalize(images: Tensor, mean: npt.ArrayLike, std: npt.ArrayLike, xp: Any = NUMPY) -> Tensor:
     """Returns (images - mean) / std per channel, float32, for images of 0 to 255; `xp` is `NUMPY` or `keras.ops`."""
-    return (xp.cast(images, "float32") - np.asarray(mean, "float32")) / np.asarray(std, "float32")
+    # Cast, too: torch takes no NumPy array beside a tensor on a GPU.
+    mean, std = (xp.cast(np.asarray(each, "float32"), "float32") for each in (mean, std))
+    return (xp.cast(images, "float32") - mean) / std
 
 
 def cut(image: np.ndarray, how: Preprocessing) -> np.ndarray:

@@ -143,6 +143,42 @@ def test_failing_parity_leaves_nothing_and_the_earlier_export_as_it_was(tmp_path
     assert {file: file.read_bytes() for file in (tmp_path / "export").iterdir()} == before
 
 
+def test_one_output_is_of_class_1_above_a_logit_of_0():
+    logits = np.array([[-0.2], [0.2], [0.7]])
+    for probabilities in (logits, 1 / (1 + np.exp(-logits))):  # of a head without an activation, of a sigmoid
+        found = {"logits": logits, "probabilities": probabilities}
+        assert parity.differences(found, found, np.array([0, 1, 1]))["error_percent"] == 0.0
+
+
+def test_a_reference_is_of_full_precision_whatever_the_gpu_rounds():
+    ask = tf.config.experimental.tensor_float_32_execution_enabled
+    before = ask()
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    try:
+        with parity.full_precision():
+            assert not ask()
+        assert ask()
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+
+
+@pytest.mark.parametrize("output", ["gs://bucket/export", "gs:/bucket/export"])
+def test_a_url_is_no_folder_to_export_to(output, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="`output` must be a local path"):
+        keras_preact.export(TRAINED / "resnet164.digits.digits", output)
+    with pytest.raises(ValueError, match="`output` must be a local path"):
+        keras_preact.keep_weights(TRAINED / "resnet164.digits.digits", output, dtype="float16")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("numbers", [[120.0], [120.0, 110.0]])
+def test_a_mean_has_a_number_for_each_channel(numbers, tmp_path):
+    network(units=(1, 1, 1)).save_weights(tmp_path / "rgb.weights.h5")
+    with pytest.raises(ValueError, match=r"`mean` must be one number for each of the 3 channel\(s\)"):
+        keras_preact.export(tmp_path / "rgb.weights.h5", tmp_path / "export", mean=numbers, std=numbers)
+
+
 def test_what_is_not_what_it_should_be_is_a_problem():
     model = network(units=(1, 1, 1))
     fine = {"repeats": True, "probability_difference": 1e-6, "top1_agreement": 1.0, "relative_logit_difference": 1e-6}
@@ -347,8 +383,8 @@ def test_a_card_says_nothing_of_a_new_head(tmp_path):
 
 def test_one_output_says_two_classes_by_its_probability():
     assert formats._check_labels([0, 1], np.zeros((2, 8, 8, 3)), ["yes"]).tolist() == [0, 1]
-    half = {"probabilities": np.array([[0.2], [0.9], [0.6]]), "logits": np.zeros((3, 1))}
-    other = {"probabilities": np.array([[0.2], [0.1], [0.6]]), "logits": np.zeros((3, 1))}
+    half = {"probabilities": np.array([[0.2], [0.9], [0.6]]), "logits": np.array([[-1.4], [2.2], [0.4]])}
+    other = {"probabilities": np.array([[0.2], [0.1], [0.6]]), "logits": np.array([[-1.4], [-2.2], [0.4]])}
     report = parity.differences(half, other, np.array([0, 1, 0]))
     assert report["probability_difference"] == pytest.approx(0.8)
     assert report["top1_agreement"] == pytest.approx(2 / 3)

@@ -13,6 +13,7 @@ import sys
 import time
 from types import MappingProxyType
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -126,6 +127,22 @@ def test_a_wrong_axis_is_refused_before_anything_is_written(over, message, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"model": "ResNet50"}, "`data` must be of images of at least 32 pixels a side for resnet50.*tiny: 8"),
+        ({"image_size": 64}, "`image_size` must be at most 8"),
+        (
+            {"recipe": TINY.replace(levels=((8, 8, 1),), epochs=1), "model": "ResNet14"},
+            "`levels` must be levels that end",
+        ),
+        ({"model_options": {"layout": "layers", "unroll": 4}}, "`unroll` must be left out"),
+        ({"model_options": {"unroll": 0}}, "`unroll` must be a whole number of at least 1"),
+        (
+            {
+                "over": "ordering=relu_only_preactivation,shortcut=shortcut_only_gating,gate_bias=-6,unit=bottleneck,"
+                "widening=projection,stride_on=3x3,depth=164,width=16,learning_rate=0.1,weight_decay=0.0001,"
+                "weight_decay_kind=l2_kernels,momentum_rule=caffe"
+            },
+            "`over` must be of names of at most 200 bytes.*model_options=",
+        ),
         ({"strategy": "tpu"}, "strategy.*where there is no TPU"),
         ({"model_options": {"ordring": "original"}}, '`model_options` must be one of .*Nearest: "ordering"'),
         ({"model_options": {"dtype": "mixed_bfloat16"}}, "`model_options` must be one of .*dtype"),
@@ -144,7 +161,7 @@ def test_a_wrong_axis_is_refused_before_anything_is_written(over, message, tmp_p
 )
 def test_a_sweep_that_no_run_of_which_could_start_is_refused(arguments, message, tmp_path, data):
     with pytest.raises(ValueError, match=message):
-        sweep("ordering", data=data, output=tmp_path / "sweep", **arguments)
+        sweep(**{"over": "ordering", **arguments}, data=data, output=tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
 
 
@@ -237,6 +254,26 @@ def test_an_average_of_the_weights_is_chosen_by_its_own_error(tmp_path, data):
 def test_the_seeds_of_a_sweep_follow_the_recipes(tmp_path, data, trained):
     rows = sweep("width=8", data=data, recipe=TINY.replace(seed=5), seeds=2, output=tmp_path / "sweep")
     assert [row["seed"] for row in rows] == [5, 6]
+
+
+def test_a_sweep_goes_on_with_its_axes_as_they_were_written(tmp_path, data, trained):
+    arguments = dict(data=data, seeds=1, output=tmp_path / "sweep")
+    first = "ordering=original,shortcut=exclusive_gating,gate_bias=-6"
+    sweep(first, **arguments)
+    for other in ("shortcut=exclusive_gating,ordering=original,gate_bias=-6", first + ".0"):
+        with pytest.raises(ValueError, match=r"`output` must be .*another sweep: over is written"):
+            sweep(other, **arguments)
+    assert len(trained[0]) == 1
+
+
+def test_a_sweep_leaves_the_callers_precision(tmp_path, data, trained):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        sweep("ordering=original", data=data, seeds=1, output=tmp_path / "sweep")
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def test_without_a_limit_a_high_error_is_no_fail(tmp_path, data, trained):

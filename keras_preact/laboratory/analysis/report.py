@@ -15,7 +15,7 @@ from keras_preact import bounds
 from keras_preact.data import load
 from keras_preact.data.dataset import DataLike
 from keras_preact.errors import argument_error, check_integer, check_integers
-from keras_preact.files import check_writable, write_text
+from keras_preact.files import check_local, check_writable, write_text
 from keras_preact.laboratory.analysis import plots
 from keras_preact.laboratory.analysis.gradients import check_backend
 from keras_preact.laboratory.analysis.measure import analyze
@@ -25,7 +25,6 @@ from keras_preact.laboratory.analysis.studies import progress, study_depths, stu
 from keras_preact.names import command_line
 from keras_preact.network.families import cifar_spec
 from keras_preact.network.shortcuts import SHORTCUTS
-from keras_preact.training.remote_folder import check_local
 from keras_preact.training.source import Trained
 from keras_preact.types import PathLike
 from keras_preact.version import __version__

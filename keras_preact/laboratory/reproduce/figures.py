@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_preact.errors import argument_error, check_choice, check_integer
-from keras_preact.files import check_writable, written_aside
+from keras_preact.files import check_local, check_writable, written_aside
 from keras_preact.laboratory.reproduce.experiments import SCALES, PaperExperiment, Scale
 from keras_preact.laboratory.reproduce.report import run_trials, scales_of
 from keras_preact.laboratory.sweep.trials import raised, read_result, unfinished
-from keras_preact.training.remote_folder import check_local
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
 

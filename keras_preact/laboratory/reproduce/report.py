@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_preact.data import load
 from keras_preact.errors import argument_error, check_choice, check_integer
-from keras_preact.files import check_writable
+from keras_preact.files import check_local, check_writable
 from keras_preact.laboratory.reproduce.experiments import SCALES, PaperExperiment
 from keras_preact.laboratory.reproduce.tables import FAIL, TABLES
 from keras_preact.laboratory.sweep.trials import (
@@ -23,7 +23,6 @@ from keras_preact.laboratory.sweep.trials import (
     unfinished,
 )
 from keras_preact.network.costs import table
-from keras_preact.training.remote_folder import check_local
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
 

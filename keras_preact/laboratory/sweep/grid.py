@@ -14,7 +14,7 @@ from typing import Any
 from keras_preact.data.dataset import DataLike
 from keras_preact.data.folders import check_outside
 from keras_preact.errors import argument_error, check_arguments, check_integer, check_number
-from keras_preact.files import is_aside, remove_asides, write_text, written_aside
+from keras_preact.files import check_local, is_aside, remove_asides, write_text, written_aside
 from keras_preact.laboratory.sweep import axes as axes_and_points
 from keras_preact.laboratory.sweep.trials import (
     RUNS,
@@ -28,18 +28,21 @@ from keras_preact.laboratory.sweep.trials import (
 )
 from keras_preact.locks import held
 from keras_preact.names import safe_name
-from keras_preact.network.families import model_key
+from keras_preact.network.checks import check_execution, check_layout
+from keras_preact.network.families import model_key, network_spec
 from keras_preact.network.shortcuts import ShortcutSpec
 from keras_preact.training import run_folder
 from keras_preact.training.evaluation import loaded
 from keras_preact.training.experiment import FOREIGN, RECIPE_FIELDS, check_backend, check_epochs
+from keras_preact.training.levels import check_levels, levels_of
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import as_recipe
-from keras_preact.training.remote_folder import check_local
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
+from keras_preact.zoo import SPEC_FIELDS
 
 SWEEP, BEST = "sweep.json", "best.json"
+LONGEST_NAME = 200  # bytes of a run's name: file systems take 255, and a file in the making has a longer one
 CSV, MARKDOWN, PLOT = "sweep.csv", "sweep.md", "sweep.png"
 
 
@@ -119,6 +122,8 @@ def sweep(
         for seed in range(recipe.seed, recipe.seed + seeds)
     ]
     check_trials([trial for _, trial in trials], strategy)
+    for _, trial in trials[::seeds]:
+        _check_network(trial, data)
     about = {
         "over": axes,
         "model": model_key(model, options.get("unit")),
@@ -149,7 +154,27 @@ def _filled(recipe, data):
 
 
 def _name(point, seed):
-    return f"{axes_and_points.describe(point)},seed={seed}"
+    name = f"{axes_and_points.describe(point)},seed={seed}"
+    if len(name.encode()) > LONGEST_NAME:
+        hint = "What is the same in all runs goes into model=, model_options= or fields of the recipe."
+        expected = f"of names of at most {LONGEST_NAME} bytes, which are those of files"
+        raise argument_error("over", expected, name, hint)
+    return name
+
+
+def _check_network(trial, data):
+    """Raises a `ValueError` if the network of a trial, which is not built for it, cannot train on the images."""
+    options, side = trial.options, min(data.image_shape[:2])
+    fields = {name: options[name] for name in SPEC_FIELDS if name in options}
+    spec = network_spec(trial.model, options.get("family"), **fields)
+    check_layout(options.get("layout", "stacked"), options.get("unroll"), options.get("remat"))
+    check_execution(options.get("unroll", "auto"), options.get("remat", 0))
+    if len(data.class_names) < 2:
+        raise argument_error("data", "of two classes at least", f"{data.name}, of {len(data.class_names)}")
+    if side < spec.minimum_size:
+        expected = f"of images of at least {spec.minimum_size} pixels a side for {trial.model}"
+        raise argument_error("data", expected, f"{data.name}: {side}")
+    check_levels(levels_of(trial.recipe, 1), spec, side)
 
 
 def _check_folder(folder, configuration):
@@ -164,7 +189,11 @@ def _check_folder(folder, configuration):
     with held(path, wait=True) if is_new else contextlib.nullcontext():
         if not path.is_file():
             write_text(path, json.dumps(now, indent=1) + "\n")
-    differ = list(run_folder.differences(*run_folder.comparable(read_json(path, "Take another folder."), now)))
+    before = read_json(path, "Take another folder.")
+    differ = list(run_folder.differences(*run_folder.comparable(before, now)))
+    over = [json.dumps(each.get("over")) for each in (before, now)]
+    if not differ and over[0] != over[1]:  # names of runs have the axes' order, and the numbers as they were written
+        differ = [f"over is written {over[0]} there and {over[1]} here"]
     if differ:
         hint = f"It holds another sweep: {'; '.join(differ)}. Take another folder."
         raise argument_error("output", "a new folder, or one of the same sweep, which goes on", str(folder), hint)

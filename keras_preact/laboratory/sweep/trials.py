@@ -217,7 +217,9 @@ def _told(result, fail_percent):
 
 def _outcome(trial, data, folder, strategy, verbose):
     """Trains, and returns what came of it; only a file that cannot be written, another run, or a signal, ends all."""
-    keras.utils.clear_session()
+    policy = keras.config.dtype_policy()
+    keras.utils.clear_session()  # which forgets the caller's policy, too
+    keras.config.set_dtype_policy(policy)
     card, failed, diverged = {}, None, False
     try:
         card = trainer.train(
