@@ -129,13 +129,14 @@ class PreparedBatches(keras.utils.PyDataset):
     """Yields the batches of a `TrainingBatches` as images and labels that a network takes, prepared one by one.
 
     Pass `shuffle=False` to `fit`: the batches have their own order, which Keras would change.
+    On JAX and torch a model's first `fit` takes an epoch of one or two batches for done, and begins with the next.
     `keras.Model.fit` takes the length of its first epoch for all of them, so the rest of an epoch wants a `fit` of its
     own. A loop of one's own begins each epoch with `set_position(epoch)` of the `TrainingBatches`, or all are the same.
     """
 
     def __init__(self, batches: TrainingBatches) -> None:
         super().__init__()
-        self.batches, self.is_read = batches, False
+        self.batches, self.has_begun, self.is_read = batches, False, False
         self.preparation = Preparation(batches.data, batches.augmentation, batches.resident)
 
     def __len__(self) -> int:
@@ -147,12 +148,13 @@ class PreparedBatches(keras.utils.PyDataset):
         return keras.ops.convert_to_numpy(images), keras.ops.convert_to_numpy(labels)
 
     def on_epoch_begin(self) -> None:
-        self.is_read = False
+        self.has_begun, self.is_read = True, False
 
     def on_epoch_end(self) -> None:
-        if self.is_read:  # Keras ends an epoch before its first, of which JAX has read a batch or two by then
+        # Keras ends an epoch before its first. TensorFlow has read two batches by then, others have begun it as well.
+        if self.has_begun and self.is_read:
             self.batches.on_epoch_end()
-        self.is_read = False
+        self.has_begun = self.is_read = False
 
 
 class EvaluationBatches(keras.utils.PyDataset):

@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from keras_preact.training.checkpoints import Checkpoint
 
 # What Keras' callbacks count. (EarlyStopping turns the sign of `min_delta` in place, so that is not restored.)
-COUNTERS = (
-    *("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch"),
-    *("_batches_seen_since_last_saving", "_ema_weights_in_model"),
-)
+COUNTERS = ("best", "wait", "cooldown_counter", "best_epoch", "stopped_epoch", "_batches_seen_since_last_saving")
 _DECIDING = (keras.callbacks.EarlyStopping, keras.callbacks.ReduceLROnPlateau)
 _OF_THE_RATE = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 _OF_ONE_RATE = ("constant", "plateau")  # schedules by which the optimizer has a number for its rate
@@ -169,6 +166,12 @@ def _rules(callback, recipe):
         isinstance(callback, keras.callbacks.BackupAndRestore),
         "none that resumes a training, which a run does itself",
         "Leave it out: the same call resumes from the run's last checkpoint. See checkpoint_steps.",
+    )
+    swaps = isinstance(callback, keras.callbacks.SwapEMAWeights)
+    yield (
+        swaps and (callback.swap_on_epoch or not recipe.ema),
+        "without swap_on_epoch, and of averages in a training with ema alone",
+        "Pass ema=0.99: the run ends with the average by itself.",
     )
     decides = isinstance(callback, _DECIDING) and str(callback.monitor).startswith("val_")
     yield (

@@ -192,4 +192,5 @@ def reestimate_statistics(model: TrainingModel, batches: TrainingBatches, device
     still = type(model)(model.network, model.preparation)  # the kind that this strategy takes
     still.compile(keras.optimizers.SGD(0.0), Crossentropy(model.loss.classes), jit_compile=model.jit_compile)
     feed = Feed(batches)
-    still.fit(devices.dataset(feed, batches.spec()), steps_per_epoch=steps, shuffle=False, verbose=0)
+    with devices.own_errors():
+        still.fit(devices.dataset(feed, batches.spec()), steps_per_epoch=steps, shuffle=False, verbose=0)

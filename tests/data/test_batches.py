@@ -99,6 +99,25 @@ def test_the_spec_is_what_batches_are(resident):
     assert ("index" in made) == resident
 
 
+def test_keras_fits_epochs_of_one_batch_and_of_two():
+    """TensorFlow reads two batches, and ends an epoch, before the first."""
+    read = []
+
+    class Batches(TrainingBatches):
+        def __getitem__(self, index):
+            read.append((self.epoch, self.step + index))
+            return super().__getitem__(index)
+
+    batches = Batches(DATA, len(DATA.train) // 2, seed=0)
+    batches.set_position(4, 1)
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(5, activation="softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    for expected in ([(4, 1)], [(5, 0), (5, 1)], [(6, 0), (6, 1)]):
+        read.clear()
+        model.fit(batches.prepared(), shuffle=False, verbose=0)
+        assert read[-len(expected) :] == expected
+
+
 def test_keras_fits_prepared_batches():
     batches = TrainingBatches(DATA, 8, seed=0, augmentation=Augmentation(flip=True))
     prepared = batches.prepared()

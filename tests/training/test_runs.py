@@ -369,6 +369,11 @@ def test_a_checkpoint_that_cannot_be_removed_is_not_resumed_as_anothers(tmp_path
             {"callbacks": [keras.callbacks.BackupAndRestore("backup")]},
             "`callbacks` must be none that resumes a training",
         ),
+        ({"callbacks": [keras.callbacks.SwapEMAWeights()]}, "`callbacks` must be without swap_on_epoch"),
+        (
+            {"callbacks": [keras.callbacks.SwapEMAWeights(True)], "ema": 0.9},
+            "`callbacks` must be without swap_on_epoch",
+        ),
         ({"recipe": "paper_cifar", "schedule": "cosine"}, r"`drops` must be \(\) with schedule=\"cosine\".*--drops"),
         ({"seed": 2**32 - 2, "levels": ((8, 0, 1), (14, 0, 1)), "epochs": 2}, "`seed` must be at most 4,294,967,293"),
     ],
