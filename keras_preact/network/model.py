@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -346,7 +347,9 @@ class ResidualNetwork(keras.Model):
         """Returns this model if it is stacked, else its weights, and optimizer if it is compiled, in one that is."""
         if self.layout == "stacked":
             return self
+        state = random.getstate()  # the copy's weights draw from it, and are replaced
         other = converted(self, layout="stacked")
+        random.setstate(state)
         if with_optimizer and (optimizer := optimizer_of(self)) is not None:
             if not optimizer.built:
                 optimizer.build(self.trainable_variables)

@@ -27,7 +27,7 @@ def check_units_alike(model: keras.Model) -> None:
     bns = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     if not runs:
         return
-    if bns and not any(layer.trainable for layer in bns) and stem.trainable and runs[-1].trainable:
+    if len(bns) > 1 and not any(layer.trainable for layer in bns) and stem.trainable and runs[-1].trainable:
         raise _not_of_units("BN frozen", bns[0], runs[-1])
     for attribute in ("kernel_regularizer", "kernel_constraint"):
         left = [layer for layer in runs if getattr(layer, attribute, None) is None]

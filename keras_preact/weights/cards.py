@@ -79,8 +79,9 @@ class Card:
         for name in ("name", "network", "dataset"):
             check_name(name, getattr(self, name))
         for name, high in (("error_percent", 100.0), ("megabytes", math.inf)):
-            check_number(name, getattr(self, name), 0.0, high)
-        if not check_lines("classes", self.classes):
+            object.__setattr__(self, name, check_number(name, getattr(self, name), 0.0, high))
+        object.__setattr__(self, "classes", tuple(check_lines("classes", self.classes)))  # as files hold them
+        if not self.classes:
             raise argument_error("classes", "one name at least", self.classes)
         if self.digest is not None:
             object.__setattr__(self, "digest", check_digest(self.digest))

@@ -115,14 +115,15 @@ def preprocess_input(images: np.ndarray | Iterable[npt.ArrayLike], card: Card | 
     if not hasattr(images, "__iter__"):
         raise argument_error("images", "(batch, height, width, channels) or a list of images", images)
     try:
-        images = [np.asarray(image) for image in images]
+        arrays = [np.asarray(image) for image in images]
     except (TypeError, ValueError, NotImplementedError) as error:  # a tensor in a graph
         hint = "In a graph: keras.layers.Resizing, and (images - mean) / std with those of card.preprocessing."
         raise argument_error("images", "arrays", type(images).__name__, hint) from error
-    prepared = [_prepared(_checked(image, how), how) for image in images]
-    if not prepared:
+    arrays = [_checked(image, how) for image in arrays]
+    if not arrays:
         raise argument_error("images", "one image at least", "none")
-    return normalize(np.stack(prepared), how.mean, how.std)
+    check_scale(max(arrays, key=np.max))  # others may be dark
+    return normalize(np.stack([_prepared(image, how) for image in arrays]), how.mean, how.std)
 
 
 def _of_card(card, field):
@@ -148,7 +149,6 @@ def _checked(image, how):
         raise argument_error("images", "numbers from 0 to 255", f"values of type {image.dtype}")
     if not (image.min() >= 0 and image.max() <= 255):
         raise argument_error("images", "numbers from 0 to 255", f"{image.min()} to {image.max()} as {image.dtype}")
-    check_scale(image)
     return image
 
 

@@ -253,6 +253,8 @@ def weights_file(
     if digest is not None and check_digest(digest) != (card.digest or check_digest(digest)):
         raise argument_error("digest", f"left out for {card.name}, whose file has {card.digest}", digest)
     found = None if digest and not card.digest else _found(card, place)
+    if found is not None:
+        _check_cached(card, found)
     if found is not None and output is None:
         yield found
         return

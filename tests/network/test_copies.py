@@ -1,6 +1,7 @@
 """Copies of networks whose layers a person changed: LoRA goes with them, and what a copy cannot do is refused."""
 
 import json
+import random
 import warnings
 
 import h5py
@@ -234,3 +235,19 @@ def test_a_network_of_which_the_head_alone_is_trained_is_deepened():
     model.train_on_batch(IMAGES, np.arange(3))
     deeper = keras_preact.deepen(model, 20)
     assert int(deeper.optimizer.iterations) == 1
+
+
+def test_saving_draws_no_random_numbers(tmp_path):
+    model = network(layout="layers")
+    state = random.getstate()
+    model.save_weights(tmp_path / "model.weights.h5")
+    model.load_weights(tmp_path / "model.weights.h5")
+    assert random.getstate() == state
+
+
+def test_the_only_bn_of_a_backbone_may_be_frozen():
+    """Its units end before the last BN; that of the stem alone is no loop over all."""
+    backbone = keras_preact.ResNet110(features="stage2")
+    backbone.get_layer("stem_bn").trainable = False
+    backbone.compile("sgd", "mse")
+    assert backbone.compiled

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -113,6 +114,11 @@ def test_weights_of_another_author_are_read_by_a_converter_of_ones_own(tmp_path,
         assert network.card == card
         np.testing.assert_allclose(network(x), expected(x), atol=1e-6)
     assert keras_preact.register_weights(name, path=tmp_path / "theirs.npz", **known) == card
+    numbers = {**known, "classes": np.arange(3), "error_percent": np.float32(12.5)}
+    numbered = keras_preact.register_weights(f"{name}_numbered", path=tmp_path / "theirs.npz", **numbers)
+    assert (numbered.classes, type(numbered.error_percent)) == (("0", "1", "2"), float)
+    keras_preact.build_network(SPEC, weights=numbered.name).save(tmp_path / "numbered.keras")
+    assert keras.models.load_model(tmp_path / "numbered.keras").card.classes == numbered.classes
     with pytest.raises(ValueError, match="`name` must be one that no other weights have"):
         keras_preact.register_weights(name, path=tmp_path / "theirs.npz", **{**known, "error_percent": 1.0})
     with pytest.raises(ValueError, match=rf"`name` must be resnet{SPEC.depth}\.<data set>\.<recipe>"):

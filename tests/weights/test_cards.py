@@ -306,6 +306,14 @@ def test_images_are_resized_cropped_and_normalised_as_pillow_does(source):
         keras_preact.preprocess_input(np.zeros((1, 50_000, 1, 3), "uint8"), card)
 
 
+def test_one_of_several_images_may_be_dark(source):
+    images = np.full((2, 8, 8, 3), 120.0, "float32")
+    images[1] = 0.0
+    images[1, 0, 0] = 1.0
+    expected = keras_preact.preprocess_input(images.astype("uint8"), source[0])
+    np.testing.assert_array_equal(keras_preact.preprocess_input(images, source[0]), expected)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

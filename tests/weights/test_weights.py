@@ -65,14 +65,20 @@ def test_weights_are_converted_once_and_then_need_no_download(converter, home, m
 
 
 @pytest.mark.parametrize("damage", ["bits", "cut"])
-def test_a_damaged_file_in_the_cache_is_refused_with_the_way_out(damage, home):
+def test_a_damaged_file_in_the_cache_is_refused_with_the_way_out(damage, home, monkeypatch):
     write_osmr(home / "downloads" / "weights.bin", arrays_of(trained()))
     card = card_of(home / "downloads" / "weights.bin")
     build(card)
     (path,) = (home / "home").rglob("*.weights.h5")
     change_file(path, "bits") if damage == "bits" else path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=rf"weights.*whole in the cache.*Delete {path}"):
-        build(card)
+    monkeypatch.setattr(keras_preact.zoo, "get_card", lambda name: card)
+    for fetch in (
+        lambda: build(card),
+        lambda: keras_preact.fetch_weights(card.name),
+        lambda: keras_preact.fetch_weights(card.name, output=home / "carried"),
+    ):
+        with pytest.raises(ValueError, match=rf"weights.*whole in the cache.*Delete {path}"):
+            fetch()
     path.unlink()
     assert build(card).loaded.arrays == len(arrays_of(trained()))
 
