@@ -27,7 +27,7 @@ from keras_preact.network.named_weights import (
     optimizer_of,
 )
 from keras_preact.network.parts import feature_maps, residual_network
-from keras_preact.network.replicas import loss_scaled
+from keras_preact.network.replicas import has_strategy, loss_scaled
 from keras_preact.network.spec import CONV_PLACES, NetworkSpec
 from keras_preact.network.unit_layers import check_has_layer, check_units_alike
 from keras_preact.network.weights_files import (
@@ -181,7 +181,7 @@ class ResidualNetwork(keras.Model):
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            if jit_compile == "auto" and (tf.distribute.has_strategy() or not tf.config.get_visible_devices("GPU")):
+            if jit_compile == "auto" and (has_strategy() or not tf.config.get_visible_devices("GPU")):
                 jit_compile = False
             if (replicas := self.distribute_strategy.num_replicas_in_sync) > 1:
                 check_replicated(replicas, inner_optimizer(optimizer), steps_per_execution)

@@ -10,6 +10,13 @@ from keras import ops
 from keras_preact.types import Tensor
 
 
+def has_strategy() -> bool:
+    """Returns whether this is in the scope of a strategy of TensorFlow's."""
+    import tensorflow as tf
+
+    return tf.distribute.has_strategy()
+
+
 def sum_over_replicas(tensors: list[Tensor]) -> tuple[list[Tensor], int]:
     """Returns the sum of each tensor over the replicas, and their number; called by each replica."""
     context, replicas = _context()

@@ -127,8 +127,8 @@ def identity(data: DataSet) -> dict[str, Any]:
     return {
         "data_digest": digest(data),
         "classes": list(data.class_names),
-        "mean": [round(value, 3) for value in data.mean],
-        "std": [round(value, 3) for value in data.std],
+        "mean": [round(float(value), 3) for value in data.mean],
+        "std": [round(float(value), 3) for value in data.std],
         "backend": keras.backend.backend(),
         "keras_preact_major": major,
     }
