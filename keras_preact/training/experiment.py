@@ -9,6 +9,8 @@ import keras
 
 from keras_preact.data.dataset import DataSet
 from keras_preact.errors import argument_error, check_arguments, check_choice, check_flag, check_integer
+from keras_preact.network.families import network_spec
+from keras_preact.network.spec import NetworkSpec
 from keras_preact.training import finish
 from keras_preact.training.processes import Clock
 from keras_preact.training.recipe import Recipe
@@ -149,6 +151,20 @@ def check_card(experiment: Experiment, data: DataSet) -> None:
     """Raises a `ValueError` if a reader would refuse the card that a run ends in, as far as it is known by now."""
     finish.preprocessing_fields(data)
     schema.checked(schema.RunRecipe, experiment.plain()["recipe"], within="recipe")
+
+
+def spec_of(model: str, options: Mapping[str, Any]) -> NetworkSpec:
+    """Returns the `NetworkSpec` of a run's network, which is not built for it.
+
+    Args:
+        model: A name of `list_models()`, in lower case.
+        options: Keywords for the network's function.
+
+    Raises:
+        ValueError: If an option of the spec is not allowed.
+    """
+    fields = {name: options[name] for name in SPEC_FIELDS if name in options}
+    return network_spec(model, options.get("family"), **fields)
 
 
 def check_precision(precision: str) -> None:

@@ -18,7 +18,7 @@ from keras_preact.errors import argument_error, check_arguments
 from keras_preact.files import check_local, remove_asides
 from keras_preact.locks import held
 from keras_preact.names import check_lines, safe_name
-from keras_preact.network.families import model_key, network_spec
+from keras_preact.network.families import model_key
 from keras_preact.training import remote_folder, run_folder
 from keras_preact.training.callback_state import check_callbacks
 from keras_preact.training.evaluation import loaded
@@ -33,6 +33,7 @@ from keras_preact.training.experiment import (
     check_card,
     check_precision,
     named_recipe,
+    spec_of,
     split_fields,
 )
 from keras_preact.training.fitting import Training
@@ -44,7 +45,6 @@ from keras_preact.training.strategies import make_devices
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
 from keras_preact.weights.cards import WEIGHTS, list_weights
-from keras_preact.zoo import SPEC_FIELDS
 
 if TYPE_CHECKING:
     import keras
@@ -119,7 +119,7 @@ def train(
     run_options = RunOptions(output, overwrite, strategy, checkpoint_steps, callbacks or (), verbose, clock)
     check_callbacks(run_options.callbacks, recipe)
     check_precision(recipe.precision)
-    network_spec(key, options.get("family"), **{name: options[name] for name in SPEC_FIELDS if name in options})
+    spec_of(key, options)
     begin = None if start is None else find_source(start, "start")
     data = loaded(data, data_dir, recipe.image_size, skip_corrupt)
     place, where = data.folder or data.name, data.data_dir

@@ -128,7 +128,6 @@ def load_pretrained(model: ResidualNetwork, source: Card | pathlib.Path) -> None
     """
     if isinstance(source, Card):
         with weights_file(source, model.spec) as path:
-            _check_cached(source, path)
             model.loaded = _load(model, path, source.name, len(source.classes), source.preprocessing.channels)
         model.card = source
     elif source.suffix == MODEL_ENDING:

@@ -29,17 +29,16 @@ from keras_preact.laboratory.sweep.trials import (
 from keras_preact.locks import held
 from keras_preact.names import safe_name
 from keras_preact.network.checks import check_execution, check_layout
-from keras_preact.network.families import model_key, network_spec
+from keras_preact.network.families import model_key
 from keras_preact.network.shortcuts import ShortcutSpec
 from keras_preact.training import run_folder
 from keras_preact.training.evaluation import loaded
-from keras_preact.training.experiment import FOREIGN, RECIPE_FIELDS, check_backend, check_epochs
+from keras_preact.training.experiment import FOREIGN, RECIPE_FIELDS, check_backend, check_epochs, spec_of
 from keras_preact.training.levels import check_levels, levels_of
 from keras_preact.training.recipe import Recipe
 from keras_preact.training.recipes import as_recipe
 from keras_preact.training.strategy_table import Strategy
 from keras_preact.types import PathLike
-from keras_preact.zoo import SPEC_FIELDS
 
 SWEEP, BEST = "sweep.json", "best.json"
 LONGEST_NAME = 200  # bytes of a run's name: file systems take 255, and a file in the making has a longer one
@@ -165,8 +164,7 @@ def _name(point, seed):
 def _check_network(trial, data):
     """Raises a `ValueError` if the network of a trial, which is not built for it, cannot train on the images."""
     options, side = trial.options, min(data.image_shape[:2])
-    fields = {name: options[name] for name in SPEC_FIELDS if name in options}
-    spec = network_spec(trial.model, options.get("family"), **fields)
+    spec = spec_of(trial.model, options)
     check_layout(options.get("layout", "stacked"), options.get("unroll"), options.get("remat"))
     check_execution(options.get("unroll", "auto"), options.get("remat", 0))
     if len(data.class_names) < 2:
